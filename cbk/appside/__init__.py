@@ -1,0 +1,1 @@
+"""What the application uses: the schema, and the recording of uploads and deletes."""

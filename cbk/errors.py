@@ -1,0 +1,219 @@
+"""Everything that can go wrong, in one tree.
+
+    CbkError
+    ├── UsageError                 the command cannot be understood                    exit 2
+    ├── SettingsError              one or more settings are wrong (all are listed)     exit 2
+    ├── SourceError                the application's database
+    │   ├── SourceUnavailable        away, slow, or refusing us now                    retryable
+    │   └── SourceSchemaError        a table or a required column is missing
+    ├── CatalogError               the kit's own database
+    │   ├── CatalogUnavailable       away or locked now                                retryable
+    │   ├── CatalogOutdated          not made yet, or of another release
+    │   └── CatalogMisplaced         SQLite on a network share
+    ├── BrokerUnavailable          Redis is away                                       retryable
+    ├── ArchiveError               the backup disk
+    │   ├── RootMissing              the disk is not mounted, or is another one
+    │   ├── DiskFull                 no room left
+    │   ├── DiskFailed               the disk answers with an I/O error                retryable
+    │   ├── CopyMissing              a copy that should be there is not
+    │   └── CopyCorrupt              a copy does not inflate to the bytes it stands for
+    ├── LeaseLost                  another worker holds this piece of work now
+    └── DownloadError              an object could not be fetched
+        ├── TargetRefused            the link points where we do not fetch from        (declined)
+        ├── TooLarge                 larger than allowed                               (declined)
+        ├── LinkExpired              the signed link has died                          (expired)
+        ├── LinkDenied               the origin refuses, for another reason            (failed) retryable
+        ├── ObjectMissing            404 or 410                                        (missing)
+        ├── HashMismatch             complete, but not the bytes of the row            (mismatch)
+        ├── NotTheObject             an answer that is not the object                  (failed) retryable
+        ├── TransferBroken           cut, stalled, or of the wrong length              (failed) retryable
+        └── OriginUnavailable        429 or 5xx, name look-up, connection refused      (failed) retryable
+
+A class says whether a retry helps (`retryable`), how a command ends (`exit_code`) and, for downloads, what becomes of the version
+(`state`). An instance says what happened (`message`: lower case, no full stop, never a link or a secret) and what the person
+should do (`hint`). Every error survives pickling, because a prefork worker hands its children's errors to the parent that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+
+def _restore(cls: type[CbkError], args: tuple[Any, ...], attributes: dict[str, Any]) -> CbkError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+class CbkError(Exception):
+    """What happened, in `message`, and what to do about it, in `hint`."""
+
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+class UsageError(CbkError):
+    """The command or task arguments make no sense."""
+
+    exit_code = 2
+
+
+class SettingsError(CbkError):
+    """Settings are wrong; `problems` names each of them with what is expected."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str], *, hint: str | None = None) -> None:
+        self.problems = tuple(problems)
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        super().__init__(f"settings are not valid:{lines}", hint=hint)
+
+
+class SourceError(CbkError):
+    """The application's database."""
+
+
+class SourceUnavailable(SourceError):
+    """It is away, slow, or refuses us now; the next poll carries on."""
+
+    retryable = True
+
+
+class SourceSchemaError(SourceError):
+    """A table or a required column is not there."""
+
+
+class CatalogError(CbkError):
+    """The kit's own database."""
+
+
+class CatalogUnavailable(CatalogError):
+    """It is away or locked now."""
+
+    retryable = True
+
+
+class CatalogOutdated(CatalogError):
+    """Its tables are not there, or are those of another release."""
+
+
+class CatalogMisplaced(CatalogError):
+    """SQLite on a network share loses data."""
+
+
+class BrokerUnavailable(CbkError):
+    """Redis is away."""
+
+    retryable = True
+
+
+class ArchiveError(CbkError):
+    """The backup disk."""
+
+
+class RootMissing(ArchiveError):
+    """The backup root has no identity, or another one's: most likely the disk is not mounted."""
+
+
+class DiskFull(ArchiveError):
+    """There is no room left; a retry helps only after somebody made some."""
+
+
+class DiskFailed(ArchiveError):
+    """The disk answers with an error of its own."""
+
+    retryable = True
+
+
+class CopyMissing(ArchiveError):
+    """A copy that the catalog knows is not on the disk."""
+
+
+class CopyCorrupt(ArchiveError):
+    """A copy does not inflate to the bytes that its row and its header stand for."""
+
+
+class LeaseLost(CbkError):
+    """Another worker holds this piece of work now; whoever gets this leaves everything as it is."""
+
+
+class DownloadError(CbkError):
+    """An object could not be fetched; `state` is what becomes of the version (a `model.VersionState`).
+
+    `retry_after_seconds` is what the origin asked for, where it did.
+    """
+
+    state: ClassVar[str] = "failed"
+    retryable = True
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class TargetRefused(DownloadError):
+    """The link points where we do not fetch from."""
+
+    state = "declined"
+    retryable = False
+
+
+class TooLarge(DownloadError):
+    """The object is larger than this kit accepts."""
+
+    state = "declined"
+    retryable = False
+
+
+class LinkExpired(DownloadError):
+    """The signed link has died; only the application can give another one."""
+
+    state = "expired"
+    retryable = False
+
+
+class LinkDenied(DownloadError):
+    """The origin refuses the link, for another reason than its age."""
+
+
+class ObjectMissing(DownloadError):
+    """The origin says that there is no such object."""
+
+    state = "missing"
+    retryable = False
+
+
+class HashMismatch(DownloadError):
+    """The object is complete, but is not the bytes that the row stands for; `actual` is its SHA-256 in hex."""
+
+    state = "mismatch"
+
+    def __init__(self, message: str, *, expected: str, actual: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.expected = expected
+        self.actual = actual
+
+
+class NotTheObject(DownloadError):
+    """The origin answered with success, but with something that cannot be the object."""
+
+
+class TransferBroken(DownloadError):
+    """The transfer was cut, stalled, or had another length than announced."""
+
+
+class OriginUnavailable(DownloadError):
+    """The origin cannot be reached, or asks us to come back later."""
