@@ -1,0 +1,93 @@
+"""Real servers, one of each for a whole run and started only when a test asks for them, and small makers of values."""
+
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+import pytest
+
+from cbk.model import SourceRow
+
+
+@pytest.fixture(scope="session")
+def servers_folder():
+    """A folder for the servers' data that PostgreSQL, running as `nobody`, may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="cbk-tests-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def valkey(servers_folder):
+    """The run's Valkey. A test that kills it starts it again."""
+    from local_servers import Valkey  # noqa: PLC0415 - a test without servers pays nothing for them
+
+    with Valkey(servers_folder) as server:
+        yield server
+
+
+@pytest.fixture
+def broker_url(valkey):
+    """The URL of an empty Redis database."""
+    import redis  # noqa: PLC0415 - as above
+
+    valkey.start()
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushall()
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def postgres(servers_folder):
+    """The run's PostgreSQL cluster. A test that kills it starts it again."""
+    from local_servers import Postgres  # noqa: PLC0415 - as above
+
+    with Postgres(servers_folder) as server:
+        yield server
+
+
+@pytest.fixture
+def pg_database(postgres):
+    """The name of a fresh, empty database; `postgres.url(pg_database)` is its URL."""
+    name = f"test_{uuid.uuid4().hex}"
+    postgres.start().create_database(name)
+    yield name
+    postgres.start().execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def s3(servers_folder):
+    """The run's S3 server. A test takes a bucket of its own name."""
+    from local_servers import S3  # noqa: PLC0415 - as above
+
+    with S3(servers_folder) as server:
+        yield server
+
+
+@pytest.fixture
+def tmp_root(tmp_path):
+    """An empty folder to be a backup root."""
+    root = tmp_path / "backups"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def make_row():
+    """A function that makes a `SourceRow` that makes sense, but for what a test overrides."""
+
+    def make(**overrides):
+        values = {
+            "id": "1",
+            "storage": "s3",
+            "path": "cars/id-1/",
+            "name": "thumbnail.png",
+            "version": 1,
+            "hash": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "link": "https://objects.example.com/car-erp/cars/id-1/thumbnail.png?X-Amz-Signature=secret",
+        }
+        return SourceRow(**values | overrides)
+
+    return make
