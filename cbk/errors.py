@@ -16,6 +16,7 @@
     │   ├── DiskFull                 no room left
     │   ├── DiskFailed               the disk answers with an I/O error                retryable
     │   ├── CopyMissing              a copy that should be there is not
+    │   ├── CopyExists               a copy is there already, and is not overwritten
     │   └── CopyCorrupt              a copy does not inflate to the bytes it stands for
     ├── LeaseLost                  another worker holds this piece of work now
     └── DownloadError              an object could not be fetched
@@ -140,6 +141,10 @@ class DiskFailed(ArchiveError):
 
 class CopyMissing(ArchiveError):
     """A copy that the catalog knows is not on the disk."""
+
+
+class CopyExists(ArchiveError):
+    """Something lies where a new copy should go; nothing on the disk is ever overwritten."""
 
 
 class CopyCorrupt(ArchiveError):
