@@ -1,0 +1,118 @@
+"""The application's two tables (DESIGN section 2.1), and the user who may read them and nothing else.
+
+One definition serves both `cbk schema`, which prints it as SQL for each kind of database, and `recorder`, which writes the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+from sqlalchemy.types import TypeEngine
+
+from cbk.errors import UsageError
+
+_DIALECTS: dict[str, type[Dialect]] = {
+    "postgresql": postgresql.dialect,
+    "mysql": mysql.dialect,
+    "sqlite": sqlite.dialect,
+}
+DIALECTS = tuple(_DIALECTS)
+
+_metadata = MetaData()
+
+
+def _id_column() -> Column[int]:
+    number = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by itself in INTEGER columns only
+    return Column("Id", number, Identity(), primary_key=True)
+
+
+def _key_text(length: int) -> TypeEngine[str]:
+    """Text that is compared byte by byte, as object keys are; MySQL ignores case and accents unless told otherwise."""
+    return Text().with_variant(mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql")
+
+
+FILES = Table(
+    "ObjectStorageFiles",
+    _metadata,
+    _id_column(),
+    Column("Name", _key_text(1024), nullable=False),
+    Column("Path", _key_text(1024), nullable=False),
+    Column("Storage", _key_text(255), nullable=False),
+    Column("Version", Integer, nullable=False),
+    Column("Hash", String(71), nullable=False),  # "sha256:" and 64 hex digits
+    Column("SignedDownloadUrl", Text, nullable=False),
+    Column("ContentType", String(255)),
+    Column("CreatedAt", DateTime(timezone=True), nullable=False, server_default=text("CURRENT_TIMESTAMP")),
+    sqlite_autoincrement=True,  # an Id is never given twice: who reads by Id would take a new row for an old one
+)
+
+DELETE_LOG = Table(
+    "ObjectStorageDeleteLog",
+    _metadata,
+    _id_column(),
+    Column("FileId", BigInteger, nullable=False),  # no foreign key: the log outlives the row that it names
+    Column("DeletedAt", DateTime(timezone=True), nullable=False, server_default=text("CURRENT_TIMESTAMP")),
+    sqlite_autoincrement=True,
+)
+
+_INDEXES = (
+    Index("ObjectStorageFiles_Name_Path", FILES.c.Name, FILES.c.Path, mysql_length={"Name": 255, "Path": 255}),
+    Index("ObjectStorageDeleteLog_FileId", DELETE_LOG.c.FileId),
+)
+
+
+def ddl(dialect: str) -> str:
+    """Return the SQL that makes both tables and their indexes; raise UsageError for a database that is not in `DIALECTS`."""
+    engine_dialect = _dialect(dialect)
+    elements: list[ExecutableDDLElement] = [CreateTable(FILES), CreateTable(DELETE_LOG), *map(CreateIndex, _INDEXES)]
+    statements = [str(element.compile(dialect=engine_dialect)).strip() for element in elements]
+    return "\n\n".join(_tidy(statement) + ";" for statement in statements) + "\n"
+
+
+def grants(dialect: str, user: str = "cbk_reader") -> str:
+    """Return the SQL that makes a user who may read the two tables and nothing else.
+
+    To be run in the application's database by its administrator. It runs as printed; the user can come in only once the
+    administrator has set a password, for which a line stands there as a comment. Raise UsageError as `ddl` does.
+    """
+    engine_dialect = _dialect(dialect)
+    quote = engine_dialect.identifier_preparer.quote_identifier
+    tables = [quote(table.name) for table in (FILES, DELETE_LOG)]
+    lines = {"postgresql": _postgresql_grants, "mysql": _mysql_grants, "sqlite": _sqlite_grants}[dialect]
+    name = quote(user) if dialect == "postgresql" else "'" + user.replace("\\", "\\\\").replace("'", "''") + "'"
+    return "\n".join(lines(name, tables)) + "\n"
+
+
+def _dialect(name: str) -> Dialect:
+    if name not in _DIALECTS:
+        raise UsageError(f"no schema for a database named {name!r}", hint=f"choose one of {', '.join(DIALECTS)}")
+    return _DIALECTS[name]()
+
+
+def _tidy(statement: str) -> str:
+    return "\n".join(line.rstrip().replace("\t", "    ") for line in statement.splitlines())
+
+
+def _postgresql_grants(user: str, tables: list[str]) -> Iterator[str]:
+    yield f"CREATE ROLE {user} LOGIN;"
+    yield f"-- the user's password: ALTER ROLE {user} PASSWORD '...';"
+    yield "-- where the tables are in another schema than public, name that one, and set it as the user's search_path"
+    yield f"GRANT USAGE ON SCHEMA public TO {user};"
+    yield f"GRANT SELECT ON {', '.join(tables)} TO {user};"
+    yield f"ALTER ROLE {user} SET default_transaction_read_only = on;"
+
+
+def _mysql_grants(user: str, tables: list[str]) -> Iterator[str]:
+    yield f"CREATE USER {user}@'%' ACCOUNT LOCK;"
+    yield f"-- the user's password: ALTER USER {user}@'%' IDENTIFIED BY '...' ACCOUNT UNLOCK;"
+    for table in tables:
+        yield f"GRANT SELECT ON {table} TO {user}@'%';"
+
+
+def _sqlite_grants(_user: str, _tables: list[str]) -> Iterator[str]:
+    yield "-- SQLite has no users: let the account that the kit runs as read the database's file, but not write it."
+    yield "-- Where the database is in WAL mode, that account must be able to write the file's folder, or SQLite cannot read it."
