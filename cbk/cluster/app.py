@@ -1,0 +1,100 @@
+"""The Celery app that `celery -A cbk` runs: made from the settings, then from the operator's `celeryconfig.py`, if there is one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+from celery import Celery, signals
+
+from cbk.cluster import logs
+from cbk.cluster.config import kit_config
+from cbk.errors import CbkError, SettingsError
+from cbk.settings import Settings, load_settings
+
+
+def make_app() -> Celery:
+    """The configured app. Settings that are not valid end the command with all of them named and exit code 2."""
+    try:
+        settings = load_settings()
+        config = kit_config(settings) | _operators_config()
+        if "flower" in sys.argv:
+            prepare_flower(settings, os.environ)  # noqa: TID251 - Flower is configured through its environment
+    except CbkError as error:
+        raise _CannotStart(f"{error}\nHINT: {error.hint}" if error.hint else str(error)) from None
+    made = Celery("cbk", include=["cbk.cluster.tasks"])
+    made.conf.update(config)
+    made.set_default()
+    return made
+
+
+class _CannotStart(click.ClickException):
+    exit_code = 2
+
+
+def _operators_config() -> dict[str, Any]:
+    module = _find_celeryconfig()
+    if module is None:
+        return {}
+    return {
+        name: value for name, value in vars(module).items() if name.islower() and not name.startswith("_") and _is_option(value)
+    }
+
+
+def _is_option(value: object) -> bool:
+    return not isinstance(value, ModuleType) and not callable(value)
+
+
+def _find_celeryconfig() -> ModuleType | None:
+    """`CBK_CELERY_CONFIG` (a file or a module), else `celeryconfig.py` in the working folder, which `--workdir` sets."""
+    named = os.environ.get("CBK_CELERY_CONFIG")  # noqa: TID251 - where the configuration is cannot be a setting in it
+    if named and not named.endswith(".py"):
+        return importlib.import_module(named)
+    path = Path(named) if named else Path.cwd() / "celeryconfig.py"
+    if not path.is_file():
+        if named:
+            raise _CannotStart(f"CBK_CELERY_CONFIG names {named}, which is not there")
+        return None
+    spec = importlib.util.spec_from_file_location("celeryconfig", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prepare_flower(settings: Settings, environment: MutableMapping[str, str]) -> None:
+    """Flower's defaults: loopback only, behind a password. What the operator has set stays. Raises SettingsError without one."""
+    environment.setdefault("FLOWER_ADDRESS", "127.0.0.1")
+    environment.setdefault("FLOWER_PORT", str(settings.flower_port))
+    if settings.flower_auth is not None:
+        environment.setdefault("FLOWER_BASIC_AUTH", settings.flower_auth.get_secret_value())
+    if not any(name.startswith(("FLOWER_BASIC_AUTH", "FLOWER_AUTH")) for name in environment):
+        raise SettingsError(
+            ["CBK_FLOWER_AUTH: is required for Flower (user:password)"], hint="Flower can stop workers: it is never started open"
+        )
+
+
+@signals.setup_logging.connect
+def _log(loglevel: int | str | None = None, **_ignored: object) -> None:
+    logs.configure(loglevel)
+
+
+@signals.beat_init.connect
+def _poll_at_once(**_ignored: object) -> None:
+    """The first poll does not wait for its interval. A broker that is away now gets the poll that beat sends next."""
+    entry = app.conf.beat_schedule["poll"]
+    try:
+        app.send_task("cbk.poll", **entry["options"], retry=False)
+    except app.connection_for_write().recoverable_connection_errors as error:
+        logs.get("beat").warning("first poll not sent", extra={"facts": {"reason": type(error).__name__}})
+
+
+app = make_app()

@@ -1,0 +1,92 @@
+"""The Celery configuration, made from the settings. `celeryconfig.py` at the top of the repository starts from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu import Queue
+
+from cbk.jobs.kit import DEFAULT_CONCURRENCY
+from cbk.settings import Settings, load_settings
+
+QUEUES = ("poll", "backup", "prune", "verify")
+KEY_PREFIX = "cbk:"
+VISIBILITY_TIMEOUT_SECONDS = 3600
+
+
+def kit_config(settings: Settings | None = None) -> dict[str, Any]:
+    """The kit's own configuration. Raises SettingsError."""
+    settings = settings or load_settings()
+    interval = settings.poll_interval.total_seconds()
+    return (
+        _broker(settings)
+        | _delivery()
+        | _worker(settings)
+        | {
+            # Beat keeps no file: every entry is an interval, and a poll is sent as soon as beat starts.
+            "beat_scheduler": "celery.beat:Scheduler",
+            "beat_schedule": {
+                # A poll that could not start before the next one is due has nothing to add to it.
+                "poll": {"task": "cbk.poll", "schedule": interval, "options": {"expires": interval}},
+            },
+            "timezone": "UTC",
+            "enable_utc": True,
+        }
+    )
+
+
+def _broker(settings: Settings) -> dict[str, Any]:
+    return {
+        "broker_url": settings.broker,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # Tasks publish from every thread of a worker.
+        "broker_pool_limit": (settings.concurrency or DEFAULT_CONCURRENCY) + 2,
+        "broker_transport_options": {
+            # The catalog redelivers after CBK_LEASE; this is only the courier's own second chance.
+            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            "global_keyprefix": KEY_PREFIX,
+            # No priorities: one list per queue to wait on instead of four.
+            "priority_steps": [0],
+        },
+    }
+
+
+def _delivery() -> dict[str, Any]:
+    return {
+        "task_queues": [Queue(name, routing_key=name) for name in QUEUES],
+        "task_default_queue": "poll",
+        "task_create_missing_queues": False,
+        "task_routes": {
+            "cbk.poll": {"queue": "poll"},
+            "cbk.resync": {"queue": "poll"},
+            "cbk.backup": {"queue": "backup"},
+            "cbk.prune": {"queue": "prune"},
+            "cbk.verify": {"queue": "verify"},
+        },
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_ignore_result": True,
+        "task_send_sent_event": True,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+    }
+
+
+def _worker(settings: Settings) -> dict[str, Any]:
+    return {
+        "worker_pool": "threads",
+        "worker_concurrency": settings.concurrency or DEFAULT_CONCURRENCY,
+        "worker_prefetch_multiplier": 1,
+        "worker_send_task_events": True,
+        "worker_hijack_root_logger": False,
+        "worker_consumer": "cbk.cluster.consumer:Consumer",
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+    }

@@ -1,0 +1,66 @@
+"""Messages: one backup task per version, sent in one pipeline; ids only, with a name for people beside them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from cbk.errors import BrokerUnavailable
+from cbk.model import Version
+
+MESSAGES_PER_PIPELINE = 500
+
+
+class CeleryCourier:
+    """Sends through the app's broker."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        connection: Any = app.connection_for_write()
+        self._errors: tuple[type[Exception], ...] = (
+            *connection.recoverable_connection_errors,
+            *connection.recoverable_channel_errors,
+            OperationalError,
+        )
+
+    def send_backups(self, versions: Iterable[Version]) -> None:
+        """Send one `cbk.backup` task per version. Raises BrokerUnavailable; some may have been sent then."""
+        try:
+            pool: Any = self._app.producer_pool
+            with pool.acquire(block=True) as producer, producer.batch(MESSAGES_PER_PIPELINE):
+                for version in versions:
+                    self._app.send_task(
+                        "cbk.backup",
+                        (version.source_id,),
+                        argsrepr=f"({version.label!r},)",
+                        kwargsrepr="{}",
+                        producer=producer,
+                        retry=False,
+                    )
+        except self._errors as error:
+            raise BrokerUnavailable(f"the messages could not be sent: {type(error).__name__}", hint="is Redis running?") from error
+
+    def waiting_backups(self) -> set[str]:
+        """Row ids in the queue `backup`. Raises BrokerUnavailable."""
+        try:
+            with self._app.connection_for_read() as connection:
+                channel: Any = connection.default_channel
+                messages = channel.client.lrange("backup", 0, -1)
+        except self._errors as error:
+            raise BrokerUnavailable(f"the queue could not be read: {type(error).__name__}", hint="is Redis running?") from error
+        return {str(argument) for message in messages for argument in _arguments(message)}
+
+
+def _arguments(message: bytes) -> list[object]:
+    """The positional arguments of a task message (Celery message protocol 2: a JSON body in base64)."""
+    envelope = json.loads(message)
+    body = envelope["body"]
+    if envelope.get("properties", {}).get("body_encoding") == "base64":
+        body = base64.b64decode(body)
+    arguments: list[object] = json.loads(body)[0]
+    return arguments

@@ -1,0 +1,71 @@
+"""One line of facts per unit of work, to standard error; links and passwords never."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Mapping
+
+from cbk.model import Summary
+
+# A second wall: nothing of ours puts a link or a password into a message, but libraries may.
+_QUERY = re.compile(r"(\w+://[^\s?'\"<>]+|/[^\s?'\"<>]*)\?[^\s'\"<>]+=[^\s'\"<>]+")
+_PASSWORD = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s/@'\"]+@")
+
+
+def redact(text: str) -> str:
+    """The text without the query part of any link and without the password of any URL."""
+    return _PASSWORD.sub(r"\1:***@", _QUERY.sub(r"\1?***", text))
+
+
+class FactsFormatter(logging.Formatter):
+    """`2026-11-24T05:55:21Z info cbk.backup stored key="cars/a b.png" version=1` (logfmt), redacted; a traceback follows below."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%SZ"
+    default_msec_format = None
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        facts: Mapping[str, object] = getattr(record, "facts", {})
+        fields = "".join(f" {name}={_quote(value)}" for name, value in facts.items() if value not in {None, ""})
+        line = f"{self.formatTime(record)} {record.levelname.lower()} {record.name} {_one_line(record.getMessage())}{fields}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return redact(line)
+
+
+def configure(level: int | str | None = None) -> None:
+    """Send every logger's lines to standard error, from `level` on (default: info; Celery's own from warning on)."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(FactsFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level or logging.INFO)
+    # Celery writes two lines per task at info, about a millisecond each; ours says more.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def get(name: str) -> logging.Logger:
+    """The kit's logger of this name."""
+    return logging.getLogger(f"cbk.{name}")
+
+
+def write_summary(name: str, summary: Summary, task_id: str | None) -> None:
+    """The one line of a unit of work."""
+    get(name).info(summary.outcome, extra={"facts": {**summary.facts, "task": task_id}})
+
+
+def _quote(value: object) -> str:
+    text = str(value)
+    if re.fullmatch(r"[\w.:/+@~,-]+", text):
+        return text
+    escaped = _one_line(text).replace('"', "'")
+    return f'"{escaped}"'
+
+
+def _one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -1,0 +1,62 @@
+"""The tasks: names and arguments are contract, ids only. Each is one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.worker import state
+
+from cbk.cluster import logs
+from cbk.cluster.app import app
+from cbk.cluster.courier import CeleryCourier
+from cbk.cluster.process import kit
+from cbk.errors import CbkError
+from cbk.jobs import backup as backup_job
+from cbk.jobs import poll as poll_job
+from cbk.jobs import resync as resync_job
+from cbk.model import Summary
+
+PAUSE_STEP_SECONDS = 0.2
+
+
+def _run(task: Any, name: str, work: Callable[[], Summary]) -> str:
+    """Do the work, write its line, and give Flower the outcome. What the kit expects to go wrong is a line without a traceback."""
+    try:
+        summary = work()
+    except CbkError as error:
+        facts = {"error": type(error).__name__, "reason": error.message, "hint": error.hint, "retryable": error.retryable}
+        logs.get(name).warning("failed", extra={"facts": {"args": task.request.argsrepr, **facts, "task": task.request.id}})
+        raise
+    logs.write_summary(name, summary, task.request.id)
+    return summary.outcome
+
+
+def _pause(seconds: float) -> bool:
+    """Wait, and say whether this worker is to stop."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if (state.should_stop, state.should_terminate) != (None, None):
+            return True
+        time.sleep(PAUSE_STEP_SECONDS)
+    return False
+
+
+@app.task(bind=True, name="cbk.poll", throws=(CbkError,))
+def poll(self: Any) -> str:
+    """Read the application's tables and send what is due."""
+    return _run(self, "poll", lambda: poll_job.poll(kit(), CeleryCourier(app), pause=_pause))
+
+
+@app.task(bind=True, name="cbk.backup", throws=(CbkError,))
+def backup(self: Any, file_id: int | str) -> str:
+    """Back up the version of the row `file_id`."""
+    return _run(self, "backup", lambda: backup_job.back_up(kit(), str(file_id)))
+
+
+@app.task(bind=True, name="cbk.resync", throws=(CbkError,))
+def resync(self: Any, storage: str | None = None, key: str | None = None, file_id: int | str | None = None) -> str:
+    """Resync one file, named by storage and key, or by the Id of one of its rows."""
+    row = None if file_id is None else str(file_id)
+    return _run(self, "resync", lambda: resync_job.resync(kit(), CeleryCourier(app), storage=storage, key=key, file_id=row))

@@ -1,0 +1,7 @@
+"""The catalog: the kit's own database."""
+
+from cbk.edges.catalog.catalog import Catalog
+from cbk.edges.catalog.report import Counts, Unprotected
+from cbk.edges.catalog.work import Keeper
+
+__all__ = ["Catalog", "Counts", "Keeper", "Unprotected"]

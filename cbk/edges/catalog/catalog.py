@@ -1,0 +1,71 @@
+"""The kit's memory: which files there are, which versions are stored, who works on what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from cbk.edges.catalog.database import Database
+from cbk.edges.catalog.engine import catalog_errors, open_engine
+from cbk.edges.catalog.intake import Intake
+from cbk.edges.catalog.leases import Facts, Leases
+from cbk.edges.catalog.report import Report
+from cbk.edges.catalog.work import Work
+from cbk.errors import CatalogOutdated
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Catalog:
+    """The catalog at `url`, a SQLAlchemy URL. `holder` names this process in leases. Nothing is connected before it is needed."""
+
+    def __init__(self, url: str, *, holder: str, pool_size: int = 10, timeout_seconds: float = 10.0) -> None:
+        self.engine = open_engine(url, pool_size=pool_size, timeout_seconds=timeout_seconds)
+        self.database = Database(self.engine)
+        self.intake = Intake(self.database)
+        self.work = Work(self.database, holder)
+        self.leases = Leases(self.database, holder)
+        self.facts = Facts(self.database)
+        self.report = Report(self.database)
+
+    def upgrade(self) -> bool:
+        """Make or migrate the tables; True where anything changed. Raises CatalogUnavailable."""
+        with catalog_errors(), self.engine.connect() as connection:
+            before = MigrationContext.configure(connection).get_current_revision()
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        with catalog_errors(), self.engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        return before != self._head()
+
+    def require_current(self) -> None:
+        """Raise CatalogOutdated unless the tables are those of this release."""
+        with catalog_errors(), self.engine.connect().execution_options(reading=True) as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+        if current != self._head():
+            raise CatalogOutdated(
+                f"the catalog is at revision {current or 'none'}, this release needs {self._head()}", hint="run `cbk init`"
+            )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def _head(self) -> str | None:
+        return ScriptDirectory(str(MIGRATIONS)).get_current_head()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several machines can work with this catalog."""
+        return self.engine.dialect.name != "sqlite"
+
+    @property
+    def place(self) -> str:
+        """Where it is, without any password."""
+        return sa.make_url(self.engine.url).render_as_string(hide_password=True)

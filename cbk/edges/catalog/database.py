@@ -1,0 +1,96 @@
+"""The open catalog that its parts share: transactions, the clock, and how a row becomes a `Version`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from cbk.edges.catalog.engine import catalog_errors, now_in
+from cbk.edges.catalog.tables import files, versions
+from cbk.model import Version, VersionState
+
+# Bound parameters of one statement: SQLite allows 32,766 since 3.32.
+BATCH = 500
+
+
+class Database:
+    """Transactions on the catalog; every driver error leaves as a CatalogError."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+
+    @property
+    def now_sql(self) -> sa.ColumnElement[Any]:
+        """The catalog's clock inside a statement."""
+        return now_in(self.engine)
+
+    def later_sql(self, delay: timedelta) -> sa.ColumnElement[Any]:
+        """The catalog's clock, `delay` from now, inside a statement."""
+        return now_in(self.engine, delay)
+
+    def now(self) -> datetime:
+        """The catalog's clock."""
+        with self.reading() as connection:
+            now = connection.scalar(sa.select(self.now_sql))
+        assert isinstance(now, datetime)
+        return now
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes; committed at the end, rolled back on an error."""
+        with catalog_errors(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads; in SQLite it waits for no writer."""
+        with catalog_errors(), self.engine.connect().execution_options(reading=True) as connection:
+            yield connection
+
+
+VERSION_COLUMNS = (
+    versions.c.id,
+    versions.c.file_id,
+    versions.c.source_id,
+    files.c.storage,
+    files.c.key,
+    files.c.bucket,
+    files.c.place,
+    versions.c.number,
+    versions.c.sha256,
+    versions.c.state,
+    versions.c.reason,
+    versions.c.attempts,
+    versions.c.fence,
+    versions.c.content_type,
+    versions.c.size,
+    versions.c.stored_size,
+    versions.c.stored_sha256,
+    versions.c.first_seen_at,
+    versions.c.stored_at,
+    versions.c.verified_at,
+    versions.c.due_at,
+    versions.c.link_expires_at,
+)
+
+
+def select_versions() -> sa.Select[Any]:
+    """Versions with their files' names: what `version_of` reads."""
+    return sa.select(*VERSION_COLUMNS).join_from(versions, files)
+
+
+def version_of(row: Any) -> Version:
+    """A `Version` from a row of `select_versions`."""
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+    values["state"] = VersionState(values["state"])
+    return Version(**values)
+
+
+def in_batches(items: list[Any]) -> Iterator[list[Any]]:
+    """The items in lists of at most `BATCH`."""
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]

@@ -1,0 +1,147 @@
+"""Opening the catalog's database, SQLite (WAL) for one machine, PostgreSQL for several; its clock; what its errors mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.engine import URL, make_url
+
+from cbk.edges.catalog.tables import Instant
+from cbk.errors import CatalogMisplaced, CatalogOutdated, CatalogUnavailable
+
+BUSY_TIMEOUT_SECONDS = 30.0
+# Filesystem types on which SQLite's locks or shared memory do not hold between machines (proc(5), mounts).
+NETWORK_FILESYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "9p",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "lustre",
+        "fuse.sshfs",
+        "fuse.rclone",
+        "fuse.glusterfs",
+        "davfs",
+        "fuse.davfs2",
+    }
+)
+
+
+def open_engine(url: str, *, pool_size: int, timeout_seconds: float) -> sa.Engine:
+    """An engine that has not connected yet. Raises CatalogMisplaced, or CatalogUnavailable for a kind that is not supported."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _open_sqlite(parsed)
+    if parsed.get_backend_name() == "postgresql":
+        return sa.create_engine(
+            parsed,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": max(1, int(timeout_seconds)), "application_name": "cbk-catalog"},
+        )
+    raise CatalogUnavailable(
+        f"a catalog cannot be kept in {parsed.get_backend_name()}",
+        hint="use sqlite:///... on one machine, postgresql+psycopg://... for several",
+    )
+
+
+def _open_sqlite(url: URL) -> sa.Engine:
+    path = url.database
+    if path and path != ":memory:":
+        refuse_network_share(Path(path))
+    engine = sa.create_engine(
+        url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None, "check_same_thread": False}
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        # A commit that a power cut takes back is done again from what is on the disk; what must not be taken back asks for FULL.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A transaction that reads first and writes later would fail at once where another writer came between: take the lock first.
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def refuse_network_share(path: Path, mounts: Path = Path("/proc/self/mounts")) -> None:
+    """Raise CatalogMisplaced where `path` is on a network filesystem. Without /proc nothing is known, and nothing refused."""
+    folder = path.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    kind = _filesystem_of(folder.resolve(), mounts)
+    if kind in NETWORK_FILESYSTEMS:
+        raise CatalogMisplaced(
+            f"the SQLite catalog {path} would be on a network share ({kind}), where it gets corrupted",
+            hint="set CBK_CATALOG_URL to a local file, or to a PostgreSQL database where several machines work together",
+        )
+
+
+def _filesystem_of(folder: Path, mounts: Path) -> str:
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in lines:
+        fields = line.split(" ")
+        # proc(5): blanks and backslashes in a mount point are written in octal.
+        point = fields[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        if len(point) >= len(best) and (point == "/" or str(folder) == point or str(folder).startswith(point + os.sep)):
+            best, kind = point, fields[2]
+    return kind
+
+
+def now_in(engine: sa.Engine, delay: timedelta = timedelta(0)) -> sa.ColumnElement[Any]:
+    """The database's clock, `delay` from now, as an SQL expression of type Instant: one clock for all machines that share it."""
+    if engine.dialect.name == "postgresql":
+        return sa.type_coerce(
+            sa.literal_column(f"((extract(epoch from clock_timestamp()) * 1000)::bigint + {delay // timedelta(milliseconds=1)})"),
+            Instant,
+        )
+    return sa.literal(datetime.now(UTC) + delay, Instant)  # noqa: TID251 - an edge: the machine's clock is SQLite's
+
+
+@contextmanager
+def catalog_errors() -> Iterator[None]:
+    """Turn what the driver raises into the catalog's errors."""
+    try:
+        yield
+    except sa_exc.ProgrammingError as error:
+        raise _outdated(error) from error
+    except (sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.TimeoutError) as error:
+        if "no such table" in str(error) or "no such column" in str(error):
+            raise _outdated(error) from error
+        raise CatalogUnavailable(
+            f"the catalog does not answer: {_first_line(error)}",
+            hint="is its server up, is its disk mounted and writable? `cbk doctor` tells more",
+        ) from error
+
+
+def _outdated(error: Exception) -> CatalogOutdated:
+    return CatalogOutdated(f"the catalog has not the tables of this release: {_first_line(error)}", hint="run `cbk init`")
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__

@@ -1,0 +1,200 @@
+"""Taking in rows: what is known of them, and writing what a plan adds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from cbk.edges.catalog.database import Database, in_batches
+from cbk.edges.catalog.tables import declined, files, marks, versions
+from cbk.errors import CatalogUnavailable
+from cbk.model import DeclinedRow, VersionState
+from cbk.rules.intake import FileName, IntakePlan, KnownVersion
+
+
+def name_digest(storage: str, key: str) -> str:
+    """The SHA-256, in hex, that a file is unique by."""
+    return _digest(f"{storage}\0{key}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Intake:
+    """Files and versions on their way into the catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def known_rows(self, source_ids: Iterable[str]) -> dict[str, tuple[str, int]]:
+        """Of these row ids, those that brought a version or were declined: id to (sha256 or "", number or -1)."""
+        known: dict[str, tuple[str, int]] = {}
+        with self._database.reading() as connection:
+            for batch in in_batches(list(source_ids)):
+                query = sa.select(versions.c.source_id, versions.c.sha256, versions.c.number).where(versions.c.source_id.in_(batch))
+                known.update({row.source_id: (row.sha256, row.number) for row in connection.execute(query)})
+        return known
+
+    def known_versions(self, names: Iterable[FileName]) -> dict[FileName, dict[int, KnownVersion]]:
+        """The versions, by number, of those of these files that are known."""
+        digests = {name_digest(*name): name for name in names}
+        known: dict[FileName, dict[int, KnownVersion]] = {}
+        with self._database.reading() as connection:
+            for batch in in_batches(list(digests)):
+                query = (
+                    sa.select(files.c.name_digest, versions.c.number, versions.c.source_id, versions.c.sha256)
+                    .join_from(files, versions, isouter=True)
+                    .where(files.c.name_digest.in_(batch))
+                )
+                for row in connection.execute(query):
+                    numbers = known.setdefault(digests[row.name_digest], {})
+                    if row.number is not None:
+                        numbers[row.number] = KnownVersion(source_id=row.source_id, sha256=row.sha256)
+        return known
+
+    def taken_places(self, place_keys: Iterable[str]) -> set[str]:
+        """Of these place keys, those that are a file's already."""
+        digests = {_digest(place): place for place in place_keys}
+        taken: set[str] = set()
+        with self._database.reading() as connection:
+            for batch in in_batches(list(digests)):
+                query = sa.select(files.c.place_digest).where(files.c.place_digest.in_(batch))
+                taken.update(digests[digest] for digest in connection.scalars(query))
+        return taken
+
+    def write(self, plan: IntakePlan, refused: Iterable[DeclinedRow] = ()) -> list[int]:
+        """Write what the plan adds, in one transaction; return the ids of the files that now have several versions.
+
+        The only version of a file is due at once. Files of several versions need `rules.wanted` to say which of them is.
+        Raises CatalogUnavailable where another process added the same file in between: gather and plan again.
+        """
+        try:
+            with self._database.writing() as connection:
+                now = connection.scalar(sa.select(self._database.now_sql))
+                assert isinstance(now, datetime)
+                ids = self._write_files(connection, plan)
+                several = self._write_versions(connection, plan, ids, now)
+                self._write_declined(connection, [*plan.declined, *refused], now)
+        except sa.exc.IntegrityError as error:
+            raise CatalogUnavailable("another process took in the same rows at the same time") from error
+        return several
+
+    def _write_files(self, connection: sa.Connection, plan: IntakePlan) -> Mapping[FileName, int]:
+        added = [
+            {
+                "storage": file.storage,
+                "key": file.key,
+                "bucket": file.bucket,
+                "place": file.place,
+                "name_digest": name_digest(file.storage, file.key),
+                "place_digest": _digest(file.place_key),
+            }
+            for file in plan.files
+        ]
+        if added:
+            connection.execute(sa.insert(files), added)
+        digests = {name_digest(version.storage, version.key): (version.storage, version.key) for version in plan.versions}
+        ids: dict[FileName, int] = {}
+        for batch in in_batches(list(digests)):
+            query = sa.select(files.c.id, files.c.name_digest).where(files.c.name_digest.in_(batch))
+            ids.update({digests[row.name_digest]: row.id for row in connection.execute(query)})
+        return ids
+
+    def _write_versions(self, connection: sa.Connection, plan: IntakePlan, ids: Mapping[FileName, int], now: datetime) -> list[int]:
+        if not plan.versions:
+            return []
+        fresh = {(file.storage, file.key) for file in plan.files}
+        counts: dict[FileName, int] = {}
+        for version in plan.versions:
+            name = (version.storage, version.key)
+            counts[name] = counts.get(name, 0) + 1
+        alone = {name for name, count in counts.items() if count == 1 and name in fresh}
+        connection.execute(
+            sa.insert(versions),
+            [
+                {
+                    "file_id": ids[version.storage, version.key],
+                    "number": version.number,
+                    "source_id": version.source_id,
+                    "sha256": version.sha256,
+                    "content_type": version.content_type,
+                    "state": VersionState.PENDING.value,
+                    "reason": "waits to be fetched" if (version.storage, version.key) in alone else "",
+                    "newest": (version.storage, version.key) in alone,
+                    "link_digest": version.link_digest,
+                    "link_expires_at": version.link_expires_at,
+                    "due_at": now if (version.storage, version.key) in alone else None,
+                    "first_seen_at": now,
+                }
+                for version in plan.versions
+            ],
+        )
+        several = sorted(ids[name] for name in counts if name not in alone)
+        for batch in in_batches(several):
+            _mark_newest(connection, batch)
+        return several
+
+    def _write_declined(self, connection: sa.Connection, rows: list[DeclinedRow], now: datetime) -> None:
+        for batch in in_batches(rows):
+            ids = [row.source_id for row in batch]
+            query = sa.select(declined.c.source_id, declined.c.first_seen_at).where(declined.c.source_id.in_(ids))
+            first_seen = {row.source_id: row.first_seen_at for row in connection.execute(query)}
+            connection.execute(sa.delete(declined).where(declined.c.source_id.in_(ids)))
+            connection.execute(
+                sa.insert(declined),
+                [
+                    {
+                        "source_id": row.source_id,
+                        "storage": row.storage,
+                        "key": row.key,
+                        "version": row.version,
+                        "reason": row.reason,
+                        "first_seen_at": first_seen.get(row.source_id, now),
+                        "checked_at": now,
+                    }
+                    for row in {row.source_id: row for row in batch}.values()
+                ],
+            )
+
+    def declined_ids(self, limit: int) -> list[str]:
+        """Ids of declined rows, longest unchecked first."""
+        with self._database.reading() as connection:
+            return list(connection.scalars(sa.select(declined.c.source_id).order_by(declined.c.checked_at).limit(limit)))
+
+    def forgive(self, source_ids: Iterable[str]) -> None:
+        """Forget that these rows were declined: they are gone, or make sense now."""
+        with self._database.writing() as connection:
+            for batch in in_batches(list(source_ids)):
+                connection.execute(sa.delete(declined).where(declined.c.source_id.in_(batch)))
+
+    def settled_id(self, settle: timedelta) -> int | None:
+        """The highest Id that was seen at least `settle` ago: rows up to it are taken in for good. None: nothing is yet."""
+        with self._database.reading() as connection:
+            now = connection.scalar(sa.select(self._database.now_sql))
+            assert isinstance(now, datetime)
+            highest: int | None = connection.scalar(
+                sa.select(sa.func.max(marks.c.highest_id)).where(marks.c.seen_at <= now - settle)
+            )
+            return highest
+
+    def mark(self, highest_id: int) -> None:
+        """Note that all rows up to this Id that were visible now are taken in. Only a higher Id than before is news."""
+        with self._database.writing() as connection:
+            known = connection.scalar(sa.select(sa.func.max(marks.c.highest_id)))
+            if known is None or highest_id > known:
+                connection.execute(sa.insert(marks).values(highest_id=highest_id, seen_at=self._database.now_sql))
+
+    def drop_marks_below(self, highest_id: int) -> None:
+        """Forget marks that no poll can need any more."""
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(marks).where(marks.c.highest_id < highest_id))
+
+
+def _mark_newest(connection: sa.Connection, file_ids: list[int]) -> None:
+    other = versions.alias()
+    highest = sa.select(sa.func.max(other.c.number)).where(other.c.file_id == versions.c.file_id).scalar_subquery()
+    connection.execute(sa.update(versions).where(versions.c.file_id.in_(file_ids)).values(newest=versions.c.number == highest))

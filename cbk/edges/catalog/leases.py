@@ -1,0 +1,66 @@
+"""Work that only one worker does at a time, and single facts."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from cbk.edges.catalog.database import Database
+from cbk.edges.catalog.tables import facts, leases
+
+
+class Leases:
+    """Named leases. One ends by itself when its holder falls silent."""
+
+    def __init__(self, database: Database, holder: str) -> None:
+        self._database = database
+        self._holder = holder
+
+    def acquire(self, name: str, duration: timedelta) -> bool:
+        """Take the lease, or renew it where it is ours; False where another holder has it."""
+        try:
+            with self._database.writing() as connection:
+                now = connection.scalar(sa.select(self._database.now_sql))
+                assert isinstance(now, datetime)
+                ours = sa.or_(leases.c.holder == self._holder, leases.c.until <= now)
+                values = {"holder": self._holder, "until": now + duration}
+                if connection.execute(sa.update(leases).where(leases.c.name == name, ours).values(**values)).rowcount:
+                    return True
+                if connection.scalar(sa.select(leases.c.name).where(leases.c.name == name)):
+                    return False
+                connection.execute(sa.insert(leases).values(name=name, **values))
+        except IntegrityError:
+            return False  # another worker made the same lease in this instant
+        return True
+
+    def release(self, name: str) -> None:
+        """Give the lease back, if it is ours."""
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(leases).where(leases.c.name == name, leases.c.holder == self._holder))
+
+
+class Facts:
+    """Single facts by name."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, name: str) -> str | None:
+        """The fact's value, None where it is not known."""
+        with self._database.reading() as connection:
+            return connection.scalar(sa.select(facts.c.value).where(facts.c.name == name))
+
+    def all(self) -> dict[str, str]:
+        """All facts."""
+        with self._database.reading() as connection:
+            return {row.name: row.value for row in connection.execute(sa.select(facts.c.name, facts.c.value))}
+
+    def set(self, **values: str | None) -> None:
+        """Note facts; None forgets one."""
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(facts).where(facts.c.name.in_(list(values))))
+            added = [{"name": name, "value": value} for name, value in values.items() if value is not None]
+            if added:
+                connection.execute(sa.insert(facts), added)

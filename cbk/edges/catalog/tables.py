@@ -1,0 +1,155 @@
+"""The catalog's tables, which the migrations make. Instants are integers, milliseconds since 1970 UTC; hashes are 32 raw bytes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(sa.TypeDecorator[datetime]):
+    """An aware UTC datetime, kept as milliseconds since the epoch: compares the same in every database."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """To the database."""
+        return None if value is None else (value - EPOCH) // timedelta(milliseconds=1)
+
+    def process_result_value(self, value: Any | None, dialect: Any) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """From the database."""
+        return None if value is None else EPOCH + timedelta(milliseconds=int(value))
+
+
+class Hex(sa.TypeDecorator[str]):
+    """Hex digits, kept as raw bytes: half the size."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> bytes | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """To the database."""
+        return None if value is None else bytes.fromhex(value)
+
+    def process_result_value(self, value: Any | None, dialect: Any) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """From the database."""
+        return None if value is None else bytes(value).hex()
+
+
+# SQLite numbers rows by itself only in a column that is declared INTEGER.
+Identity = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# Single facts: the identity of the disk, where the reconciliation stands, how the last poll ended.
+facts = sa.Table(
+    "facts",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+# Pieces of work that only one worker does at a time.
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("until", Instant, nullable=False),
+)
+
+# The highest Id that had been seen at an instant: rows above the newest mark that is old enough are read again.
+marks = sa.Table(
+    "marks",
+    metadata,
+    sa.Column("highest_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("seen_at", Instant, nullable=False),
+)
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("storage", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("bucket", sa.Text, nullable=False),
+    # The folder of its copies, relative to the root.
+    sa.Column("place", sa.Text, nullable=False),
+    # Keys and places can be longer than an index entry may be in PostgreSQL (2,704 bytes): unique by their SHA-256.
+    sa.Column("name_digest", Hex, nullable=False, unique=True),
+    sa.Column("place_digest", Hex, nullable=False, unique=True),
+)
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("file_id", Identity, sa.ForeignKey("files.id"), nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("sha256", Hex, nullable=False),
+    sa.Column("content_type", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    # Whether it is its file's highest number: health is counted over these.
+    sa.Column("newest", sa.Boolean, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("link_digest", sa.Text, nullable=False, server_default=""),
+    sa.Column("link_expires_at", Instant),
+    # When it is to be fetched; NULL: not at all as things stand.
+    sa.Column("due_at", Instant),
+    # Until when nobody else takes it: dispatched where `holder` is NULL, claimed where it is not.
+    sa.Column("lease_until", Instant),
+    sa.Column("holder", sa.Text),
+    # Grows with each claim; only the claim that holds the latest may record.
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("stored_size", sa.BigInteger),
+    sa.Column("stored_sha256", Hex),
+    sa.Column("first_seen_at", Instant, nullable=False),
+    sa.Column("stored_at", Instant),
+    sa.Column("verified_at", Instant),
+    # When its row was last read again in the hope of a fresh link.
+    sa.Column("checked_at", Instant),
+    sa.UniqueConstraint("file_id", "number"),
+    sa.Index("ix_versions_source_id", "source_id"),
+    sa.Index("ix_versions_newest_state", "newest", "state"),
+)
+# Partial: only work that waits is in them, so that a long history costs a poll nothing.
+sa.Index(
+    "ix_versions_due",
+    versions.c.link_expires_at,
+    versions.c.due_at,
+    sqlite_where=versions.c.due_at.is_not(None),
+    postgresql_where=versions.c.due_at.is_not(None),
+)
+sa.Index(
+    "ix_versions_lease",
+    versions.c.lease_until,
+    sqlite_where=versions.c.lease_until.is_not(None),
+    postgresql_where=versions.c.lease_until.is_not(None),
+)
+
+# Rows that cannot become a version, until the application mends them.
+declined = sa.Table(
+    "declined",
+    metadata,
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("storage", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("first_seen_at", Instant, nullable=False),
+    sa.Column("checked_at", Instant, nullable=False),
+)

@@ -1,0 +1,286 @@
+"""Work on versions: what is due, dispatching it, claiming it with a fenced lease, and recording how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any
+
+import sqlalchemy as sa
+
+from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
+from cbk.edges.catalog.intake import name_digest
+from cbk.edges.catalog.tables import files, versions
+from cbk.errors import LeaseLost
+from cbk.model import Claim, Version, VersionState, Written
+from cbk.rules.outcome import Outcome
+from cbk.rules.wanted import Transition
+
+_FREE: dict[str, Any] = {"lease_until": None, "holder": None}
+
+
+class Work:
+    """Versions that are to be fetched."""
+
+    def __init__(self, database: Database, holder: str) -> None:
+        self._database = database
+        self._holder = holder
+
+    # What is known
+
+    def version_of_row(self, source_id: str) -> Version | None:
+        """The highest version that this row brought."""
+        query = select_versions().where(versions.c.source_id == source_id).order_by(versions.c.number.desc()).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        return version_of(row) if row else None
+
+    def versions_of_file(self, file_id: int) -> list[Version]:
+        """All versions of a file."""
+        return self.versions_of_files([file_id]).get(file_id, [])
+
+    def versions_of_files(self, file_ids: Iterable[int]) -> dict[int, list[Version]]:
+        """All versions of these files, by file."""
+        found: dict[int, list[Version]] = {}
+        with self._database.reading() as connection:
+            for batch in in_batches(list(file_ids)):
+                for row in connection.execute(select_versions().where(versions.c.file_id.in_(batch))):
+                    found.setdefault(row.file_id, []).append(version_of(row))
+        return found
+
+    def versions_named(self, storage: str, key: str) -> list[Version]:
+        """All versions of the file (storage, key)."""
+        query = select_versions().where(files.c.name_digest == name_digest(storage, key))
+        with self._database.reading() as connection:
+            return [version_of(row) for row in connection.execute(query)]
+
+    # Dispatching
+
+    def in_flight(self) -> int:
+        """How many versions are dispatched or claimed under a lease that lives."""
+        with self._database.reading() as connection:
+            query = sa.select(sa.func.count()).select_from(versions).where(versions.c.lease_until > self._database.now_sql)
+            return connection.scalar(query) or 0
+
+    def silent(self, limit: int) -> list[str]:
+        """Row ids of versions that were dispatched, not claimed, and whose lease has run out."""
+        query = (
+            sa.select(versions.c.source_id)
+            .where(versions.c.lease_until <= self._database.now_sql, versions.c.holder.is_(None))
+            .order_by(versions.c.lease_until)
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return list(connection.scalars(query))
+
+    def extend_dispatched(self, source_ids: Iterable[str], lease: timedelta) -> None:
+        """Their messages still wait in the queue: give them another lease instead of a second message."""
+        with self._database.writing() as connection:
+            for batch in in_batches(list(source_ids)):
+                connection.execute(
+                    sa.update(versions)
+                    .where(versions.c.source_id.in_(batch), versions.c.lease_until.is_not(None), versions.c.holder.is_(None))
+                    .values(lease_until=self._database.later_sql(lease))
+                )
+
+    def dispatch(self, limit: int, lease: timedelta) -> list[Version]:
+        """Take up to `limit` due versions under a lease, those whose links die first in front, and return them to be sent."""
+        now = self._database.now_sql
+        free = sa.or_(versions.c.lease_until.is_(None), versions.c.lease_until <= now)
+        query = (
+            sa.select(versions.c.id)
+            .where(versions.c.due_at.is_not(None), versions.c.due_at <= now, free)
+            .order_by(versions.c.link_expires_at.asc().nulls_last(), versions.c.id)
+            .limit(limit)
+        )
+        if self._database.engine.dialect.name == "postgresql":
+            query = query.with_for_update(skip_locked=True)
+        with self._database.writing() as connection:
+            ids = list(connection.scalars(query))
+            taken: list[Version] = []
+            for batch in in_batches(ids):
+                connection.execute(
+                    sa.update(versions)
+                    .where(versions.c.id.in_(batch))
+                    .values(lease_until=self._database.later_sql(lease), holder=None)
+                )
+                taken += [version_of(row) for row in connection.execute(select_versions().where(versions.c.id.in_(batch)))]
+        order = {version_id: place for place, version_id in enumerate(ids)}
+        return sorted(taken, key=lambda version: order[version.id])
+
+    def backlog(self) -> int:
+        """How many versions are due now and not under a lease."""
+        now = self._database.now_sql
+        free = sa.or_(versions.c.lease_until.is_(None), versions.c.lease_until <= now)
+        query = (
+            sa.select(sa.func.count()).select_from(versions).where(versions.c.due_at.is_not(None), versions.c.due_at <= now, free)
+        )
+        with self._database.reading() as connection:
+            return connection.scalar(query) or 0
+
+    def undo_dispatch(self, version_ids: Iterable[int]) -> None:
+        """Their messages could not be sent: let the next poll take them at once."""
+        with self._database.writing() as connection:
+            for batch in in_batches(list(version_ids)):
+                connection.execute(sa.update(versions).where(versions.c.id.in_(batch), versions.c.holder.is_(None)).values(**_FREE))
+
+    # Working
+
+    def claim(self, source_id: str, lease: timedelta) -> Claim | None:
+        """Claim the due version of this row; None where it is not due, or another worker holds it."""
+        now = self._database.now_sql
+        free = sa.or_(versions.c.holder.is_(None), versions.c.lease_until <= now)
+        statement = (
+            sa.update(versions)
+            .where(versions.c.source_id == source_id, versions.c.due_at <= now, free)
+            .values(
+                holder=self._holder,
+                fence=versions.c.fence + 1,
+                attempts=versions.c.attempts + 1,
+                lease_until=self._database.later_sql(lease),
+            )
+            .returning(versions.c.id)
+        )
+        with self._database.writing() as connection:
+            ids = sorted(connection.scalars(statement))
+            if not ids:
+                return None
+            # A row that was changed in place can have brought two versions: the later one is what it says now.
+            for spare in ids[:-1]:
+                connection.execute(sa.update(versions).where(versions.c.id == spare).values(**_FREE, due_at=None))
+            row = connection.execute(select_versions().where(versions.c.id == ids[-1])).one()
+        version = version_of(row)
+        return Claim(version=version, fence=version.fence, holder=self._holder)
+
+    def renew(self, claim: Claim, lease: timedelta) -> None:
+        """Raise LeaseLost where the claim is no longer ours; renew it where it is."""
+        with self._database.writing() as connection:
+            self._update_claimed(connection, claim, {"lease_until": self._database.later_sql(lease)})
+
+    def record_stored(self, claim: Claim, written: Written) -> None:
+        """The copy is on the disk, read back and synced: it counts from now on. Raises LeaseLost, with nothing changed."""
+        now = self._database.now_sql
+        with self._database.writing() as connection:
+            self._update_claimed(
+                connection,
+                claim,
+                {
+                    "state": VersionState.STORED.value,
+                    "reason": "",
+                    "due_at": None,
+                    "size": written.size,
+                    "stored_size": written.stored_size,
+                    "stored_sha256": written.stored_sha256,
+                    "stored_at": now,
+                    "verified_at": now,
+                    **_FREE,
+                },
+            )
+
+    def record_outcome(self, claim: Claim, outcome: Outcome) -> None:
+        """The version was not stored: note its state, its reason, and when it is due again. Raises LeaseLost."""
+        values = {
+            "state": outcome.state.value,
+            "reason": outcome.reason[:1000],
+            "due_at": outcome.due_at,
+            "checked_at": self._database.now_sql,
+        }
+        with self._database.writing() as connection:
+            self._update_claimed(connection, claim, values | _FREE)
+
+    def give_back(self, claim: Claim, delay: timedelta) -> None:
+        """It was not the version's fault: due again after `delay`, and the attempt does not count. Raises LeaseLost."""
+        values: dict[str, Any] = {"due_at": self._database.later_sql(delay), "attempts": versions.c.attempts - 1}
+        with self._database.writing() as connection:
+            self._update_claimed(connection, claim, values | _FREE)
+
+    def is_alive(self, version_id: int, fence: int) -> bool:
+        """Whether this claim may still be worked on: its file in arrival is somebody's then."""
+        alive = (versions.c.fence == fence, versions.c.holder.is_not(None), versions.c.lease_until > self._database.now_sql)
+        with self._database.reading() as connection:
+            return connection.scalar(sa.select(versions.c.id).where(versions.c.id == version_id, *alive)) is not None
+
+    def has_siblings(self, file_id: int) -> bool:
+        """Whether the file has more than one version."""
+        query = sa.select(versions.c.id).where(versions.c.file_id == file_id).limit(2)
+        with self._database.reading() as connection:
+            return len(connection.scalars(query).all()) > 1
+
+    # Deciding again
+
+    def apply(self, transitions: Iterable[Transition]) -> None:
+        """Write what `rules.wanted` decided."""
+        with self._database.writing() as connection:
+            for transition in transitions:
+                values: dict[str, Any] = {"state": transition.state.value, "reason": transition.reason}
+                if transition.due is not None:
+                    values["due_at"] = self._database.now_sql if transition.due else None
+                settled = versions.c.state.in_([VersionState.STORED.value, VersionState.PRUNED.value])
+                connection.execute(sa.update(versions).where(versions.c.id == transition.version_id, ~settled).values(**values))
+
+    def make_due(self, version_ids: Iterable[int], *, reason: str) -> int:
+        """Fetch these versions (again) now; returns how many. A copy that is stored must have been found bad by the caller."""
+        values = {"state": VersionState.PENDING.value, "reason": reason, "attempts": 0, "due_at": self._database.now_sql}
+        changed = 0
+        with self._database.writing() as connection:
+            for batch in in_batches(list(version_ids)):
+                changed += connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(**values)).rowcount
+        return changed
+
+    def refreshable(self, limit: int) -> list[tuple[int, str, str]]:
+        """(id, row id, digest of the link) of versions that a fresh link or a mended row may help, longest unchecked first."""
+        states = [VersionState.EXPIRED.value, VersionState.MISSING.value, VersionState.FAILED.value, VersionState.DECLINED.value]
+        query = (
+            sa.select(versions.c.id, versions.c.source_id, versions.c.link_digest)
+            .where(versions.c.state.in_(states))
+            .order_by(versions.c.checked_at.asc().nulls_first())
+            .limit(limit)
+        )
+        with self._database.reading() as connection:
+            return [(row.id, row.source_id, row.link_digest) for row in connection.execute(query)]
+
+    def note_links(self, links: Iterable[tuple[int, str, datetime | None]], checked: Iterable[int]) -> None:
+        """(id, digest, expiry) of links that are new: their versions are due now. `checked` were looked at."""
+        now = self._database.now_sql
+        with self._database.writing() as connection:
+            for batch in in_batches(list(checked)):
+                connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(checked_at=now))
+            for version_id, digest, expires_at in links:
+                connection.execute(
+                    sa.update(versions)
+                    .where(versions.c.id == version_id, versions.c.state != VersionState.STORED.value)
+                    .values(
+                        link_digest=digest,
+                        link_expires_at=expires_at,
+                        due_at=now,
+                        attempts=0,
+                        state=VersionState.PENDING.value,
+                        reason="its row has a fresh link",
+                    )
+                )
+
+    def _update_claimed(self, connection: sa.Connection, claim: Claim, values: dict[str, Any]) -> None:
+        statement = (
+            sa.update(versions)
+            .where(versions.c.id == claim.version.id, versions.c.fence == claim.fence, versions.c.holder == claim.holder)
+            .values(**values)
+        )
+        if connection.execute(statement).rowcount != 1:
+            raise LeaseLost(f"another worker holds {claim.version.label} now")
+
+
+class Keeper:
+    """Keeps a claim alive from inside the work: `tick`, called with each chunk, renews the lease when a third of it has passed."""
+
+    def __init__(self, work: Work, claim: Claim, lease: timedelta) -> None:
+        self._work = work
+        self._claim = claim
+        self._lease = lease
+        self._renewed_at = monotonic()
+
+    def tick(self, _bytes_so_far: int = 0) -> None:
+        """Raises LeaseLost where the claim is no longer ours."""
+        if monotonic() - self._renewed_at > self._lease.total_seconds() / 3:
+            self._work.renew(self._claim, self._lease)
+            self._renewed_at = monotonic()

@@ -1,0 +1,30 @@
+"""Send due versions to the workers, in a bounded window."""
+
+from __future__ import annotations
+
+from cbk.errors import CbkError
+from cbk.jobs.kit import Courier, Kit
+
+
+def dispatch(kit: Kit, courier: Courier) -> int:
+    """Send as many due versions as the window has room for; returns how many. Raises RootMissing, BrokerUnavailable.
+
+    A version whose lease ran out in silence is sent again, unless its message still waits in the queue.
+    """
+    work, settings = kit.catalog.work, kit.settings
+    kit.require_disk()
+    silent = work.silent(settings.dispatch_window)
+    if silent:
+        waiting = courier.waiting_backups()
+        work.extend_dispatched([source_id for source_id in silent if source_id in waiting], settings.lease)
+    room = settings.dispatch_window - work.in_flight()
+    if room <= 0:
+        return 0
+    versions = work.dispatch(room, settings.lease)
+    if versions:
+        try:
+            courier.send_backups(versions)
+        except CbkError:
+            work.undo_dispatch(version.id for version in versions)
+            raise
+    return len(versions)

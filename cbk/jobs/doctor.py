@@ -1,0 +1,133 @@
+"""Look at every part of the kit and say what is well, what is odd and what is broken, each with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cbk.edges import machine
+from cbk.edges.broker import check_broker
+from cbk.errors import CbkError
+from cbk.jobs.kit import Kit
+from cbk.settings import unknown_names
+
+FREE_SHARE_LOW = 0.10
+CLOCK_SKEW_SECONDS = 2.0
+BYTES_PER_GB = 10**9
+
+
+class Level(StrEnum):
+    """How a finding stands."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of `cbk doctor`."""
+
+    part: str
+    level: Level
+    message: str
+    hint: str = ""
+
+
+def examine(kit: Kit) -> Iterator[Finding]:
+    """The findings, one part after the other; a part that cannot be looked at is a finding of its own."""
+    parts: dict[str, Callable[[Kit], Iterator[Finding]]] = {
+        "settings": _settings,
+        "source": _source,
+        "catalog": _catalog,
+        "broker": _broker,
+        "disk": _disk,
+        "clock": _clock,
+    }
+    for part, look in parts.items():
+        try:
+            yield from look(kit)
+        except CbkError as error:
+            yield Finding(part=part, level=Level.FAIL, message=error.message, hint=error.hint or "")
+
+
+def _settings(kit: Kit) -> Iterator[Finding]:
+    settings = kit.settings
+    yield _ok("settings", f"valid; poll every {settings.poll_interval}, grace {settings.grace_period}, lease {settings.lease}")
+    for name in unknown_names():
+        yield _warn("settings", f"{name} is no setting of this kit", "correct the name, or remove it")
+    if not settings.allowed_hosts:
+        yield _warn(
+            "settings",
+            "CBK_ALLOWED_HOSTS is not set: links to any public host are fetched",
+            "name your storage's host, such as *.s3.eu-central-1.amazonaws.com",
+        )
+
+
+def _source(kit: Kit) -> Iterator[Finding]:
+    report = kit.source.check()
+    yield _ok("source", "both tables are there, with every required column")
+    if report.missing_optional:
+        yield _ok("source", f"works without the optional {', '.join(report.missing_optional)}")
+    if not kit.source.ids_are_ordered():
+        yield _warn("source", "Ids are not integers: every poll reads every row", "an integer Id makes polls cheap")
+    if report.may_write:
+        yield _warn(
+            "source", "the database user may write to the tables", "`cbk schema postgresql` prints a user that may only SELECT"
+        )
+
+
+def _catalog(kit: Kit) -> Iterator[Finding]:
+    kit.catalog.require_current()
+    yield _ok("catalog", f"ready at {kit.catalog.place}")
+
+
+def _broker(kit: Kit) -> Iterator[Finding]:
+    report = check_broker(kit.settings.broker)
+    yield _ok("broker", f"{report.version} answers")
+    if report.eviction not in {"", "noeviction"}:
+        yield _warn(
+            "broker", f"it throws messages away when its memory is full ({report.eviction})", "set maxmemory-policy noeviction"
+        )
+
+
+def _disk(kit: Kit) -> Iterator[Finding]:
+    kit.require_disk()
+    root = kit.archive.root
+    yield _ok("disk", f"{root} is the disk {kit.archive.identity()}")
+    if not machine.is_writable(root):
+        yield Finding(
+            part="disk", level=Level.FAIL, message=f"{root} is not writable", hint="who owns it, is it mounted read-only?"
+        )
+    if machine.shares_system_disk(root):
+        yield _warn("disk", f"{root} is on the system's own disk", "mount the backup disk there; one disk is one way to lose both")
+    room = kit.archive.usage()
+    share = room.free / room.total if room.total else 0.0
+    message = f"{room.free / BYTES_PER_GB:.1f} GB free of {room.total / BYTES_PER_GB:.1f} GB"
+    yield _warn("disk", message, "make room before it is full") if share < FREE_SHARE_LOW else _ok("disk", message)
+
+
+def _clock(kit: Kit) -> Iterator[Finding]:
+    synchronised = machine.clock_is_synchronised()
+    if synchronised is False:
+        yield _warn(
+            "clock",
+            "the operating system says that the clock is not synchronised",
+            "`timedatectl` shows why; install systemd-timesyncd",
+        )
+    elif synchronised is None:
+        yield _warn("clock", "this system does not tell whether the clock is synchronised", "make sure that it is")
+    else:
+        yield _ok("clock", "synchronised")
+    skew = abs((machine.now() - kit.catalog.database.now()).total_seconds())
+    if skew > CLOCK_SKEW_SECONDS:
+        yield _warn("clock", f"this machine and the catalog's database differ by {skew:.0f} s", "synchronise both")
+
+
+def _ok(part: str, message: str) -> Finding:
+    return Finding(part=part, level=Level.OK, message=message)
+
+
+def _warn(part: str, message: str, hint: str) -> Finding:
+    return Finding(part=part, level=Level.WARN, message=message, hint=hint)

@@ -1,0 +1,63 @@
+"""Take rows into the catalog: gather what is known of them, decide what they add, write it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cbk.errors import CatalogUnavailable
+from cbk.jobs.kit import Kit
+from cbk.model import AcceptedRow, DeclinedRow, SourceRow
+from cbk.rules.intake import candidate_place_keys, plan_intake
+from cbk.rules.rows import read_row
+from cbk.rules.wanted import plan_versions
+
+TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """How many versions were new, and the ids of the rows that were declined."""
+
+    new: int
+    declined: frozenset[str]
+
+
+def take_in(kit: Kit, rows: Sequence[SourceRow]) -> Taken:
+    """Take in these rows; those that are known are no news. Safe to repeat, and beside another intake."""
+    parsed = [read_row(row) for row in rows]
+    refused = [row for row in parsed if isinstance(row, DeclinedRow)]
+    accepted = _without_known(kit, [row for row in parsed if isinstance(row, AcceptedRow)])
+    for remaining in reversed(range(TRIES)):
+        try:
+            return _write(kit, accepted, refused)
+        except CatalogUnavailable:
+            # Another process may have added the same file between gathering and writing: then it is known now.
+            if not remaining:
+                raise
+    raise AssertionError("unreachable")
+
+
+def settle_files(kit: Kit, file_ids: Iterable[int]) -> None:
+    """Decide anew which versions of these files are to be fetched."""
+    by_file = kit.catalog.work.versions_of_files(file_ids)
+    transitions = [t for versions in by_file.values() for t in plan_versions(versions, kit.settings.keep_versions)]
+    if transitions:
+        kit.catalog.work.apply(transitions)
+
+
+def _without_known(kit: Kit, rows: list[AcceptedRow]) -> list[AcceptedRow]:
+    known = kit.catalog.intake.known_rows(row.source_id for row in rows)
+    return [row for row in rows if known.get(row.source_id) != (row.sha256, row.number)]
+
+
+def _write(kit: Kit, accepted: list[AcceptedRow], refused: list[DeclinedRow]) -> Taken:
+    intake = kit.catalog.intake
+    known = intake.known_versions({(row.storage, row.key) for row in accepted})
+    newcomers = [row for row in accepted if (row.storage, row.key) not in known]
+    taken = intake.taken_places(candidate_place_keys(newcomers, kit.settings.bucket))
+    plan = plan_intake(accepted, known=known, taken=taken, bucket_of=kit.settings.bucket)
+    if plan.files or plan.versions or plan.declined or refused:
+        settle_files(kit, intake.write(plan, refused))
+    declined = frozenset(row.source_id for row in [*refused, *plan.declined])
+    return Taken(new=len(plan.versions), declined=declined)

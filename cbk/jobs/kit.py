@@ -1,0 +1,75 @@
+"""The open kit: its settings and its edges, put together once per process and handed to every job."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import uuid4
+
+from cbk.edges.archive import Archive
+from cbk.edges.catalog import Catalog
+from cbk.edges.download import Downloader
+from cbk.edges.source import Source
+from cbk.model import Version
+from cbk.rules.links import AllowedHosts
+from cbk.settings import Settings
+
+DEFAULT_CONCURRENCY = 8
+
+
+class Courier(Protocol):
+    """Carries work to the workers; what it forgets is sent again."""
+
+    def send_backups(self, versions: Iterable[Version]) -> None:
+        """Send one backup task for each version. Raises BrokerUnavailable; some may have been sent then."""
+
+    def waiting_backups(self) -> set[str]:
+        """Row ids of the backup tasks that no worker has taken yet. Raises BrokerUnavailable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kit:
+    """What jobs work with."""
+
+    settings: Settings
+    source: Source
+    catalog: Catalog
+    archive: Archive
+    downloader: Downloader
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.source.close()
+        self.catalog.close()
+
+    def require_disk(self) -> None:
+        """Raise RootMissing unless the disk that belongs to this catalog is mounted."""
+        identity = self.catalog.facts.get("identity")
+        self.archive.require(identity)
+
+
+def open_kit(settings: Settings) -> Kit:
+    """Put the kit together. Nothing is connected yet: this may happen before a fork, or where a part is away."""
+    holder = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+    connect_timeout = settings.connect_timeout.total_seconds()
+    concurrency = settings.concurrency or DEFAULT_CONCURRENCY
+    return Kit(
+        settings=settings,
+        source=Source(
+            settings.source,
+            statement_timeout_seconds=settings.statement_timeout.total_seconds(),
+            connect_timeout_seconds=connect_timeout,
+        ),
+        catalog=Catalog(settings.catalog, holder=holder, pool_size=concurrency + 2, timeout_seconds=connect_timeout),
+        archive=Archive(settings.backup_root),
+        downloader=Downloader(
+            AllowedHosts.parse(settings.allowed_hosts),
+            connect_timeout_seconds=connect_timeout,
+            read_timeout_seconds=settings.read_timeout.total_seconds(),
+            max_file_bytes=settings.max_file_size or None,
+            ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
+        ),
+    )

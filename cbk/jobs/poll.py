@@ -1,0 +1,163 @@
+"""Poll the application's tables: take in new rows, look again at those that a fresh link may help, send what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+
+from cbk.errors import CbkError, LeaseLost
+from cbk.jobs.dispatch import dispatch
+from cbk.jobs.intake import take_in
+from cbk.jobs.kit import Courier, Kit
+from cbk.model import AcceptedRow, SourceRow, Summary
+from cbk.rules.links import link_digest, link_expires_at
+from cbk.rules.rows import read_row
+
+LEASE = "poll"
+PAGE_ROWS = 1000
+RECHECK_ROWS = 500
+# A reconciliation reads so many pages per poll, so that it never keeps new rows waiting for long.
+RECONCILE_PAGES = 50
+TOP_UP_SECONDS = 1.0
+# The part of the poll interval for which a poll stays to keep the window full while there is a backlog.
+STAY = 0.8
+
+Pause = Callable[[float], bool]
+
+
+@dataclass(slots=True)
+class _Poll:
+    kit: Kit
+    courier: Courier
+    read: int = 0
+    new: int = 0
+    declined: int = 0
+    sent: int = 0
+    dispatched_at: float = field(default=float("-inf"))
+
+    def take(self, rows: list[SourceRow]) -> None:
+        taken = take_in(self.kit, rows)
+        self.read += len(rows)
+        self.new += taken.new
+        self.declined += len(taken.declined)
+
+    def breathe(self) -> None:
+        """Between pages: keep the lease, and keep the workers busy."""
+        if not self.kit.catalog.leases.acquire(LEASE, self.kit.settings.lease):
+            raise LeaseLost("another poll has taken over")
+        if monotonic() - self.dispatched_at >= TOP_UP_SECONDS:
+            self.sent += dispatch(self.kit, self.courier)
+            self.dispatched_at = monotonic()
+
+
+def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
+    """One poll. `pause(seconds)` waits and says whether the worker is to stop.
+
+    Only one poll works at a time; a second one returns at once. What a poll that dies half-way leaves undone, the next one does.
+    Raises SourceError, CatalogError, RootMissing or BrokerUnavailable, after noting the problem for `status`.
+    """
+    started = monotonic()
+    if not kit.catalog.leases.acquire(LEASE, kit.settings.lease):
+        return Summary(outcome="skipped", facts={"reason": "another poll is at work"})
+    run = _Poll(kit, courier)
+    try:
+        _take_in_new(run)
+        _recheck(run)
+        _reconcile(run)
+        _sweep(kit)
+        run.dispatched_at = float("-inf")
+        run.breathe()
+        kit.catalog.facts.set(**{"poll.finished_at": kit.catalog.database.now().isoformat(), "poll.problem": None})
+        _stay(run, until=started + kit.settings.poll_interval.total_seconds() * STAY, pause=pause)
+    except LeaseLost:
+        raise
+    except CbkError as error:
+        kit.catalog.facts.set(**{"poll.problem": error.message})
+        raise
+    finally:
+        kit.catalog.leases.release(LEASE)
+    return Summary(outcome="polled", facts={"read": run.read, "new": run.new, "declined": run.declined, "sent": run.sent})
+
+
+def _take_in_new(run: _Poll) -> None:
+    """Read the rows above the newest Id that has settled. Where Ids have no order, every row is above it."""
+    intake, source = run.kit.catalog.intake, run.kit.source
+    ordered = source.ids_are_ordered()
+    settled = intake.settled_id(run.kit.settings.settle) if ordered else None
+    last = None if settled is None else str(settled)
+    while rows := source.rows_after(last, PAGE_ROWS):
+        run.take(rows)
+        last = rows[-1].id
+        if ordered:
+            intake.mark(int(last))
+        run.breathe()
+        if len(rows) < PAGE_ROWS:
+            break
+    if settled is not None:
+        intake.drop_marks_below(settled)
+    if not ordered:
+        run.kit.catalog.facts.set(**{"reconcile.finished_at": run.kit.catalog.database.now().isoformat()})
+
+
+def _recheck(run: _Poll) -> None:
+    """Read again the rows of what a fresh link, or a mended row, can help."""
+    catalog, source = run.kit.catalog, run.kit.source
+    declined = catalog.intake.declined_ids(RECHECK_ROWS)
+    if declined:
+        taken = take_in(run.kit, list(source.rows(declined).values()))
+        catalog.intake.forgive(set(declined) - taken.declined)
+    candidates = catalog.work.refreshable(RECHECK_ROWS)
+    if not candidates:
+        return
+    rows = {source_id: read_row(row) for source_id, row in source.rows([source_id for _, source_id, _ in candidates]).items()}
+    fresh = []
+    for version_id, source_id, digest in candidates:
+        row = rows.get(source_id)
+        if isinstance(row, AcceptedRow) and link_digest(row.link) != digest:
+            fresh.append((version_id, link_digest(row.link), link_expires_at(row.link)))
+    catalog.work.note_links(fresh, checked=[version_id for version_id, _, _ in candidates])
+
+
+def _reconcile(run: _Poll) -> None:
+    """Now and then read every row, some pages per poll, going on where the last poll stopped."""
+    facts = run.kit.catalog.facts.all()
+    finished = facts.get("reconcile.finished_at")
+    cursor = facts.get("reconcile.cursor")
+    now = run.kit.catalog.database.now()
+    if finished is None and cursor is None:
+        # The first intake has just read every row.
+        run.kit.catalog.facts.set(**{"reconcile.finished_at": now.isoformat()})
+        return
+    if cursor is None and finished is not None and now - datetime.fromisoformat(finished) < run.kit.settings.reconcile_interval:
+        return
+    for _ in range(RECONCILE_PAGES):
+        rows = run.kit.source.rows_after(cursor or None, PAGE_ROWS)
+        if rows:
+            run.take(rows)
+        if len(rows) < PAGE_ROWS:
+            run.kit.catalog.facts.set(**{"reconcile.cursor": None, "reconcile.finished_at": now.isoformat()})
+            return
+        cursor = rows[-1].id
+        run.kit.catalog.facts.set(**{"reconcile.cursor": cursor})
+        run.breathe()
+
+
+def _sweep(kit: Kit) -> None:
+    """Remove the files in arrival of workers that died."""
+
+    def alive(name: str) -> bool:
+        version_id, _, fence = name.removesuffix(".part").partition("-")
+        return version_id.isdigit() and fence.isdigit() and kit.catalog.work.is_alive(int(version_id), int(fence))
+
+    kit.require_disk()
+    kit.archive.sweep(alive)
+
+
+def _stay(run: _Poll, *, until: float, pause: Pause) -> None:
+    """While more is due than the window holds, keep it full."""
+    while run.kit.catalog.work.backlog() and monotonic() + TOP_UP_SECONDS < until:
+        if pause(TOP_UP_SECONDS):
+            return
+        run.breathe()

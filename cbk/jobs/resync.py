@@ -1,0 +1,91 @@
+"""Resync one file now: read its rows again, check the copies that are there, fetch what is missing."""
+
+from __future__ import annotations
+
+from cbk.errors import CopyCorrupt, CopyMissing, UsageError
+from cbk.jobs.dispatch import dispatch
+from cbk.jobs.intake import take_in
+from cbk.jobs.kit import Courier, Kit
+from cbk.model import SourceRow, Summary, Version, VersionState
+from cbk.rules.layout import copy_location, object_key
+from cbk.rules.rows import read_row
+
+_UNFINISHED = frozenset(
+    {VersionState.FAILED, VersionState.EXPIRED, VersionState.MISSING, VersionState.MISMATCH, VersionState.DECLINED}
+)
+
+
+def resync(
+    kit: Kit,
+    courier: Courier,
+    *,
+    storage: str | None = None,
+    key: str | None = None,
+    file_id: str | None = None,
+    dry_run: bool = False,
+) -> Summary:
+    """Resync the file named by storage and key, or by one of its rows. Raises UsageError where no row speaks of it."""
+    rows = _rows(kit, storage, key, file_id)
+    if not dry_run:
+        take_in(kit, rows)
+    again: dict[int, str] = {}
+    labels = []
+    for version in _versions(kit, rows):
+        reason = _why_again(kit, version, dry_run=dry_run)
+        if reason:
+            again[version.id] = reason
+            labels.append(f"v{version.number}: {reason}")
+    if again and not dry_run:
+        for version_id, reason in again.items():
+            kit.catalog.work.make_due([version_id], reason=reason)
+    if not dry_run:
+        dispatch(kit, courier)
+    name = f"{storage}/{key}" if key else f"row {file_id}"
+    return Summary(
+        outcome="would fetch" if dry_run else "resynced",
+        facts={"file": name, "rows": len(rows), "again": len(again), "why": "; ".join(labels)},
+    )
+
+
+def _rows(kit: Kit, storage: str | None, key: str | None, file_id: str | None) -> list[SourceRow]:
+    if file_id is not None and storage is None and key is None:
+        row = kit.source.row(str(file_id))
+        rows = [row] if row else []
+    elif storage is not None and key is not None and file_id is None:
+        rows = kit.source.rows_of_key(storage, object_key("", key))
+    else:
+        raise UsageError(
+            "a resync takes storage and key, or file_id", hint='--kwargs=\'{"storage": "s3", "key": "path/name.png"}\''
+        )
+    if not rows:
+        raise UsageError(
+            "the application's table has no row of this file", hint="the key is Path + Name as in the table, with its extension"
+        )
+    return rows
+
+
+def _versions(kit: Kit, rows: list[SourceRow]) -> list[Version]:
+    parsed = [read_row(row) for row in rows]
+    names = {(row.storage, row.key) for row in parsed if hasattr(row, "sha256")}
+    return [version for name in sorted(names) for version in kit.catalog.work.versions_named(*name)]
+
+
+def _why_again(kit: Kit, version: Version, *, dry_run: bool) -> str:
+    if version.state is VersionState.STORED:
+        return _why_copy_is_bad(kit, version, dry_run=dry_run)
+    if version.state in _UNFINISHED:
+        return "asked for by a resync"
+    return ""
+
+
+def _why_copy_is_bad(kit: Kit, version: Version, *, dry_run: bool) -> str:
+    location = copy_location(version.place, version.number)
+    try:
+        kit.archive.check(location, sha256=version.sha256, size=version.size)
+    except CopyMissing:
+        return "its copy was not on the disk"
+    except CopyCorrupt:
+        if not dry_run:
+            kit.archive.quarantine(location)
+        return "its copy was corrupt"
+    return ""

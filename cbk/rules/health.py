@@ -1,0 +1,87 @@
+"""Whether everything is protected, and if not, why: computed from verified files. What is not known is red."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cbk.model import VersionState
+
+# A poll may be late by so many intervals, or by this time, whichever is longer, before it counts as missing.
+LATE_INTERVALS = 3
+LATE_AT_LEAST = timedelta(minutes=2)
+
+HINTS = {
+    VersionState.PENDING: "waits for a worker: `celery -A cbk worker` and `celery -A cbk beat` do the work",
+    VersionState.FAILED: "is tried again by itself; `cbk ls --state failed` tells when and why",
+    VersionState.EXPIRED: "the application must write a fresh SignedDownloadUrl into these rows",
+    VersionState.MISSING: "the object is not in the storage: was it deleted without a delete-log row?",
+    VersionState.MISMATCH: "the object is not what the row's Hash says: changed without a new row, or a wrong Hash",
+    VersionState.DECLINED: "the row does not make sense: mend it, or write a new one with a higher Version",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something that keeps the answer from being "everything is protected"."""
+
+    message: str
+    hint: str
+
+
+def judge(
+    *,
+    by_state: Mapping[VersionState, int],
+    declined_rows: int,
+    polled_at: datetime | None,
+    poll_problem: str | None,
+    now: datetime,
+    poll_interval: timedelta,
+) -> list[Problem]:
+    """The problems, gravest first; none means that everything is protected. `by_state` counts files by their newest version."""
+    problems = _poll_problems(polled_at, poll_problem, now, poll_interval)
+    for state, hint in HINTS.items():
+        count = by_state.get(state, 0)
+        if count:
+            problems.append(Problem(message=f"{count} {'file is' if count == 1 else 'files are'} {state.value}", hint=hint))
+    if declined_rows:
+        problems.append(
+            Problem(
+                message=f"{declined_rows} {'row was' if declined_rows == 1 else 'rows were'} declined",
+                hint="`cbk ls --state declined` gives the reasons",
+            )
+        )
+    return problems
+
+
+def _poll_problems(polled_at: datetime | None, poll_problem: str | None, now: datetime, poll_interval: timedelta) -> list[Problem]:
+    if polled_at is None:
+        reason = f": {poll_problem}" if poll_problem else ""
+        return [
+            Problem(
+                message=f"the application's tables were never read{reason}",
+                hint="start a worker and beat; `cbk doctor` checks the rest",
+            )
+        ]
+    age = now - polled_at
+    if age > max(poll_interval * LATE_INTERVALS, LATE_AT_LEAST):
+        reason = f": {poll_problem}" if poll_problem else ""
+        return [
+            Problem(
+                message=f"the application's tables were last read {describe_age(age)} ago{reason}",
+                hint="is beat running, is the source up? `cbk doctor`",
+            )
+        ]
+    if age < -LATE_AT_LEAST:
+        return [Problem(message="the last poll lies in the future: the clock went back", hint="check this machine's clock")]
+    return [Problem(message=f"the last poll failed: {poll_problem}", hint="`cbk doctor` tells more")] if poll_problem else []
+
+
+def describe_age(age: timedelta) -> str:
+    """A duration for people: "42 s", "17 min", "3 h", "5 days"."""
+    seconds = age.total_seconds()
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{int(seconds / unit)} {name}"
+    return f"{int(seconds / 86400)} days"

@@ -1,0 +1,242 @@
+"""What is configured: environment `CBK_*` over a TOML file over defaults, validated at start, every problem reported at once.
+
+The TOML file holds the same names in lower case without the prefix (`poll_interval = "60s"`, `[buckets]`). It is the one given by
+`--config`, else `CBK_CONFIG`, else `/etc/cbk/cbk.toml` where that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from cbk.errors import SettingsError
+from cbk.rules.links import AllowedHosts
+
+DEFAULT_CONFIG = Path("/etc/cbk/cbk.toml")
+PREFIX = "CBK_"
+# Read by other parts of the kit than this model, so that they are no typing errors.
+OTHER_NAMES = frozenset({"CBK_CONFIG", "CBK_CELERY_CONFIG", "CBK_VENV"})
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
+
+
+def parse_duration(value: object) -> timedelta:
+    """A duration from "90s", "1h30m", "7d", "250ms" or a number of seconds. Raises ValueError."""
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return timedelta(seconds=value)
+    text = str(value).strip().lower()
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return timedelta(seconds=float(text))
+    if not re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", text):
+        raise ValueError('expected a duration such as "90s", "15m", "12h" or "7d"')
+    return timedelta(seconds=sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION.findall(text)))
+
+
+def parse_size(value: object) -> int:
+    """Bytes from "2GiB", "500MB", "64k" or a number. GB is 10^9, GiB is 2^30. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError('expected a size such as "2GiB", "500MB" or a number of bytes')
+    number, unit, binary = match.groups()
+    exponent = "kmgtp".index(unit.lower()) + 1 if unit else 0
+    return int(float(number) * (1024 if binary else 1000) ** exponent)
+
+
+def _parse_buckets(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        buckets = json.loads(value or "{}")
+    except ValueError:
+        raise ValueError('expected JSON such as {"s3": "car-erp"}') from None
+    if not isinstance(buckets, dict) or not all(isinstance(name, str) and name for name in buckets.values()):
+        raise ValueError('expected a JSON object of storage names to bucket folders, such as {"s3": "car-erp"}')
+    return buckets
+
+
+def _check_url(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    try:
+        make_url(text)
+    except ArgumentError:
+        raise ValueError("expected a database URL such as postgresql+psycopg://user:password@host/database") from None
+    return value
+
+
+def _check_broker(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    if not text.startswith(("redis://", "rediss://", "redis+socket://")):
+        raise ValueError("expected a Redis URL such as redis://127.0.0.1:6379/0")
+    return value
+
+
+def _check_hosts(value: object) -> object:
+    AllowedHosts.parse(str(value))
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+PositiveDuration = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta(0))]
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+DatabaseUrl = Annotated[SecretStr, BeforeValidator(_check_url)]
+
+
+class Settings(BaseSettings):
+    """Every setting; the field's description is its documentation (docs/settings.md)."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    source_url: DatabaseUrl = Field(description="The application's database: a SQLAlchemy URL of a user that may only SELECT.")
+    catalog_url: DatabaseUrl | None = Field(
+        default=None,
+        description="The kit's own database. Default: SQLite at <backup root>/.cbk/catalog.db; several machines need PostgreSQL.",
+    )
+    broker_url: Annotated[SecretStr, BeforeValidator(_check_broker)] = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey, the courier between beat and workers."
+    )
+    backup_root: Path = Field(
+        default=Path("/backups"), description="The folder that holds the copies: the mount point of the backup disk."
+    )
+    buckets: Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_buckets)] = Field(
+        default_factory=dict,
+        description='Bucket folder of each storage, such as {"s3": "car-erp"}; others use the storage\'s own name.',
+    )
+    poll_interval: PositiveDuration = Field(
+        default=timedelta(seconds=60), description="How often the application's tables are read."
+    )
+    grace_period: Duration = Field(default=timedelta(days=7), description="How long a deleted file's copies are kept.")
+    keep_versions: int = Field(default=1, ge=1, description="How many of a file's newest versions are fetched.")
+    concurrency: int | None = Field(default=None, ge=1, le=256, description="Downloads at the same time per worker. Default: 8.")
+    allowed_hosts: Annotated[str, BeforeValidator(_check_hosts)] = Field(
+        default="",
+        description="Comma-separated host, host:port or *.example.com: nothing else is fetched. Default: any public host over https.",
+    )
+    lease: Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(seconds=1))] = Field(
+        default=timedelta(minutes=2), description="How long dispatched or claimed work may be silent before it is dispatched again."
+    )
+    settle: Duration = Field(
+        default=timedelta(minutes=10), description="How long rows are read again because Ids may commit out of order."
+    )
+    reconcile_interval: PositiveDuration = Field(default=timedelta(days=1), description="How often every row is read again.")
+    dispatch_window: int = Field(
+        default=2000, ge=1, le=10000, description="Backup tasks in flight at the most, whatever the backlog."
+    )
+    max_file_size: Size = Field(default=0, description="Larger objects are declined. 0: no limit.")
+    connect_timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="For the origin and the databases.")
+    read_timeout: PositiveDuration = Field(default=timedelta(seconds=30), description="How long an origin may send nothing.")
+    statement_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=30), description="For each query to the application's database."
+    )
+    ca_bundle: Path | None = Field(default=None, description="Certificate authorities for origins, where they are not public ones.")
+    flower_auth: SecretStr | None = Field(
+        default=None, description="user:password of Flower's pages. Without it Flower does not start."
+    )
+    flower_port: int = Field(default=5555, ge=1, le=65535, description="Flower's port on the loopback address.")
+
+    @property
+    def catalog(self) -> str:
+        """The catalog's URL; holds a password where a server needs one."""
+        if self.catalog_url is not None:
+            return self.catalog_url.get_secret_value()
+        return f"sqlite:///{self.backup_root.absolute()}/.cbk/catalog.db"
+
+    @property
+    def source(self) -> str:
+        """The source's URL; holds a password."""
+        return self.source_url.get_secret_value()
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL; may hold a password."""
+        return self.broker_url.get_secret_value()
+
+    def bucket(self, storage: str) -> str:
+        """The bucket folder of a storage."""
+        return self.buckets.get(storage, storage)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then the file (given as keywords by `load_settings`): no dotenv, no secrets folder."""
+        assert isinstance(init_settings, InitSettingsSource)
+        return env_settings, init_settings
+
+
+def load_settings(config: Path | None = None) -> Settings:
+    """The settings in force. Raises SettingsError that lists every problem by name."""
+    path = _config_path(config)
+    values, problems = _read_file(path) if path else ({}, [])
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        problems += [_describe(dict(detail), values) for detail in error.errors()]
+    if problems:
+        raise SettingsError(
+            sorted(problems), hint=f"set them in the environment or in {path or DEFAULT_CONFIG}; see `cbk doctor --help`"
+        )
+    return settings
+
+
+def unknown_names(environment: Iterable[str] | None = None) -> list[str]:
+    """Names in the environment that begin like a setting but are none, each with the one that was probably meant."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | OTHER_NAMES
+    names = os.environ if environment is None else environment
+    return [_suggest(name, known) for name in sorted(names) if name.startswith(PREFIX) and name not in known]
+
+
+def _config_path(config: Path | None) -> Path | None:
+    if config is not None:
+        return config
+    if named := os.environ.get("CBK_CONFIG"):
+        return Path(named)
+    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file), []
+    except OSError as error:
+        return {}, [f"{path}: cannot be read: {error.strerror}"]
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return {}, [f"{path}: is not valid TOML: {error}"]
+
+
+def _describe(detail: dict[str, Any], values: dict[str, Any]) -> str:
+    name = str(detail["loc"][0])
+    shown = PREFIX + name.upper()
+    if detail["type"] == "missing":
+        return f"{shown}: is required ({Settings.model_fields[name].description})"
+    if detail["type"] == "extra_forbidden" and name in values:
+        return f"unknown setting {_suggest(name, set(Settings.model_fields))}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{shown}: {message[:1].lower() + message[1:]}"
+
+
+def _suggest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"{name} (did you mean {close[0]}?)" if close else name

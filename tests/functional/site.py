@@ -1,0 +1,169 @@
+"""A whole site for a test: the application's database and objects, and the kit's real processes, which can be killed."""
+
+import json
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from cbk.appside import recorder
+from cbk.appside.schema import ddl, grants
+from local_servers import wait_until
+
+READER = "cbk_reader"
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Process:
+    """A Celery process of the kit with its log; it and its children end with the test."""
+
+    def __init__(self, command, env, log_path):
+        self.log_path = log_path
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=log_path.parent
+            )
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    @property
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def is_running(self):
+        return self._process.poll() is None
+
+    def kill(self):
+        """SIGKILL to the whole group: a power cut for this process."""
+        if self.is_running():
+            os.killpg(self._process.pid, 9)
+        self._process.wait()
+
+    def stop(self, timeout=30):
+        self._process.terminate()
+        return self._process.wait(timeout)
+
+
+class Site:
+    """Everything of one site below `folder`. `origin` serves the objects."""
+
+    def __init__(self, folder, *, broker_url, postgres, database, origin, **settings):
+        self.folder = folder
+        self.root = folder / "backups"
+        self.origin = origin
+        self._postgres = postgres
+        self._database = database
+        self._owner = sa.create_engine(postgres.url(database))
+        self._processes = []
+        self._make_tables()
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("CBK_", "FLOWER_"))},
+            "CBK_SOURCE_URL": postgres.url(database, READER),
+            "CBK_BROKER_URL": broker_url,
+            "CBK_BACKUP_ROOT": str(self.root),
+            "CBK_BUCKETS": '{"s3": "car-erp"}',
+            "CBK_POLL_INTERVAL": "1s",
+            "CBK_LEASE": "5s",
+            "CBK_ALLOWED_HOSTS": origin.url("/").split("/")[2],
+            **settings,
+        }
+
+    def _make_tables(self):
+        self._postgres.execute(f"DROP ROLE IF EXISTS {READER}")
+        for statement in (ddl("postgresql"), grants("postgresql", user=READER)):
+            self._postgres.execute(statement, self._database)
+
+    # The application
+
+    def upload(self, key, content, *, version=1, storage="s3", link=None, hash_=None, object_path=None):
+        """Put an object and its row; returns the row's Id."""
+        path, _, name = key.rpartition("/")
+        object_path = object_path or f"/car-erp/{key}"
+        self.origin.put(object_path, content)
+        with self._owner.begin() as connection:
+            return recorder.record_upload(
+                connection,
+                storage=storage,
+                path=f"{path}/" if path else "",
+                name=name,
+                version=version,
+                sha256=hash_ or sha256(content).hexdigest(),
+                link=link or self.link(object_path),
+            )
+
+    def link(self, object_path):
+        """A link with a signature that nothing but the table may ever hold."""
+        return self.origin.url(object_path, "X-Amz-Signature=DEADBEEFSECRET")
+
+    def sql(self, statement, **parameters):
+        with self._owner.begin() as connection:
+            return connection.execute(sa.text(statement), parameters)
+
+    # The kit
+
+    def cbk(self, *arguments, expect=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "cbk.cli", *arguments],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            timeout=120,
+            check=False,
+        )
+        assert expect is None or done.returncode == expect, f"cbk {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def celery(self, *arguments, name=None):
+        name = name or f"{arguments[0]}-{len(self._processes)}"
+        process = Process([sys.executable, "-m", "celery", "-A", "cbk", *arguments], self.env, self.folder / f"{name}.log")
+        self._processes.append(process)
+        return process
+
+    def worker(self, name=None, **options):
+        extra = [f"--{option.replace('_', '-')}={value}" for option, value in options.items()]
+        return self.celery(
+            "worker", "-n", f"w{len(self._processes)}@localhost", "--without-gossip", "--without-mingle", *extra, name=name
+        )
+
+    def beat(self):
+        return self.celery("beat")
+
+    def listed(self):
+        """What `cbk ls --json` says, by (key, version)."""
+        items = [json.loads(line) for line in self.cbk("ls", "--json").stdout.splitlines()]
+        return {(item["key"], item["version"]): item for item in items}
+
+    def states(self):
+        return {name: item["state"] for name, item in self.listed().items()}
+
+    def status(self):
+        return json.loads(self.cbk("status", "--json", expect=None).stdout)
+
+    def wait_protected(self, files, timeout_seconds=60):
+        """Wait until so many files are protected and nothing is wrong."""
+        wait_until(
+            lambda: (status := self.status()).get("protected") and status["files"] == files,
+            timeout_seconds,
+            lambda: f"{files} protected files; status is {json.dumps(self.status(), indent=1)}\n{self.logs()[-3000:]}",
+        )
+
+    def logs(self):
+        return "".join(process.log for process in self._processes)
+
+    def copies(self):
+        """Relative paths of all files on the disk outside `.cbk`."""
+        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file() and ".cbk" not in path.parts}
+
+    def parts(self):
+        return list((self.root / ".cbk" / "incoming").iterdir())
+
+    def close(self):
+        for process in self._processes:
+            process.kill()
+        self._owner.dispose()
