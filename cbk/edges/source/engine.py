@@ -1,0 +1,159 @@
+"""Opening the application's database so that it cannot be written, cannot hang, and can be restarted under us."""
+
+from __future__ import annotations
+
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import URL, Engine, NullPool, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from cbk.errors import SettingsError
+
+SETTING = "CBK_SOURCE_URL"
+_EXAMPLE = "such as postgresql+psycopg://cbk_reader:password@host/database"
+_DRIVERS = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+    "sqlite": "sqlite+pysqlite",
+}
+_POOL_SIZE = 4
+_RECYCLE_SECONDS = 600
+_SQLITE_STEPS_BETWEEN_LOOKS_AT_THE_CLOCK = 10_000
+
+# Each server skips the comment that is the other's: MySQL counts in milliseconds, MariaDB in seconds.
+_MYSQL_SESSION = (
+    "SET SESSION TRANSACTION READ ONLY",
+    "SET @cbk = 0 /*!50708 , SESSION max_execution_time = {milliseconds} */ /*M!100101 , SESSION max_statement_time = {seconds} */",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long to wait for a connection and for the answer to a statement, in seconds."""
+
+    connect: float
+    statement: float
+
+
+def read_url(text: str) -> URL:
+    """The URL of a database that we can read, with its driver; raise SettingsError without repeating the URL."""
+    try:
+        url = make_url(text.replace("postgres://", "postgresql://", 1))
+    except ArgumentError:
+        raise SettingsError([f"{SETTING}: expected a database URL"], hint=_EXAMPLE) from None
+    backend = url.drivername.partition("+")[0]
+    if backend not in _DRIVERS:
+        raise SettingsError([f"{SETTING}: no support for {backend}: expected postgresql, mysql, mariadb or sqlite"], hint=_EXAMPLE)
+    if backend == "sqlite" and url.database in {None, "", ":memory:"}:
+        raise SettingsError([f"{SETTING}: expected the path of a SQLite file"], hint="such as sqlite:////var/lib/app/app.db")
+    return url if "+" in url.drivername else url.set(drivername=_DRIVERS[backend])
+
+
+def open_engine(url: URL, timeouts: Timeouts) -> Engine:
+    """An engine that connects when it is first used; each statement is a transaction of its own.
+
+    Raise SettingsError where the driver is not installed.
+    """
+    openers: dict[str, Callable[[URL, Timeouts], Engine]] = {"sqlite": _open_sqlite, "postgresql": _open_postgresql}
+    try:
+        return openers.get(url.get_backend_name(), _open_mysql)(url, timeouts)
+    except ModuleNotFoundError as error:
+        problem = f"{SETTING}: the driver {error.name} is not installed"
+        raise SettingsError([problem], hint="pip install 'cloud-backup-kit[mysql]' brings the one for MySQL and MariaDB") from None
+
+
+def _open_server(url: URL, timeouts: Timeouts, connect_args: dict[str, Any]) -> Engine:
+    return create_engine(
+        url,
+        connect_args=connect_args,
+        hide_parameters=True,
+        isolation_level="AUTOCOMMIT",
+        max_overflow=_POOL_SIZE,
+        pool_pre_ping=True,
+        pool_recycle=_RECYCLE_SECONDS,
+        pool_reset_on_return=None,  # there is no transaction to end, and the trip to the server would double every question's time
+        pool_size=_POOL_SIZE,
+        pool_timeout=timeouts.connect + timeouts.statement,
+        pool_use_lifo=True,
+    )
+
+
+def _open_postgresql(url: URL, timeouts: Timeouts) -> Engine:
+    # As start-up options, not by SET: behind a connection pooler SET would turn the application's own sessions read-only,
+    # and this is refused instead.
+    options = f"-c default_transaction_read_only=on -c statement_timeout={_milliseconds(timeouts.statement)}"
+    given = url.query.get("options", "")
+    arguments = {
+        "options": f"{given if isinstance(given, str) else ' '.join(given)} {options}".strip(),
+        "connect_timeout": max(2, math.ceil(timeouts.connect)),  # libpq takes whole seconds, and 1 for 2
+        "application_name": "cbk",
+        "prepare_threshold": None,  # a prepared statement breaks when a column is added, and behind a connection pooler
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": _milliseconds(timeouts.connect + timeouts.statement),
+    }
+    return _open_server(url, timeouts, arguments)
+
+
+def _open_mysql(url: URL, timeouts: Timeouts) -> Engine:
+    answer = math.ceil(timeouts.connect + timeouts.statement)
+    arguments = {
+        "connect_timeout": max(1, math.ceil(timeouts.connect)),
+        "read_timeout": answer,
+        "write_timeout": answer,
+        "charset": "utf8mb4",
+        "local_infile": False,
+    }
+    engine = _open_server(url, timeouts, arguments)
+    statements = [
+        statement.format(milliseconds=_milliseconds(timeouts.statement), seconds=timeouts.statement) for statement in _MYSQL_SESSION
+    ]
+
+    @event.listens_for(engine, "connect")
+    def make_session_read_only(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    return engine
+
+
+def _open_sqlite(url: URL, timeouts: Timeouts) -> Engine:
+    assert url.database is not None
+    address = f"file:{quote(os.fsencode(os.path.abspath(url.database)))}?mode=ro"  # noqa: PTH100 - the name as bytes, whatever is in it
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(address, uri=True, timeout=timeouts.connect, check_same_thread=False)
+        connection.text_factory = _text_or_bytes
+        connection.execute("PRAGMA query_only = ON")
+        deadline = time.monotonic() + timeouts.statement
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _SQLITE_STEPS_BETWEEN_LOOKS_AT_THE_CLOCK)
+        return connection
+
+    # Without a pool: opening costs little, a file that was put in another's place is noticed, and the deadline is one question's.
+    return create_engine(
+        "sqlite+pysqlite://", creator=connect, poolclass=NullPool, hide_parameters=True, isolation_level="AUTOCOMMIT"
+    )
+
+
+def _text_or_bytes(raw: bytes) -> str | bytes:
+    """SQLite keeps any bytes as text: what is none stays bytes, so that its row is declined and the page goes on."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, math.ceil(seconds * 1000))

@@ -1,0 +1,262 @@
+"""The questions that the kit asks the application's database."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, or_
+
+from cbk.edges.source.engine import Timeouts, open_engine, read_url
+from cbk.edges.source.errors import source_errors
+from cbk.edges.source.ids import IdKind, is_sql_text
+from cbk.edges.source.privileges import may_write
+from cbk.edges.source.tables import (
+    FILES_OPTIONAL,
+    FILES_REQUIRED,
+    Tables,
+    TableShape,
+    read_tables,
+)
+from cbk.errors import SourceSchemaError
+from cbk.model import DeleteRow, SourceRow
+from cbk.rules.layout import object_key
+from cbk.rules.rows import KEY_MAX_BYTES
+
+logger = logging.getLogger(__name__)
+
+_IDS_PER_QUESTION = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceReport:
+    """What there is, for `cbk doctor`.
+
+    `missing_optional` names columns as `table.column`; `id_kind` is integer, uuid, binary or text; `deletes_keyed_by` is the column
+    that names a row of the delete log; `may_write` is whether our user could change the tables, None where that cannot be known.
+    """
+
+    database: str
+    files_columns: tuple[str, ...]
+    deletes_columns: tuple[str, ...]
+    missing_optional: tuple[str, ...]
+    id_kind: str
+    deletes_keyed_by: str
+    may_write: bool | None
+
+
+@dataclass(slots=True)
+class _Opened:
+    """What one process has open; a forked child opens its own."""
+
+    process: int
+    engine: Engine
+    tables: Tables | None = None
+
+
+class Source:
+    """The application's database, read-only. Nothing is opened before the first question; may be shared between threads.
+
+    Ids come in and go out as text; a text that cannot be an Id is one that is not there. Every question raises SourceUnavailable
+    where the database is away, refuses us or is slow (a retry may help), SourceSchemaError where its tables are not the contract's,
+    and SettingsError where the driver is not installed.
+    """
+
+    def __init__(self, url: str, *, statement_timeout_seconds: float = 30.0, connect_timeout_seconds: float = 10.0) -> None:
+        self._url = read_url(url)
+        self._timeouts = Timeouts(connect=connect_timeout_seconds, statement=statement_timeout_seconds)
+        self._opened: _Opened | None = None
+
+    def close(self) -> None:
+        """Close the connections. A later question opens new ones."""
+        opened, self._opened = self._opened, None
+        if opened is not None and opened.process == os.getpid():
+            opened.engine.dispose()
+
+    def check(self) -> SourceReport:
+        """Look at the tables anew, read one row of each, and say what there is."""
+        self._forget_tables()
+        with self._session() as (connection, tables):
+            for shape in (tables.files, tables.deletes):
+                connection.execute(shape.select(*shape.columns).limit(1)).all()
+            return SourceReport(
+                database=self._url.get_backend_name(),
+                files_columns=tuple(tables.files.columns),
+                deletes_columns=tuple(tables.deletes.columns),
+                missing_optional=tables.missing_optional,
+                id_kind=str(tables.files.ids["Id"].kind),
+                deletes_keyed_by=tables.deletes.key,
+                may_write=may_write(connection),
+            )
+
+    def ids_are_ordered(self) -> bool:
+        """Whether the Ids of the files table are numbers, so that later rows have higher ones."""
+        with self._session() as (_, tables):
+            return tables.files.ids["Id"].kind is IdKind.INTEGER
+
+    def deletes_are_ordered(self) -> bool:
+        """Whether the delete log has an Id of its own that is a number; a log that is keyed by `FileId` is in no order of time."""
+        with self._session() as (_, tables):
+            return tables.deletes.key == "Id" and tables.deletes.ids["Id"].kind is IdKind.INTEGER
+
+    def latest_id(self) -> str | None:
+        """The highest Id of the files table, None where it has no rows."""
+        with self._session() as (connection, tables):
+            key = tables.files.column("Id")
+            highest = tables.files.select("Id").order_by(None).order_by(key.desc()).limit(1)
+            value = connection.execute(highest).scalar()
+            return None if value is None else tables.files.ids["Id"].to_text(value)
+
+    def rows_after(self, last_id: str | int | None, limit: int) -> list[SourceRow]:
+        """The next `limit` rows in the order of their Ids: those after `last_id`, from the first where that is None."""
+        with self._session() as (connection, tables):
+            return self._rows(connection, tables.files, _after(_select_files(tables), tables.files, last_id, limit))
+
+    def rows(self, ids: Sequence[str | int]) -> dict[str, SourceRow]:
+        """Those rows of `ids` that are there, by Id."""
+        found: dict[str, SourceRow] = {}
+        with self._session() as (connection, tables):
+            for statement in _of(_select_files(tables), tables.files, "Id", ids):
+                found |= {row.id: row for row in self._rows(connection, tables.files, statement)}
+        return found
+
+    def row(self, row_id: str | int) -> SourceRow | None:
+        """The row with this Id."""
+        return next(iter(self.rows([row_id]).values()), None)
+
+    def rows_of_key(self, storage: str, key: str) -> list[SourceRow]:
+        """All rows of the file (storage, key), in the order of their Ids, wherever their Path ends and their Name begins."""
+        key = object_key("", key)
+        if not is_sql_text(key) or len(key.encode()) > KEY_MAX_BYTES:
+            return []
+        names, paths = _spellings(key)
+        with self._session() as (connection, tables):
+            path = tables.files.column("Path")
+            statement = _select_files(tables).where(tables.files.column("Name").in_(names), or_(path.in_(paths), path.is_(None)))
+            rows = self._rows(connection, tables.files, statement)
+        return [row for row in rows if row.storage == storage and _key_of(row) == key]
+
+    def deletes_after(self, last_id: str | int | None, limit: int) -> list[DeleteRow]:
+        """The next `limit` rows of the delete log in the order of their Ids, as `rows_after`."""
+        with self._session() as (connection, tables):
+            return self._deletes(connection, tables.deletes, _after(_select_deletes(tables), tables.deletes, last_id, limit))
+
+    def delete_row(self, delete_id: str | int) -> DeleteRow | None:
+        """The row of the delete log with this Id (this FileId, in a log without Id)."""
+        with self._session() as (connection, tables):
+            return next(self._deletes_of(connection, tables, tables.deletes.key, [delete_id]), None)
+
+    def deletes_of(self, file_ids: Sequence[str | int]) -> list[DeleteRow]:
+        """The rows of the delete log that name one of these rows of the files table."""
+        with self._session() as (connection, tables):
+            return list(self._deletes_of(connection, tables, "FileId", file_ids))
+
+    @contextmanager
+    def _session(self) -> Iterator[tuple[Connection, Tables]]:
+        opened = self._open()
+        try:
+            with source_errors(self._url, statement_seconds=self._timeouts.statement), opened.engine.connect() as connection:
+                opened.tables = tables = opened.tables or read_tables(connection)
+                yield connection, tables
+        except SourceSchemaError:
+            opened.tables = None  # they may have changed under us: look again next time
+            raise
+
+    def _open(self) -> _Opened:
+        opened = self._opened
+        if (
+            opened is None or opened.process != os.getpid()
+        ):  # what a parent opened is its own: two processes on one socket mix answers
+            self._opened = opened = _Opened(os.getpid(), open_engine(self._url, self._timeouts))
+        return opened
+
+    def _forget_tables(self) -> None:
+        if self._opened is not None:
+            self._opened.tables = None
+
+    def _rows(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> list[SourceRow]:
+        return [
+            SourceRow(
+                id=row_id,
+                storage=storage,
+                path=path,
+                name=name,
+                version=version,
+                hash=digest,
+                link=link,
+                content_type=content_type,
+                created_at=created_at,
+            )
+            for row_id, (_, storage, path, name, version, digest, link, content_type, created_at) in self._named(
+                connection, shape, statement
+            )
+        ]
+
+    def _deletes(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> list[DeleteRow]:
+        return [
+            DeleteRow(id=row_id, file_id=shape.ids["FileId"].to_text(file_id) or "", deleted_at=deleted_at)
+            for row_id, (_, file_id, deleted_at) in self._named(connection, shape, statement)
+        ]
+
+    def _deletes_of(self, connection: Connection, tables: Tables, column: str, ids: Sequence[str | int]) -> Iterator[DeleteRow]:
+        for statement in _of(_select_deletes(tables), tables.deletes, column, ids):
+            yield from self._deletes(connection, tables.deletes, statement)
+
+    def _named(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
+        """The rows of an answer, each with its Id, which is the first column, as text.
+
+        SQLite checks no types: a row whose Id is not what the others' are cannot be asked for by it, and must not block them.
+        """
+        left_out = 0
+        for row in connection.execute(statement).all():
+            row_id = shape.ids[shape.key].to_text(row[0])
+            if row_id is None:
+                left_out += 1
+            else:
+                yield row_id, row
+        if left_out:
+            logger.warning("left out %d rows of %s: their Id is not of kind %s", left_out, shape.name, shape.ids[shape.key].kind)
+            self._forget_tables()
+
+
+def _select_files(tables: Tables) -> Select[Any]:
+    return tables.files.select(*FILES_REQUIRED, *FILES_OPTIONAL)
+
+
+def _select_deletes(tables: Tables) -> Select[Any]:
+    return tables.deletes.select(tables.deletes.key, "FileId", "DeletedAt")
+
+
+def _after(statement: Select[Any], shape: TableShape, last_id: str | int | None, limit: int) -> Select[Any]:
+    if last_id is None:
+        return statement.limit(limit)
+    value = shape.ids[shape.key].from_text(last_id)
+    return statement.limit(0) if value is None else statement.where(shape.column(shape.key) > value).limit(limit)
+
+
+def _of(statement: Select[Any], shape: TableShape, column: str, ids: Iterable[str | int]) -> Iterator[Select[Any]]:
+    """The questions for the rows whose `column` is one of `ids`."""
+    values = [value for value in map(shape.ids[column].from_text, ids) if value is not None]
+    for start in range(0, len(values), _IDS_PER_QUESTION):
+        yield statement.where(shape.column(column).in_(values[start : start + _IDS_PER_QUESTION]))
+
+
+def _spellings(key: str) -> tuple[list[str], list[str]]:
+    """The Names and the Paths that rows of `key` may have: split at any slash, with it on either side or both, or one in front."""
+    slashes = [position for position, character in enumerate(key) if character == "/"]
+    names = [key, *(key[position + 1 :] for position in slashes)]
+    folders = ["", *(key[:position] for position in slashes)]
+    return (
+        [spelling for name in names for spelling in (name, f"/{name}")],
+        [spelling for folder in folders for spelling in (folder, f"{folder}/", f"/{folder}", f"/{folder}/")],
+    )
+
+
+def _key_of(row: SourceRow) -> str | None:
+    if not isinstance(row.name, str) or not isinstance(row.path, str | None):
+        return None
+    return object_key(row.path or "", row.name)
