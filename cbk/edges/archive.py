@@ -1,0 +1,645 @@
+"""The backup disk: copies come in, are read back, are put under their names, and are found again.
+
+    <root>/.cbk/identity       which disk this is; nothing is written where it is missing
+    <root>/.cbk/README.txt     for the person who has only the disk
+    <root>/.cbk/incoming/      copies in arrival
+    <root>/.cbk/quarantine/    copies that turned out bad; nothing here is ever deleted by the kit
+    <root>/<place>/v1.gzip     a copy, at the *location* that rules/layout.py gives it
+
+A copy comes in like this, in this order, and counts only once all of it is done (bytes before record):
+
+    with archive.incoming("17-3", header) as part:
+        part.write(...)                     # any number of times
+        part.seal()                         # hash compared, bytes flushed to the disk
+        written = part.read_back()          # the same file, opened again by name, inflated and hashed
+        archive.publish(part, location)     # renamed without overwriting, folders flushed to the disk
+
+Whatever fails on the way takes the part with it. Locations are relative to the root; every folder on the way is entered without
+following symbolic links, so that a planted one leads nowhere. Every OSError leaves here as an ArchiveError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from cbk.errors import ArchiveError, CopyCorrupt, CopyExists, CopyMissing, DiskFailed, DiskFull, HashMismatch, RootMissing
+from cbk.model import CopyHeader, Written
+from cbk.rules.gzip_format import HEADER_MAX_BYTES, Decoder, Encoder, decode_header, encode_header
+from cbk.rules.layout import COPY_NAME
+
+FORMAT = 1  # of the folder tree; a later release that changes it counts up
+
+_KIT = ".cbk"
+_IDENTITY = f"{_KIT}/identity"
+_INCOMING = f"{_KIT}/incoming"
+_QUARANTINE = f"{_KIT}/quarantine"
+_README = f"{_KIT}/README.txt"
+_NOT_BUCKETS = frozenset({_KIT, "lost+found"})
+
+# What a file system answers to a call that it does not have; EPERM is what FAT says to link(2).
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
+
+_FILE_MODE = 0o640
+_FOLDER_MODE = 0o750
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_BYTES = 256 * 1024
+_SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
+_PUBLISH_ATTEMPTS = 10
+_RENAME_NOREPLACE = 1  # <linux/fs.h>
+_AT_FDCWD = -100  # <fcntl.h>
+
+_README_TEXT = """\
+This disk holds the backup copies that Cloud Backup Kit keeps of files in object storage.
+
+Where things are
+    Each file has a folder, <bucket>/<name of the file without its extension>/, and each of its versions is one gzip file in there:
+    v1.gzip, v2.gzip and so on. Where two files would share a folder, the second one's keeps the extension, or has a hash behind it;
+    what no disk can hold in a name is spelt with %XX. In doubt, a copy's header says whose it is.
+
+How to get one file back, with nothing but gzip
+    gzip -dc -S .gzip car-erp/cars/id-1/thumbnail/v1.gzip > thumbnail.png
+    zcat < car-erp/cars/id-1/thumbnail/v1.gzip > thumbnail.png
+
+How to see whose copy it is, and the SHA-256 that its content must have
+    head -c 4096 v1.gzip | grep -ao '{"storage[^}]*}'
+    zcat < v1.gzip | sha256sum
+
+What is in .cbk
+    identity      tells this disk from others; the kit writes nothing where it is missing, so leave it
+    incoming      copies that are arriving; of no use after the kit has stopped
+    quarantine    copies that turned out damaged
+"""
+
+_DENIED_HINT = "the user that the workers run as must own the backup root"
+_KINDS: dict[int, tuple[type[ArchiveError], str | None]] = {
+    errno.ENOSPC: (DiskFull, "make room on the backup disk, or prune; work goes on by itself"),
+    errno.EDQUOT: (DiskFull, "raise the quota of the workers' user, or prune; work goes on by itself"),
+    errno.EACCES: (ArchiveError, _DENIED_HINT),
+    errno.EPERM: (ArchiveError, _DENIED_HINT),
+    errno.EEXIST: (ArchiveError, "something else has that name"),
+    errno.EFBIG: (ArchiveError, "the file system cannot hold a file of this size; FAT32 ends at 4 GiB"),
+    errno.ELOOP: (ArchiveError, "there is a symbolic link below the backup root, and none is followed"),
+    errno.ENOTDIR: (ArchiveError, "there is a file or a symbolic link where a folder should be"),
+}
+
+
+class Room(NamedTuple):
+    """Bytes that the workers may still write, and all that the disk has."""
+
+    free: int
+    total: int
+
+
+class Archive:
+    """The disk under `root`. Where `identity` is given, or once one was seen, no other disk is written to.
+
+    One object serves any number of threads.
+    """
+
+    def __init__(self, root: Path | str, *, identity: str | None = None) -> None:
+        self.root = Path(root)
+        self._root = str(root)
+        self._identity_path = self.root / _IDENTITY
+        self._expected = identity
+        self._seen: tuple[tuple[int, int, int], str] | None = None
+
+    @classmethod
+    def create(cls, root: Path | str, *, now: datetime) -> Archive:
+        """Prepare `root`, which may exist, and give it an identity, unless it has one; a second time changes nothing."""
+        archive = cls(root)
+        with _disk_errors(f"prepare {root}"):
+            archive.root.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
+            for folder in (_INCOMING, _QUARANTINE):
+                with _folder(archive._root, folder, create=True):
+                    pass
+            identity = {"uuid": str(uuid.uuid4()), "created": now.isoformat(), "format": FORMAT}
+            with contextlib.suppress(FileExistsError):
+                archive._place(_IDENTITY, json.dumps(identity).encode() + b"\n")
+            with contextlib.suppress(FileExistsError):
+                archive._place(_README, _README_TEXT.encode())
+        archive.require()
+        return archive
+
+    # ---- which disk ----------------------------------------------------------------------------------------------------------
+
+    def identity(self) -> str:
+        """The disk's UUID. Raises RootMissing where there is none: most likely the disk is not mounted."""
+        path = self._identity_path
+        with _disk_errors(f"read {path}"):
+            try:
+                stat = path.stat()
+                version = (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
+                if self._seen is None or self._seen[0] != version:
+                    self._seen = (version, _identity_in(path.read_bytes()))
+                return self._seen[1]
+            except (FileNotFoundError, NotADirectoryError):
+                hint = f"is the backup disk mounted at {self.root}? a new disk is prepared by `cbk init`"
+                raise RootMissing(f"{path} is missing", hint=hint) from None
+
+    def require(self, identity: str | None = None) -> None:
+        """Raise RootMissing unless this is the disk `identity`, or the one that was worked with so far. Costs one stat."""
+        found = self.identity()
+        expected = identity or self._expected or found
+        if found != expected:
+            hint = f"mount the disk that the catalog belongs to at {self.root}, or point CBK_CATALOG_URL to this disk's catalog"
+            raise RootMissing(f"{self.root} is disk {found}, expected {expected}", hint=hint)
+        self._expected = expected
+
+    def usage(self) -> Room:
+        """What room there is on the disk. Raises RootMissing where it is not mounted."""
+        self.require()
+        with _disk_errors(f"measure {self.root}"):
+            usage = shutil.disk_usage(self.root)
+        return Room(free=usage.free, total=usage.total)
+
+    # ---- in ------------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def incoming(self, part_name: str, header: CopyHeader) -> Iterator[Part]:
+        """A new part, which is removed at the end unless it was published. `part_name` is one plain file name, unused so far.
+
+        `header.sha256` is what the bytes must hash to; `header.size` is found out.
+        """
+        self.require()
+        with _disk_errors(f"open part {part_name}"):
+            try:
+                part = Part(self._root, part_name, header)
+            except FileNotFoundError:  # somebody tidied up
+                with _folder(self._root, _INCOMING, create=True):
+                    part = Part(self._root, part_name, header)
+        try:
+            yield part
+        finally:
+            part.discard()
+
+    def publish(self, part: Part, location: str) -> None:
+        """Put a part that was read back under its name, for good: both survive a power cut from here on.
+
+        Raises CopyExists, with the part still there, where `location` is taken: `adopt` tells whether by the same copy.
+        """
+        if part.written is None:
+            raise ValueError("a part is published after it was read back")
+        self.require()
+        place, name = _split(location)
+        with _disk_errors(f"publish {location}"):
+            for attempt in itertools.count(1):
+                try:
+                    with _folder(self._root, place, create=True) as folder:
+                        part.move(folder, name)
+                        _sync_folder(folder)
+                except FileExistsError:
+                    raise CopyExists(f"{location} is there already", hint="`cbk verify` tells whether it is good") from None
+                except FileNotFoundError:  # somebody removed the folder, then empty, after it was opened here
+                    if attempt == _PUBLISH_ATTEMPTS:
+                        raise
+                else:
+                    return
+
+    def adopt(self, location: str, *, sha256: str, size: int | None = None) -> Written:
+        """As `check`, and flushed to the disk: what a worker left behind that died between publishing and recording."""
+        written = self.check(location, sha256=sha256, size=size)
+        with _disk_errors(f"flush {location}"), self._open(location) as descriptor:
+            os.fsync(descriptor)
+            for folder in _parents(location):
+                with _folder(self._root, folder) as parent:
+                    _sync_folder(parent)
+        return written
+
+    # ---- there ---------------------------------------------------------------------------------------------------------------
+
+    def inspect(self, location: str) -> CopyHeader:
+        """What a copy says about itself, unverified. Raises CopyMissing, or CopyCorrupt where there is no header of ours."""
+        with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
+            return decode_header(os.read(descriptor, HEADER_MAX_BYTES))[0]
+
+    def check(self, location: str, *, sha256: str, size: int | None = None) -> Written:
+        """Read a copy from the disk, inflate it and compare it with `sha256`. Raises CopyMissing or CopyCorrupt."""
+        with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
+            header, written = _verify(descriptor)
+            if header.sha256 != sha256 or size not in {None, header.size}:
+                expected = f"{sha256} ({header.size if size is None else size} bytes)"
+                raise CopyCorrupt(
+                    f"is a good copy of other bytes: SHA-256 {header.sha256} ({header.size} bytes), expected {expected}"
+                )
+            return written
+
+    def open_copy(self, location: str) -> Iterator[bytes]:
+        """The bytes of a copy, inflated, in chunks. They count only once the iteration has ended without CopyCorrupt."""
+        with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
+            yield from Decoder(_Reading(descriptor))
+
+    def walk(self) -> Iterator[str]:
+        """The locations of all copies, in no order, in flat memory."""
+        self.require()
+        with _disk_errors(f"list {self.root}"):
+            yield from self._walk("")
+
+    # ---- out -----------------------------------------------------------------------------------------------------------------
+
+    def remove(self, location: str) -> None:
+        """Delete a copy and the folders that it leaves empty, up to the bucket's. One that is gone already is fine."""
+        self.require()
+        place, name = _split(location)
+        with _disk_errors(f"remove {location}"):
+            with contextlib.suppress(FileNotFoundError), _folder(self._root, place) as folder:
+                os.unlink(name, dir_fd=folder)
+                _sync_folder(folder)
+            self._remove_empty(place)
+
+    def quarantine(self, location: str) -> str:
+        """Take a bad copy out of the way without losing the evidence; gives its new path, relative to the root."""
+        self.require()
+        place, name = _split(location)
+        stem = hashlib.sha256(location.encode()).hexdigest()[:16]
+        with (
+            _disk_errors(f"move {location} to quarantine"),
+            _missing(location),
+            _folder(self._root, _QUARANTINE, create=True) as target,
+            _folder(self._root, place) as source,
+        ):
+            new_name = _move_to_free_name(source, name, target, stem)
+            _sync_folder(target)
+            _sync_folder(source)
+        return f"{_QUARANTINE}/{new_name}"
+
+    def sweep(self, keep: Callable[[str], bool]) -> int:
+        """Remove the parts that workers left behind when they died: those whose name `keep` denies. Gives their number."""
+        self.require()
+        removed = 0
+        with _disk_errors(f"sweep {_INCOMING}"), _folder(self._root, _INCOMING, create=True) as folder:
+            for name in os.listdir(folder):  # noqa: PTH208 - a descriptor, not a path
+                if not keep(name):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=folder)
+                        removed += 1
+        return removed
+
+    # ---- within --------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _open(self, location: str) -> Iterator[int]:
+        """A descriptor of a copy. Raises CopyMissing, but only where the disk itself is there."""
+        place, name = _split(location)
+        self.require()
+        with _missing(location), _folder(self._root, place) as folder:
+            descriptor = os.open(name, _READ_FLAGS, dir_fd=folder)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _place(self, path: str, content: bytes) -> None:
+        """Write a file of the kit's own, whole and durable. Raises FileExistsError where there is one."""
+        folder_name, _, name = path.rpartition("/")
+        temporary = f"{name}.{uuid.uuid4().hex}"
+        with _folder(self._root, folder_name) as folder:
+            descriptor = os.open(temporary, _CREATE_FLAGS, _FILE_MODE, dir_fd=folder)
+            try:
+                _write_all(descriptor, content)
+                os.fsync(descriptor)
+                _move(folder, temporary, folder, name)
+            finally:
+                os.close(descriptor)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
+            _sync_folder(folder)
+
+    def _remove_empty(self, place: str) -> None:
+        while "/" in place:
+            place, _, leaf = place.rpartition("/")
+            try:
+                with _folder(self._root, place) as folder:
+                    os.rmdir(leaf, dir_fd=folder)
+                    _sync_folder(folder)
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                if exc.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+                    return
+                raise
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        try:
+            entries = os.scandir(f"{self._root}/{folder}")
+        except FileNotFoundError:  # removed since it was listed
+            return
+        with entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if path not in _NOT_BUCKETS:
+                        yield from self._walk(path)
+                elif folder and COPY_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    yield path
+
+
+class Part:
+    """A copy in arrival, for one thread. Use it through `Archive.incoming`, in the order write, seal, read_back, publish."""
+
+    def __init__(self, root: str, name: str, header: CopyHeader) -> None:
+        if "/" in name or name in {"", ".", ".."}:
+            raise ValueError(f"not a plain file name: {name!r}")
+        self.name = name
+        self.header = header
+        self.written: Written | None = None
+        self._path = f"{root}/{_INCOMING}/{name}"
+        self._encoder = Encoder()
+        self._unsynced = 0
+        self._started = False
+        self._published = False
+        self._descriptor: int | None = os.open(self._path, _CREATE_FLAGS, _FILE_MODE)
+
+    @property
+    def bytes_in(self) -> int:
+        """How many bytes of the object were written so far."""
+        return self._encoder.bytes_in
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes of the object; `data` may be reused afterwards. Raises DiskFull or DiskFailed."""
+        with _disk_errors(f"write part {self.name}"):
+            descriptor = self._open_descriptor()
+            for output in self._encoder.feed(data):
+                self._put(descriptor, output)
+
+    def seal(self) -> None:
+        """End the copy and flush it to the disk. Raises HashMismatch where the bytes are not those that the header promises."""
+        rest = self._encoder.finish()
+        actual = self._encoder.sha256
+        if actual != self.header.sha256:
+            message = f"the object has SHA-256 {actual}, but its row says {self.header.sha256}"
+            raise HashMismatch(message, expected=self.header.sha256, actual=actual)
+        self.header = dataclasses.replace(self.header, size=self.bytes_in)
+        with _disk_errors(f"write part {self.name}"):
+            descriptor = self._open_descriptor()
+            size_was_unknown = self._started
+            self._put(descriptor, rest)
+            if size_was_unknown:
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                _write_all(descriptor, encode_header(self.header))
+            os.fsync(descriptor)
+            self._descriptor = None
+            os.close(descriptor)
+
+    def read_back(self) -> Written:
+        """Open the sealed file again by its name, and verify every byte of it. Raises CopyCorrupt."""
+        with _disk_errors(f"read part {self.name}"), _about(f"part {self.name}"):
+            descriptor = os.open(self._path, _READ_FLAGS)
+            try:
+                header, written = _verify(descriptor)
+            finally:
+                os.close(descriptor)
+            if header != self.header:
+                raise CopyCorrupt("its header is not the one that was written")
+        self.written = written
+        return written
+
+    def move(self, folder: int, name: str) -> None:
+        """Move the file into an open folder, for `Archive.publish`; nothing of the part is left then. Raises FileExistsError."""
+        _move(None, self._path, folder, name)
+        self._published = True
+
+    def discard(self) -> None:
+        """Close the part and remove its file, if it was not published. Never raises: whatever led here matters more."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None
+        if not self._published:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)  # noqa: PTH108 - all paths of parts are text
+
+    def _put(self, descriptor: int, output: bytes) -> None:
+        if not self._started:
+            output = encode_header(self.header) + output
+            self._started = True
+        _write_all(descriptor, output)
+        self._unsynced += len(output)
+        if self._unsynced >= _SYNC_EVERY_BYTES:
+            os.fdatasync(descriptor)
+            self._unsynced = 0
+
+    def _open_descriptor(self) -> int:
+        if self._descriptor is None:
+            raise ValueError("a sealed part takes no more bytes")
+        return self._descriptor
+
+
+class _Reading:
+    """A file's bytes in chunks, counted and hashed on the way."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.size = 0
+        self._descriptor = descriptor
+        self._sha256 = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    def __iter__(self) -> Iterator[bytes]:
+        while data := os.read(self._descriptor, _READ_BYTES):
+            self._sha256.update(data)
+            self.size += len(data)
+            yield data
+
+
+def _verify(descriptor: int) -> tuple[CopyHeader, Written]:
+    """Read a copy to its end; raises CopyCorrupt unless its bytes are what its header and its trailer say."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # ask the disk, not the page cache
+    reading = _Reading(descriptor)
+    decoder = Decoder(reading)
+    for _ in decoder:
+        pass
+    written = Written(sha256=decoder.sha256, size=decoder.size, stored_size=reading.size, stored_sha256=reading.sha256)
+    return decoder.header, written
+
+
+def _identity_in(content: bytes) -> str:
+    try:
+        document = json.loads(content)
+        identity, tree_format = str(document["uuid"]), int(document["format"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise RootMissing(
+            "the disk's identity is damaged", hint=f"put {_IDENTITY} back as it was; the catalog knows its uuid"
+        ) from exc
+    if tree_format > FORMAT:
+        raise ArchiveError(f"the disk has format {tree_format}, this release knows {FORMAT}", hint="install the newer release")
+    return identity
+
+
+# ---- translating errors ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _disk_errors(doing: str) -> Iterator[None]:
+    """Turn every OSError into the ArchiveError that says what it means. `doing` completes the sentence "cannot ..."."""
+    try:
+        yield
+    except OSError as exc:
+        number = exc.errno or 0
+        kind, hint = _KINDS.get(number, (DiskFailed, "see the system's log (dmesg) for what the disk says"))
+        name = errno.errorcode.get(number, "no error number")
+        raise kind(f"cannot {doing}: {os.strerror(number).lower()} ({name})", hint=hint) from exc
+
+
+@contextmanager
+def _missing(location: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise CopyMissing(f"{location} is not on the disk", hint="the next poll or `cbk resync` fetches it again") from None
+
+
+@contextmanager
+def _about(subject: str) -> Iterator[None]:
+    try:
+        yield
+    except CopyCorrupt as exc:
+        raise CopyCorrupt(f"{subject}: {exc.message}", hint=exc.hint) from exc
+
+
+# ---- the file system ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _folder(root: str, path: str, *, create: bool = False) -> Iterator[int]:
+    """A descriptor of the folder `path` below `root`, reached segment by segment without following a symbolic link.
+
+    With `create`, what is missing is made, and is flushed to the disk at the end, after what the body put in.
+    """
+    descriptors = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]  # the root itself may be reached by a link
+    changed = []
+    try:
+        for segment in path.split("/") if path else ():
+            descriptor, made = _enter(descriptors[-1], segment, create=create)
+            if made:
+                changed.append(descriptors[-1])
+            descriptors.append(descriptor)
+        yield descriptors[-1]
+        for descriptor in reversed(changed):
+            _sync_folder(descriptor)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _enter(parent: int, segment: str, *, create: bool) -> tuple[int, bool]:
+    try:
+        return os.open(segment, _FOLDER_FLAGS, dir_fd=parent), False
+    except FileNotFoundError:
+        if not create:
+            raise
+    with contextlib.suppress(FileExistsError):  # another worker was faster, but may not have flushed it yet: so do we
+        os.mkdir(segment, _FOLDER_MODE, dir_fd=parent)
+    return os.open(segment, _FOLDER_FLAGS, dir_fd=parent), True
+
+
+def _sync_folder(descriptor: int) -> None:
+    """Flush what a folder says about its files; some network file systems cannot be asked to, and need not be."""
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno not in _NOT_SUPPORTED:
+            raise
+
+
+def _split(location: str) -> tuple[str, str]:
+    """The place and the name of a copy. Raises ArchiveError where `location` is not one that the layout gives."""
+    place, _, name = location.rpartition("/")
+    segments = place.split("/")
+    if segments[0] in _NOT_BUCKETS or not COPY_NAME.fullmatch(name) or not {"", ".", ".."}.isdisjoint(segments):
+        raise ArchiveError(f"{location!r} is not the location of a copy")
+    return place, name
+
+
+def _parents(location: str) -> Iterator[str]:
+    """The folders that `location` lies in, innermost first; the root, "", is the last."""
+    while location:
+        location = location.rpartition("/")[0]
+        yield location
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _move(source_folder: int | None, source: str, target_folder: int, target: str) -> None:
+    """Rename between two open folders of one disk. Raises FileExistsError instead of replacing anything."""
+    for move in (_rename_noreplace, _link_and_unlink):
+        try:
+            move(source_folder, source, target_folder, target)
+        except OSError as exc:
+            if exc.errno not in _NOT_SUPPORTED:
+                raise
+        else:
+            return
+    _checked_rename(source_folder, source, target_folder, target)
+
+
+def _move_to_free_name(source_folder: int | None, source: str, target_folder: int, stem: str) -> str:
+    number = 1
+    while True:
+        target = f"{stem}-{number}.gzip"
+        try:
+            _move(source_folder, source, target_folder, target)
+        except FileExistsError:
+            number += 1
+        else:
+            return target
+
+
+def _rename_noreplace(source_folder: int | None, source: str, target_folder: int, target: str) -> None:
+    """renameat2(2) of Linux 3.15: atomic, on local disks. Network file systems refuse the flag."""
+    if _renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    above = _AT_FDCWD if source_folder is None else source_folder
+    if _renameat2(above, os.fsencode(source), target_folder, os.fsencode(target), _RENAME_NOREPLACE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), target)
+
+
+def _link_and_unlink(source_folder: int | None, source: str, target_folder: int, target: str) -> None:
+    """Atomic as well, wherever there are hard links; NFS among them. A kill in between leaves a part for `sweep`."""
+    os.link(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder, follow_symlinks=False)
+    os.unlink(source, dir_fd=source_folder)
+
+
+def _checked_rename(source_folder: int | None, source: str, target_folder: int, target: str) -> None:
+    """The rest: two workers at one name in the same instant could replace one another's copy, of the same version."""
+    try:
+        os.stat(target, dir_fd=target_folder, follow_symlinks=False)
+    except FileNotFoundError:
+        os.rename(source, target, src_dir_fd=source_folder, dst_dir_fd=target_folder)
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+
+
+def _find_renameat2() -> Callable[..., int] | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):  # musl has no such function
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    function.restype = ctypes.c_int
+    return function
+
+
+_renameat2 = _find_renameat2()

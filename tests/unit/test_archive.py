@@ -1,0 +1,885 @@
+"""The backup disk, on a real one: `tmp_path`, real descriptors, real processes that die."""
+
+import dataclasses
+import errno
+import gzip
+import hashlib
+import json
+import os
+import random
+import resource
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import tracemalloc
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cbk.edges import archive as module
+from cbk.edges.archive import Archive
+from cbk.errors import ArchiveError, CopyCorrupt, CopyExists, CopyMissing, DiskFailed, DiskFull, HashMismatch, RootMissing
+from cbk.model import CopyHeader
+from cbk.rules.gzip_format import encode_header
+from cbk.rules.layout import copy_location, places
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+LOCATION = "car-erp/cars/id-1/thumbnail/v1.gzip"
+CONTENT = b"the bytes of a thumbnail\n" * 40
+MEDIA = random.Random(3).randbytes(3_000_000)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return Archive.create(tmp_path / "backups", now=NOW)
+
+
+def make_header(content=CONTENT, **overrides):
+    values = {"storage": "s3", "path": "cars/id-1/", "name": "thumbnail.png", "version": 1, "size": 0}
+    return CopyHeader(sha256=hashlib.sha256(content).hexdigest(), **(values | overrides))
+
+
+@contextmanager
+def arriving(archive, content=CONTENT, part_name="1-1", **overrides):
+    """A part that was written, sealed and read back."""
+    with archive.incoming(part_name, make_header(content, **overrides)) as part:
+        for start in range(0, len(content), 65_536):
+            part.write(memoryview(content)[start : start + 65_536])
+        part.seal()
+        part.read_back()
+        yield part
+
+
+def store(archive, content=CONTENT, location=LOCATION, **overrides):
+    with arriving(archive, content, f"{threading.get_ident()}-{location.replace('/', '-')[-100:]}", **overrides) as part:
+        archive.publish(part, location)
+        return part.written
+
+
+def parts(archive):
+    return sorted(path.name for path in (archive.root / ".cbk/incoming").iterdir())
+
+
+def on_disk(archive, location=LOCATION):
+    return archive.root / location
+
+
+def open_descriptors():
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+def files_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# ---- the disk and its identity -----------------------------------------------------------------------------------------------
+
+
+def test_create_gives_a_disk_an_identity_a_readme_and_its_folders(archive):
+    assert sorted(path.name for path in (archive.root / ".cbk").iterdir()) == ["README.txt", "identity", "incoming", "quarantine"]
+    identity = json.loads((archive.root / ".cbk/identity").read_text())
+    assert identity == {"uuid": archive.identity(), "created": "2026-03-01T12:00:00+00:00", "format": 1}
+
+
+def test_create_changes_nothing_the_second_time(archive):
+    (archive.root / ".cbk/README.txt").write_text("mine")
+    before = (archive.root / ".cbk/identity").read_bytes()
+    assert Archive.create(archive.root, now=NOW).identity() == archive.identity()
+    assert (archive.root / ".cbk/identity").read_bytes() == before
+    assert (archive.root / ".cbk/README.txt").read_text() == "mine"
+
+
+def test_create_by_many_at_once_gives_one_identity(tmp_path):
+    found = set()
+    threads = [threading.Thread(target=lambda: found.add(Archive.create(tmp_path / "new", now=NOW).identity())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 1
+    assert files_below(tmp_path / "new") == [".cbk/README.txt", ".cbk/identity"]
+
+
+def test_create_where_a_file_is_in_the_way_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ArchiveError, match=r"cannot prepare .*file exists"):
+        Archive.create(tmp_path / "file", now=NOW)
+
+
+@pytest.mark.parametrize("root", ["nowhere", "empty", "file"])
+def test_identity_of_a_disk_that_is_not_mounted_is_missing(tmp_path, root):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(RootMissing, match="identity is missing") as caught:
+        Archive(tmp_path / root).identity()
+    assert "mounted" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"uuid": "x"}', '{"uuid": "x", "format": "y"}'])
+def test_identity_that_is_damaged_is_refused(archive, content):
+    (archive.root / ".cbk/identity").write_text(content)
+    with pytest.raises(RootMissing, match="damaged"):
+        archive.identity()
+
+
+def test_identity_of_a_later_format_is_refused(archive):
+    (archive.root / ".cbk/identity").write_text('{"uuid": "x", "format": 2}')
+    with pytest.raises(ArchiveError, match="format 2, this release knows 1"):
+        archive.identity()
+
+
+def test_require_accepts_the_disk_that_is_expected(archive):
+    Archive(archive.root).require(archive.identity())
+    Archive(archive.root, identity=archive.identity()).require()
+
+
+def test_require_refuses_another_disk(archive):
+    with pytest.raises(RootMissing, match=f"is disk {archive.identity()}, expected another"):
+        Archive(archive.root, identity="another").require()
+    with pytest.raises(RootMissing, match="expected another"):
+        archive.require("another")
+
+
+def swap_disk(archive, tmp_path):
+    archive.root.rename(tmp_path / "unplugged")
+    Archive.create(archive.root, now=NOW)
+
+
+def unplug_disk(archive, tmp_path):
+    archive.root.rename(tmp_path / "unplugged")
+    archive.root.mkdir()
+
+
+@pytest.mark.parametrize("change", [swap_disk, unplug_disk])
+def test_no_part_is_opened_once_the_disk_is_gone_or_another(archive, tmp_path, change):
+    change(archive, tmp_path)
+    with pytest.raises(RootMissing), archive.incoming("1-1", make_header()):
+        pass
+    assert [name for name in files_below(archive.root) if not name.startswith(".cbk/")] == []
+
+
+@pytest.mark.parametrize("change", [swap_disk, unplug_disk])
+def test_nothing_is_published_once_the_disk_is_gone_or_another(archive, tmp_path, change):
+    with arriving(archive) as part:
+        change(archive, tmp_path)
+        with pytest.raises(RootMissing):
+            archive.publish(part, LOCATION)
+    assert not on_disk(archive).exists()
+
+
+@pytest.mark.parametrize("change", [swap_disk, unplug_disk])
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda archive: archive.check(LOCATION, sha256="x"),
+        lambda archive: archive.inspect(LOCATION),
+        lambda archive: list(archive.open_copy(LOCATION)),
+        lambda archive: archive.remove(LOCATION),
+        lambda archive: archive.quarantine(LOCATION),
+        lambda archive: archive.sweep(lambda _: False),
+        lambda archive: list(archive.walk()),
+        lambda archive: archive.usage(),
+    ],
+    ids=["check", "inspect", "open_copy", "remove", "quarantine", "sweep", "walk", "usage"],
+)
+def test_no_copy_seems_missing_because_the_disk_is(archive, tmp_path, change, action):
+    store(archive)
+    change(archive, tmp_path)
+    with pytest.raises(RootMissing):
+        action(archive)
+
+
+def test_usage_tells_the_room_on_the_disk(archive):
+    room = archive.usage()
+    assert 0 <= room.free <= room.total
+    assert room.total == os.statvfs(archive.root).f_blocks * os.statvfs(archive.root).f_frsize
+
+
+def test_readme_commands_do_what_they_say(archive):
+    store(archive)
+    readme = (archive.root / ".cbk/README.txt").read_text()
+    commands = [line.strip() for line in readme.splitlines() if line.startswith(("    gzip", "    zcat", "    head"))]
+    output = []
+    for command in commands:
+        copied = command.replace(" v1.gzip", f" {LOCATION}")
+        output.append(subprocess.run(copied, shell=True, cwd=archive.root, capture_output=True, check=True).stdout)
+        if "> thumbnail.png" in command:
+            assert (archive.root / "thumbnail.png").read_bytes() == CONTENT
+            (archive.root / "thumbnail.png").unlink()
+    assert len(commands) == 4
+    assert json.loads(output[2]) == dataclasses.asdict(make_header(size=len(CONTENT)))
+    assert output[3].split()[0].decode() == make_header().sha256
+
+
+# ---- in ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"x", CONTENT, MEDIA[:65_536], MEDIA, CONTENT * 2000 + MEDIA],
+    ids=["empty", "byte", "small", "64k", "media", "mixed"],
+)
+def test_published_copy_is_read_by_zcat_and_python(archive, content):
+    store(archive, content)
+    assert subprocess.run(["zcat", on_disk(archive)], capture_output=True, check=True).stdout == content
+    assert gzip.decompress(on_disk(archive).read_bytes()) == content
+
+
+def test_published_copy_is_what_read_back_says(archive):
+    written = store(archive, MEDIA)
+    stored = on_disk(archive).read_bytes()
+    assert (written.sha256, written.size) == (hashlib.sha256(MEDIA).hexdigest(), len(MEDIA))
+    assert (written.stored_sha256, written.stored_size) == (hashlib.sha256(stored).hexdigest(), len(stored))
+
+
+def test_publish_leaves_nothing_but_the_copy(archive):
+    store(archive)
+    assert files_below(archive.root) == [".cbk/README.txt", ".cbk/identity", LOCATION]
+
+
+def test_copy_and_its_folders_are_closed_to_others(archive):
+    store(archive)
+    assert stat.S_IMODE(on_disk(archive).stat().st_mode) & 0o137 == 0
+    assert stat.S_IMODE(on_disk(archive).parent.stat().st_mode) & 0o027 == 0
+
+
+@pytest.mark.parametrize("content", [CONTENT, MEDIA], ids=["small", "large"])
+def test_header_of_a_published_copy_knows_its_size(archive, content):
+    store(archive, content)
+    assert archive.inspect(LOCATION) == make_header(content, size=len(content))
+
+
+def test_write_counts_the_bytes_of_the_object(archive):
+    with archive.incoming("1-1", make_header()) as part:
+        part.write(b"hello")
+        part.write(bytearray(b", "))
+        part.write(memoryview(b"world"))
+        assert part.bytes_in == 12
+
+
+def test_seal_refuses_other_bytes_than_the_rows(archive):
+    with archive.incoming("1-1", make_header(b"expected")) as part:
+        part.write(b"an error page")
+        with pytest.raises(HashMismatch) as caught:
+            part.seal()
+    assert caught.value.expected == hashlib.sha256(b"expected").hexdigest()
+    assert caught.value.actual == hashlib.sha256(b"an error page").hexdigest()
+    assert parts(archive) == []
+
+
+def test_read_back_reads_the_file_under_its_name(archive):
+    with archive.incoming("1-1", make_header()) as part:
+        part.write(CONTENT)
+        part.seal()
+        path = archive.root / ".cbk/incoming/1-1"
+        damaged = bytearray(path.read_bytes())
+        damaged[-20] ^= 1
+        path.unlink()
+        path.write_bytes(damaged)
+        with pytest.raises(CopyCorrupt, match="part 1-1"):
+            part.read_back()
+        with pytest.raises(ValueError, match="after it was read back"):
+            archive.publish(part, LOCATION)
+    assert parts(archive) == []
+
+
+def test_read_back_refuses_a_header_that_was_not_written(archive):
+    with archive.incoming("1-1", make_header()) as part:
+        part.write(CONTENT)
+        part.seal()
+        path = archive.root / ".cbk/incoming/1-1"
+        own = encode_header(part.header)
+        other = encode_header(dataclasses.replace(part.header, name="other.png"))
+        path.write_bytes(other + path.read_bytes()[len(own) :])
+        with pytest.raises(CopyCorrupt, match="not the one that was written"):
+            part.read_back()
+
+
+def test_publish_refuses_a_part_that_was_not_read_back(archive):
+    with archive.incoming("1-1", make_header()) as part:
+        part.write(CONTENT)
+        part.seal()
+        with pytest.raises(ValueError, match="after it was read back"):
+            archive.publish(part, LOCATION)
+
+
+def test_sealed_part_takes_no_more_bytes(archive):
+    with arriving(archive) as part:
+        with pytest.raises(ValueError, match="no more bytes"):
+            part.write(b"x")
+        with pytest.raises(ValueError, match="no more bytes"):
+            part.seal()
+
+
+def test_publish_does_not_overwrite(archive):
+    store(archive)
+    before = on_disk(archive).read_bytes()
+    with pytest.raises(CopyExists, match="is there already"):
+        store(archive, b"other bytes")
+    assert on_disk(archive).read_bytes() == before
+    assert parts(archive) == []
+
+
+def test_publish_by_many_at_once_is_won_by_one(archive):
+    contents = [b"worker %d" % number for number in range(8)]
+    barrier = threading.Barrier(len(contents))
+    won, lost = [], []
+
+    def work(number):
+        with arriving(archive, contents[number], f"{number}-1") as part:
+            barrier.wait()
+            try:
+                archive.publish(part, LOCATION)
+            except CopyExists:
+                lost.append(number)
+            else:
+                won.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(contents))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(lost)) == (1, 7)
+    assert gzip.decompress(on_disk(archive).read_bytes()) == contents[won[0]]
+    assert parts(archive) == []
+
+
+def test_publish_stands_folders_that_are_removed_under_it(archive):
+    """One worker prunes v1 again and again, and with it the folders; the other publishes v2 into the same folder each time."""
+    done = threading.Event()
+    first, second = (copy_location("car-erp/a/b/c", number) for number in (1, 2))
+
+    def prune():
+        while not done.is_set():
+            archive.remove(first)
+
+    pruning = threading.Thread(target=prune)
+    pruning.start()
+    try:
+        for _ in range(60):
+            store(archive, location=second)
+            assert on_disk(archive, second).is_file()
+            on_disk(archive, second).unlink()
+    finally:
+        done.set()
+        pruning.join()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, ConnectionResetError], ids=lambda error: error.__name__)
+def test_part_is_removed_on_any_error_which_stays_as_it_is(archive, error):
+    with pytest.raises(error), archive.incoming("1-1", make_header()) as part:  # noqa: PT012 - errors are raised inside
+        part.write(MEDIA)
+        assert parts(archive) == ["1-1"]
+        raise error
+    assert parts(archive) == []
+
+
+def test_part_that_was_not_published_is_removed(archive):
+    with arriving(archive):
+        assert parts(archive) == ["1-1"]
+    assert parts(archive) == []
+
+
+def test_part_with_a_name_in_use_is_refused_and_the_other_left_alone(archive):
+    with arriving(archive) as part:
+        with pytest.raises(ArchiveError, match="cannot open part 1-1: file exists"), archive.incoming("1-1", make_header()):
+            pass
+        archive.publish(part, LOCATION)
+    assert on_disk(archive).is_file()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/x"])
+def test_part_name_is_one_plain_file_name(archive, name):
+    with pytest.raises(ValueError, match="not a plain file name"), archive.incoming(name, make_header()):
+        pass
+
+
+def test_incoming_folder_that_somebody_removed_is_made_again(archive):
+    (archive.root / ".cbk/incoming").rmdir()
+    store(archive)
+    assert on_disk(archive).is_file()
+
+
+def test_no_descriptor_is_left_open(archive):
+    store(archive)
+    before = open_descriptors()
+    store(archive, location="car-erp/new/folder/v1.gzip")
+    with suppress(CopyExists):
+        store(archive)
+    with suppress(HashMismatch), archive.incoming("1-1", make_header()) as part:
+        part.seal()
+    archive.check(LOCATION, sha256=make_header().sha256)
+    next(archive.open_copy(LOCATION))
+    list(archive.walk())
+    archive.quarantine(LOCATION)
+    archive.remove("car-erp/new/folder/v1.gzip")
+    assert open_descriptors() == before
+
+
+def test_memory_stays_flat_while_a_large_copy_comes_in(archive):
+    content = MEDIA * 8
+    sha256 = hashlib.sha256(content).hexdigest()
+    tracemalloc.start()
+    with archive.incoming("1-1", dataclasses.replace(make_header(), sha256=sha256)) as part:
+        for start in range(0, len(content), 65_536):
+            part.write(memoryview(content)[start : start + 65_536])
+        part.seal()
+        part.read_back()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000
+
+
+# ---- what is on the disk when the power goes ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flushes(archive, monkeypatch):
+    """What was flushed, in order: (path, whether LOCATION was there by then)."""
+    calls = []
+    real_fsync = os.fsync
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(archive.root)
+        calls.append((str(path), on_disk(archive).exists()))
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return calls
+
+
+FOLDERS = ["car-erp/cars/id-1/thumbnail", "car-erp/cars/id-1", "car-erp/cars", "car-erp", "."]
+
+
+def test_copy_is_flushed_before_it_has_its_name_and_every_new_folder_after(archive, flushes):
+    with arriving(archive, part_name="1-1") as part:
+        archive.publish(part, LOCATION)
+    assert flushes == [(".cbk/incoming/1-1", False), *((folder, True) for folder in FOLDERS)]
+
+
+def test_only_new_folders_are_flushed(archive, flushes):
+    store(archive, location="car-erp/cars/id-1/thumbnail/v2.gzip")
+    flushes.clear()
+    with arriving(archive, part_name="1-1") as part:
+        archive.publish(part, LOCATION)
+    assert flushes == [(".cbk/incoming/1-1", False), (FOLDERS[0], True)]
+
+
+def test_adopt_flushes_a_copy_and_the_folders_above_it(archive, flushes):
+    written = store(archive)
+    flushes.clear()
+    assert archive.adopt(LOCATION, sha256=written.sha256) == written
+    assert flushes == [(LOCATION, True), *((folder, True) for folder in FOLDERS)]
+
+
+def test_adopt_refuses_a_copy_of_other_bytes(archive):
+    store(archive)
+    with pytest.raises(CopyCorrupt, match="good copy of other bytes"):
+        archive.adopt(LOCATION, sha256="0" * 64)
+
+
+def test_large_part_is_flushed_now_and_then(archive, monkeypatch):
+    monkeypatch.setattr(module, "_SYNC_EVERY_BYTES", 1_000_000)
+    flushed = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: flushed.append(os.fstat(descriptor).st_size))
+    store(archive, MEDIA)
+    assert len(flushed) == 2
+    assert all(1_000_000 <= later - earlier < 1_600_000 for earlier, later in zip([0, *flushed], flushed, strict=False))
+
+
+def test_kill_between_seal_and_publish_leaves_a_part_that_sweep_removes(archive):
+    script = f"""
+        import os, hashlib
+        from cbk.edges.archive import Archive
+        from cbk.model import CopyHeader
+        content = b"hello"
+        header = CopyHeader(storage="s3", path="", name="x", version=1, sha256=hashlib.sha256(content).hexdigest(), size=0)
+        with Archive({str(archive.root)!r}).incoming("17-3", header) as part:
+            part.write(content)
+            part.seal()
+            part.read_back()
+            os._exit(9)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False).returncode == 9
+    assert parts(archive) == ["17-3"]
+    assert list(archive.walk()) == []
+    assert archive.sweep(lambda name: name == "17-3") == 0
+    assert archive.sweep(lambda name: name != "17-3") == 1
+    assert parts(archive) == []
+
+
+# ---- hostile disks and paths -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("planted", ["car-erp", "car-erp/cars", "car-erp/cars/id-1/thumbnail"])
+def test_publish_follows_no_link_out_of_the_root(archive, tmp_path, planted):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (archive.root / planted).parent.mkdir(parents=True, exist_ok=True)
+    (archive.root / planted).symlink_to(outside)
+    with pytest.raises(ArchiveError, match="ENOTDIR") as caught:
+        store(archive)
+    assert "symbolic link" in caught.value.hint
+    assert list(outside.iterdir()) == []
+    assert parts(archive) == []
+
+
+def test_publish_replaces_no_link_in_the_place_of_a_copy(archive, tmp_path):
+    on_disk(archive).parent.mkdir(parents=True)
+    on_disk(archive).symlink_to(tmp_path / "outside")
+    with pytest.raises(CopyExists):
+        store(archive)
+    assert not (tmp_path / "outside").exists()
+
+
+def test_check_follows_no_link_in_the_place_of_a_copy(archive):
+    written = store(archive)
+    on_disk(archive).with_name("v2.gzip").symlink_to("v1.gzip")
+    with pytest.raises(ArchiveError, match="ELOOP"):
+        archive.check("car-erp/cars/id-1/thumbnail/v2.gzip", sha256=written.sha256)
+
+
+def test_root_itself_may_be_a_link(archive, tmp_path):
+    (tmp_path / "link").symlink_to(archive.root)
+    store(Archive(tmp_path / "link"))
+    assert on_disk(archive).is_file()
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        *("../outside/v1.gzip", "car-erp/../../v1.gzip", "/etc/v1.gzip", "car-erp//v1.gzip", "car-erp/./v1.gzip"),
+        *(".cbk/identity/v1.gzip", ".cbk/identity", "lost+found/v1.gzip", "car-erp/x", "v1.gzip", ""),
+    ],
+)
+def test_location_that_the_layout_does_not_give_is_refused(archive, location):
+    with pytest.raises(ArchiveError, match="not the location of a copy"):
+        archive.remove(location)
+    with pytest.raises(ArchiveError, match="not the location of a copy"), arriving(archive) as part:
+        archive.publish(part, location)
+    with pytest.raises(ArchiveError, match="not the location of a copy"):
+        archive.check(location, sha256="x")
+    assert archive.identity()
+
+
+@pytest.mark.parametrize(
+    "key", ["../../../etc/passwd", "a\0b\n.png", "é" * 400 + ".jpg", "x/" * 200 + "y", "\udcff.bin", "a//b/", "v1.gzip/v2.gzip"]
+)
+def test_hostile_key_gets_a_copy_below_its_bucket(archive, key):
+    location = copy_location(places("car-erp", key)[0], 1)
+    store(archive, location=location, path="", name=key)
+    assert list(archive.walk()) == [location]
+    assert archive.inspect(location).key == key
+    assert os.path.realpath(on_disk(archive, location)) == str(on_disk(archive, location))
+
+
+def test_full_disk_is_named_and_leaves_no_part(archive):
+    with archive.incoming("1-1", make_header()) as part:
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, part._descriptor)
+        os.close(full)
+        with pytest.raises(DiskFull, match=r"cannot write part 1-1: no space left on device \(ENOSPC\)"):
+            part.write(MEDIA)
+    assert parts(archive) == []
+
+
+def test_file_larger_than_the_file_system_allows_is_named_and_leaves_no_part(archive):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(ArchiveError, match=r"cannot write part 1-1: file too large \(EFBIG\)"), arriving(archive, MEDIA):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert parts(archive) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, DiskFull),
+        (errno.EDQUOT, DiskFull),
+        (errno.EIO, DiskFailed),
+        (errno.ESTALE, DiskFailed),
+        (errno.EROFS, DiskFailed),
+        (errno.ENODEV, DiskFailed),
+        (errno.EACCES, ArchiveError),
+        (errno.EPERM, ArchiveError),
+        (errno.ELOOP, ArchiveError),
+        (None, DiskFailed),
+    ],
+)
+def test_disk_errors_become_what_they_mean(number, kind):
+    with pytest.raises(kind) as caught, module._disk_errors("write car-erp/x/v1.gzip"):
+        raise OSError(number, "x") if number else OSError("x")
+    assert type(caught.value) is kind
+    assert caught.value.message.startswith("cannot write car-erp/x/v1.gzip: ")
+    assert errno.errorcode.get(number, "no error number") in caught.value.message
+    assert caught.value.hint
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_folder_that_cannot_be_flushed_is_no_error_where_the_file_system_has_no_such_call(archive, monkeypatch):
+    real_fsync = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "x")
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store(archive)
+    assert on_disk(archive).is_file()
+
+
+def test_folder_that_fails_to_flush_is_an_error(archive, monkeypatch):
+    real_fsync = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "x")
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(DiskFailed, match=r"cannot publish .*EIO"):
+        store(archive)
+
+
+# ---- renaming without overwriting --------------------------------------------------------------------------------------------
+
+MOVES = [module._move, module._rename_noreplace, module._link_and_unlink, module._checked_rename]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    (tmp_path / "source").write_text("new")
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_move_renames(tmp_path, folder, move):
+    move(folder, "source", folder, "target")
+    assert files_below(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_move_takes_a_path_for_its_source(tmp_path, folder, move):
+    move(None, str(tmp_path / "source"), folder, "target")
+    assert files_below(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_move_does_not_overwrite(tmp_path, folder, move):
+    (tmp_path / "target").write_text("old")
+    with pytest.raises(FileExistsError):
+        move(folder, "source", folder, "target")
+    assert ((tmp_path / "source").read_text(), (tmp_path / "target").read_text()) == ("new", "old")
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_move_of_a_file_that_is_gone_says_so(folder, move):
+    with pytest.raises(FileNotFoundError):
+        move(folder, "gone", folder, "target")
+
+
+def refuse(*_args, **_kwargs):
+    raise OSError(errno.EPERM, "x")
+
+
+def test_move_goes_on_to_hard_links_where_the_system_has_no_renameat2(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(module, "_renameat2", None)
+    monkeypatch.setattr(os, "rename", refuse)
+    module._move(folder, "source", folder, "target")
+    assert files_below(tmp_path) == ["target"]
+
+
+def test_move_goes_on_to_a_checked_rename_where_the_disk_has_no_hard_links(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(module, "_renameat2", None)
+    monkeypatch.setattr(os, "link", refuse)
+    module._move(folder, "source", folder, "target")
+    assert files_below(tmp_path) == ["target"]
+
+
+# ---- there -------------------------------------------------------------------------------------------------------------------
+
+
+def test_check_gives_what_was_written(archive):
+    written = store(archive, MEDIA)
+    assert archive.check(LOCATION, sha256=written.sha256, size=len(MEDIA)) == written
+
+
+def flip(data, position):
+    data[position] ^= 0x01
+
+
+DAMAGES = {
+    "cut in the header": lambda data: data.__delitem__(slice(100, None)),
+    "cut in the body": lambda data: data.__delitem__(slice(len(data) // 2, None)),
+    "cut in the trailer": lambda data: data.__delitem__(slice(len(data) - 3, None)),
+    "emptied": lambda data: data.clear(),
+    "a bit of the header": lambda data: flip(data, 40),
+    "a bit of the body": lambda data: flip(data, len(data) // 2),
+    "a bit of the trailer": lambda data: flip(data, -2),
+    "trailing garbage": lambda data: data.extend(b"\0" * 512),
+    "another header": lambda data: data.__setitem__(
+        slice(0, len(encode_header(make_header()))), encode_header(make_header(b"other"))
+    ),
+    "zeros": lambda data: data.__setitem__(slice(None), bytes(len(data))),
+    "another format": lambda data: data.__setitem__(slice(None), gzip.compress(CONTENT)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_check_names_a_damaged_copy(archive, damage):
+    written = store(archive)
+    data = bytearray(on_disk(archive).read_bytes())
+    damage(data)
+    on_disk(archive).write_bytes(data)
+    with pytest.raises(CopyCorrupt, match=f"^{LOCATION}: "):
+        archive.check(LOCATION, sha256=written.sha256)
+
+
+def test_check_names_a_copy_of_other_bytes(archive):
+    written = store(archive)
+    with pytest.raises(CopyCorrupt, match=f"good copy of other bytes: SHA-256 {written.sha256} .* expected {'0' * 64}"):
+        archive.check(LOCATION, sha256="0" * 64)
+    with pytest.raises(CopyCorrupt, match=r"\(1000 bytes\), expected .* \(7 bytes\)"):
+        archive.check(LOCATION, sha256=written.sha256, size=7)
+
+
+@pytest.mark.parametrize("location", [LOCATION, "car-erp/cars/id-1/thumbnail/v2.gzip", "nowhere/x/v1.gzip"])
+def test_missing_copy_is_named(archive, location):
+    store(archive, location="car-erp/cars/id-1/thumbnail/v3.gzip")
+    for action in (
+        archive.inspect,
+        archive.quarantine,
+        lambda path: archive.check(path, sha256="x"),
+        lambda path: list(archive.open_copy(path)),
+    ):
+        with pytest.raises(CopyMissing, match=f"{location} is not on the disk"):
+            action(location)
+
+
+def test_inspect_of_something_else_is_corrupt(archive):
+    on_disk(archive).parent.mkdir(parents=True)
+    on_disk(archive).write_bytes(gzip.compress(b"hello"))
+    with pytest.raises(CopyCorrupt, match=f"^{LOCATION}: its header"):
+        archive.inspect(LOCATION)
+
+
+def test_open_copy_gives_the_bytes(archive):
+    store(archive, MEDIA)
+    assert b"".join(archive.open_copy(LOCATION)) == MEDIA
+
+
+def test_open_copy_ends_with_an_error_where_the_copy_is_damaged(archive):
+    store(archive, MEDIA)
+    data = bytearray(on_disk(archive).read_bytes())
+    data[-100_000] ^= 1
+    on_disk(archive).write_bytes(data)
+    with pytest.raises(CopyCorrupt):
+        list(archive.open_copy(LOCATION))
+
+
+def test_walk_finds_every_copy_and_nothing_else(archive, tmp_path):
+    locations = [
+        copy_location(f"{bucket}/{place}", number) for bucket in ("b", "c") for place in ("x", "x/y", "x/y/z") for number in (1, 22)
+    ]
+    for location in locations:
+        store(archive, location=location)
+    (archive.root / "b/x/notes.txt").touch()
+    (archive.root / "b/x/v1.gzip.bak").touch()
+    (archive.root / "v1.gzip").touch()
+    (archive.root / "b/x/v9.gzip").mkdir()
+    (archive.root / "b/x/v8.gzip").symlink_to("v1.gzip")
+    (archive.root / "b/link").symlink_to(archive.root / "c")
+    (archive.root / "lost+found").mkdir()
+    (archive.root / "lost+found/v1.gzip").touch()
+    archive.quarantine(locations[-1])
+    with arriving(archive):
+        assert sorted(archive.walk()) == sorted(locations[:-1])
+
+
+def test_walk_stands_folders_that_go_while_it_walks(archive):
+    for number in range(5):
+        store(archive, location=f"b/x{number}/v1.gzip")
+    for location in archive.walk():
+        for other in range(5):
+            if f"b/x{other}/v1.gzip" != location:
+                archive.remove(f"b/x{other}/v1.gzip")
+
+
+# ---- out ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_remove_takes_the_copy_and_the_folders_that_it_leaves_empty(archive):
+    store(archive)
+    store(archive, location="car-erp/cars/id-2/v1.gzip")
+    archive.remove(LOCATION)
+    assert list(archive.walk()) == ["car-erp/cars/id-2/v1.gzip"]
+    assert not (archive.root / "car-erp/cars/id-1").exists()
+
+
+def test_remove_keeps_the_folder_of_the_bucket(archive):
+    store(archive)
+    archive.remove(LOCATION)
+    assert list((archive.root / "car-erp").iterdir()) == []
+
+
+def test_remove_keeps_folders_with_anything_else_in_them(archive):
+    store(archive)
+    store(archive, location="car-erp/cars/id-1/thumbnail/v2.gzip")
+    archive.remove(LOCATION)
+    assert list(archive.walk()) == ["car-erp/cars/id-1/thumbnail/v2.gzip"]
+
+
+def test_remove_of_a_copy_that_is_gone_finishes_what_a_killed_worker_began(archive):
+    store(archive)
+    on_disk(archive).unlink()
+    archive.remove(LOCATION)
+    archive.remove(LOCATION)
+    assert list((archive.root / "car-erp").iterdir()) == []
+
+
+def test_remove_is_flushed(archive, flushes):
+    store(archive)
+    flushes.clear()
+    archive.remove(LOCATION)
+    assert flushes == [(folder, False) for folder in FOLDERS[:-1]]
+
+
+def test_quarantine_keeps_the_evidence_under_a_name_of_its_own(archive):
+    found = []
+    for content in (b"one", b"two"):
+        store(archive, content)
+        found.append(archive.quarantine(LOCATION))
+    assert len(set(found)) == 2
+    assert all(path.startswith(".cbk/quarantine/") for path in found)
+    assert [gzip.decompress((archive.root / path).read_bytes()) for path in found] == [b"one", b"two"]
+    assert list(archive.walk()) == []
+
+
+def test_copy_can_come_in_again_after_quarantine(archive):
+    store(archive)
+    archive.quarantine(LOCATION)
+    store(archive)
+    assert on_disk(archive).is_file()
+
+
+def test_sweep_leaves_parts_that_are_kept_alone(archive):
+    with arriving(archive, part_name="1-1") as part:
+        assert archive.sweep(lambda name: name == "1-1") == 0
+        archive.publish(part, LOCATION)
+    assert on_disk(archive).is_file()
+
+
+def test_sweep_works_where_the_folder_is_gone(archive):
+    (archive.root / ".cbk/incoming").rmdir()
+    assert archive.sweep(lambda _: False) == 0
