@@ -25,7 +25,7 @@
         ├── LinkExpired              the signed link has died                          (expired)
         ├── LinkDenied               the origin refuses, for another reason            (failed) retryable
         ├── ObjectMissing            404 or 410                                        (missing)
-        ├── HashMismatch             complete, but not the bytes of the row            (mismatch)
+        ├── HashMismatch             complete, but not the bytes of the row            (mismatch) retryable
         ├── NotTheObject             an answer that is not the object                  (failed) retryable
         ├── TransferBroken           cut, stalled, or of the wrong length              (failed) retryable
         └── OriginUnavailable        429 or 5xx, name look-up, connection refused      (failed) retryable

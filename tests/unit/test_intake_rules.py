@@ -1,0 +1,115 @@
+"""What a page of rows adds to what is known: files, places, versions, contradictions."""
+
+from datetime import UTC, datetime
+
+from cbk.model import AcceptedRow
+from cbk.rules.intake import KnownVersion, candidate_place_keys, plan_intake
+from cbk.rules.layout import place_key
+
+A, B = "aa" * 32, "bb" * 32
+
+
+def row(key="cars/a.png", number=1, *, storage="s3", sha256=A, source_id=None, **more):
+    values = {"source_id": source_id or f"{storage}/{key}-{number}", "link": "https://h/x", **more}
+    return AcceptedRow(storage=storage, key=key, number=number, sha256=sha256, **values)
+
+
+def plan(*rows, known=None, taken=(), buckets=None):
+    buckets = buckets or {}
+    return plan_intake(rows, known=known or {}, taken=set(taken), bucket_of=lambda storage: buckets.get(storage, storage))
+
+
+def places_of(planned):
+    return {(file.storage, file.key): file.place for file in planned.files}
+
+
+def test_new_row_adds_its_file_and_its_version():
+    planned = plan(row(content_type="image/png"), buckets={"s3": "car-erp"})
+    [file], [version] = planned.files, planned.versions
+    assert (file.storage, file.key, file.bucket, file.place) == ("s3", "cars/a.png", "car-erp", "car-erp/cars/a")
+    assert (version.number, version.source_id, version.sha256, version.content_type) == (1, "s3/cars/a.png-1", A, "image/png")
+    assert planned.declined == []
+
+
+def test_link_is_kept_as_a_digest_and_the_time_it_dies():
+    link = "https://h/x?X-Amz-Date=20260101T000000Z&X-Amz-Expires=600&X-Amz-Signature=DEADBEEFSECRET"
+    planned = plan(row(link=link))
+    [version] = planned.versions
+    assert version.link_expires_at == datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
+    assert version.link_digest != plan(row(link=link + "2")).versions[0].link_digest
+    assert "DEADBEEFSECRET" not in repr(planned)
+
+
+def test_several_versions_of_a_new_file_share_its_place():
+    planned = plan(row(number=1), row(number=2, sha256=B))
+    assert len(planned.files) == 1
+    assert [version.number for version in planned.versions] == [1, 2]
+
+
+def test_version_of_a_known_file_adds_no_file():
+    planned = plan(row(number=2, sha256=B), known={("s3", "cars/a.png"): {1: KnownVersion(source_id="1", sha256=A)}})
+    assert planned.files == []
+    assert [version.number for version in planned.versions] == [2]
+
+
+def test_row_that_says_what_is_known_adds_nothing():
+    planned = plan(row(source_id="twin"), known={("s3", "cars/a.png"): {1: KnownVersion(source_id="1", sha256=A)}})
+    assert (planned.files, planned.versions, planned.declined) == ([], [], [])
+
+
+def test_same_version_with_another_hash_is_declined_with_both_hashes_and_what_to_do():
+    planned = plan(row(sha256=B, source_id="9"), known={("s3", "cars/a.png"): {1: KnownVersion(source_id="4", sha256=A)}})
+    [declined] = planned.declined
+    assert planned.versions == []
+    assert (declined.source_id, declined.storage, declined.key, declined.version) == ("9", "s3", "cars/a.png", "1")
+    assert declined.reason == (
+        "version 1 is known with another Hash (aaaaaaaaaaaa, from row 4), not bbbbbbbbbbbb: new content needs a higher Version"
+    )
+
+
+def test_contradiction_within_one_page_goes_to_the_first_row():
+    planned = plan(row(source_id="first"), row(sha256=B, source_id="second"))
+    assert [version.source_id for version in planned.versions] == ["first"]
+    assert [declined.source_id for declined in planned.declined] == ["second"]
+
+
+def test_first_come_gets_the_documented_place_and_the_next_keeps_its_extension():
+    planned = plan(row("cars/a.png"), row("cars/a.jpg"))
+    assert places_of(planned) == {("s3", "cars/a.png"): "s3/cars/a", ("s3", "cars/a.jpg"): "s3/cars/a.jpg"}
+
+
+def test_order_of_the_rows_decides_who_is_first():
+    planned = plan(row("cars/a.jpg"), row("cars/a.png"))
+    assert places_of(planned) == {("s3", "cars/a.jpg"): "s3/cars/a", ("s3", "cars/a.png"): "s3/cars/a.png"}
+
+
+def test_place_of_a_file_that_is_known_is_not_given_away():
+    planned = plan(row("cars/a.jpg"), taken={place_key("s3/cars/a")})
+    assert places_of(planned) == {("s3", "cars/a.jpg"): "s3/cars/a.jpg"}
+
+
+def test_names_that_differ_only_in_case_get_places_that_any_disk_tells_apart():
+    planned = plan(row("Cars/A.png"), row("cars/a.png"))
+    first, second = planned.files
+    assert first.place_key != second.place_key
+    assert second.place == "s3/cars/a.png"
+
+
+def test_same_key_of_two_storages_that_share_a_bucket_gets_two_places():
+    buckets = {"s3": "shared", "azure": "shared"}
+    planned = plan(row(storage="s3"), row(storage="azure"), row("cars/a.jpg", storage="azure"), buckets=buckets)
+    assert len({file.place_key for file in planned.files}) == 3
+    assert [file.place for file in planned.files][:2] == ["shared/cars/a", "shared/cars/a.png"]
+
+
+def test_third_storage_of_the_same_key_in_a_shared_bucket_gets_a_place_with_a_hash():
+    buckets = dict.fromkeys(("s3", "azure", "gcs"), "shared")
+    *_, third = plan(row(storage="s3"), row(storage="azure"), row(storage="gcs"), buckets=buckets).files
+    assert third.place.startswith("shared/cars/a.png~")
+
+
+def test_candidates_name_every_place_that_a_plan_may_give():
+    rows = [row("cars/a.png"), row("cars/a.jpg"), row("CARS/A.PNG"), row("cars/a.png", storage="azure")]
+    buckets = {"s3": "shared", "azure": "shared"}
+    planned = plan(*rows, buckets=buckets)
+    assert {file.place_key for file in planned.files} <= candidate_place_keys(rows, buckets.__getitem__)
