@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,23 +30,33 @@ PREFIX = "CBK_"
 # Read by other parts of the kit than this model, so that they are no typing errors.
 OTHER_NAMES = frozenset({"CBK_CONFIG", "CBK_CELERY_CONFIG", "CBK_VENV"})
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|w)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?", re.IGNORECASE | re.ASCII)
+# Longer ones are typing errors, and would leave the calendar when they are added to a date.
+_LONGEST_DURATION = timedelta(days=36_500)
 
 
 def parse_duration(value: object) -> timedelta:
-    """A duration from "90s", "1h30m", "7d", "250ms" or a number of seconds. Raises ValueError."""
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return timedelta(seconds=value)
-    text = str(value).strip().lower()
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return timedelta(seconds=float(text))
-    if not re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", text):
+    """A duration from "90s", "1h30m", "7d", "250ms" or a number of seconds, 0 to 100 years. Raises ValueError."""
+    try:
+        duration = value if isinstance(value, timedelta) else timedelta(seconds=_seconds(value))
+    except (OverflowError, ValueError):
+        duration = None
+    if duration is None or not timedelta(0) <= duration <= _LONGEST_DURATION:
         raise ValueError('expected a duration such as "90s", "15m", "12h" or "7d"')
-    return timedelta(seconds=sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION.findall(text)))
+    return duration
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return float(text)
+    if not re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", text, re.ASCII):
+        raise ValueError("no duration")
+    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION.findall(text))
 
 
 def parse_size(value: object) -> int:
@@ -57,7 +68,7 @@ def parse_size(value: object) -> int:
         raise ValueError('expected a size such as "2GiB", "500MB" or a number of bytes')
     number, unit, binary = match.groups()
     exponent = "kmgtp".index(unit.lower()) + 1 if unit else 0
-    return int(float(number) * (1024 if binary else 1000) ** exponent)
+    return int(Decimal(number) * (1024 if binary else 1000) ** exponent)
 
 
 def _parse_buckets(value: object) -> object:
@@ -127,7 +138,9 @@ class Settings(BaseSettings):
     concurrency: int | None = Field(default=None, ge=1, le=256, description="Downloads at the same time per worker. Default: 8.")
     allowed_hosts: Annotated[str, BeforeValidator(_check_hosts)] = Field(
         default="",
-        description="Comma-separated host, host:port or *.example.com: nothing else is fetched. Default: any public host over https.",
+        description=(
+            "Comma-separated host, host:port or *.example.com: nothing else is fetched. Default: any public host over https."
+        ),
     )
     lease: Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(seconds=1))] = Field(
         default=timedelta(minutes=2), description="How long dispatched or claimed work may be silent before it is dispatched again."
