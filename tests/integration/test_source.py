@@ -184,12 +184,7 @@ def test_rows_finds_those_that_are_there(application, source):
 
 def test_rows_finds_more_than_fit_one_question(application, source):
     numbers = "WITH RECURSIVE numbers(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < 1201)"
-    values = "SELECT 'n', 'p', 's3', i, 'digest', 'link' FROM numbers"
-    application.run(
-        f"{numbers} {INSERT_FILE.partition(' VALUES')[0]} {values}"
-        if application.dialect == "sqlite"
-        else f"{INSERT_FILE.partition(' VALUES')[0]} {numbers} {values}"
-    )
+    application.run(f"{numbers} {INSERT_FILE.partition(' VALUES')[0]} SELECT 'n', 'p', 's3', i, 'digest', 'link' FROM numbers")
 
     assert len(source.rows([str(number) for number in range(1, 1202)])) == 1201
 
@@ -398,6 +393,23 @@ def test_rows_whose_id_is_of_another_kind_are_left_out_and_named_in_the_log(sqli
 
     assert ids_of(rows) == ["1", "2"]
     assert caplog.messages == ["left out 1 rows of ObjectStorageFiles: their Id is not of kind integer"]
+
+
+def test_rows_that_are_left_out_do_not_end_the_reading(sqlite_application, sqlite_source):
+    sqlite_application.replace_files_table('"Id" TEXT, "Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl"')
+    for row_id in ("'a'", "CAST(x'62ff' AS TEXT)", "'c'", "'d'"):
+        sqlite_application.run(f'INSERT INTO "ObjectStorageFiles" ("Id") VALUES ({row_id})')
+
+    assert pages_of(sqlite_source, 2) == [["a", "c"], ["d"]]
+
+
+def test_page_of_rows_without_usable_ids_is_an_error(sqlite_application, sqlite_source):
+    sqlite_application.replace_files_table('"Id" INT, "Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl"')
+    for row_id in (1, "odd", "odder"):
+        sqlite_application.run('INSERT INTO "ObjectStorageFiles" ("Id") VALUES (:id)', id=row_id)
+
+    with pytest.raises(SourceSchemaError, match='2 Ids of "ObjectStorageFiles" in a row are not of kind integer'):
+        sqlite_source.rows_after("1", 2)
 
 
 def test_log_without_id_is_keyed_by_file_id(application, source):

@@ -13,7 +13,7 @@ from sqlalchemy import BINARY, VARBINARY, BigInteger, Integer, LargeBinary, Nume
 from sqlalchemy.types import TypeEngine
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
-_LARGEST = 2**63 - 1
+_BIGINT = range(-(2**63), 2**63)
 
 
 class IdKind(StrEnum):
@@ -88,4 +88,4 @@ def is_sql_text(text: str) -> bool:
 
 def _to_integer(text: str) -> int | None:
     number = int(text) if _INTEGER.fullmatch(text) else None
-    return number if number is not None and abs(number) <= _LARGEST else None
+    return number if number is not None and number in _BIGINT else None

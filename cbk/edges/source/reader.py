@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, or_
+from sqlalchemy import Connection, Engine, Select, func, or_, select
 
 from cbk.edges.source.engine import Timeouts, open_engine, read_url
 from cbk.edges.source.errors import source_errors
@@ -30,6 +30,7 @@ from cbk.rules.rows import KEY_MAX_BYTES
 logger = logging.getLogger(__name__)
 
 _IDS_PER_QUESTION = 500
+_NamedRow = tuple[str, Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,16 +113,28 @@ class Source:
             return None if value is None else tables.files.ids["Id"].to_text(value)
 
     def rows_after(self, last_id: str | int | None, limit: int) -> list[SourceRow]:
-        """The next `limit` rows in the order of their Ids: those after `last_id`, from the first where that is None."""
+        """The next rows in the order of their Ids: those after `last_id`, from the first where that is None.
+
+        They are `limit` rows, or fewer where there are no more.
+        """
         with self._session() as (connection, tables):
-            return self._rows(connection, tables.files, _after(_select_files(tables), tables.files, last_id, limit))
+            return [_source_row(*row) for row in self._page(connection, tables.files, _select_files(tables), last_id, limit)]
+
+    def count_between(self, low: str | int | None, high: str | int) -> int:
+        """How many rows there are after `low` (from the first where that is None) up to and with `high`, where Ids are numbers."""
+        with self._session() as (connection, tables):
+            key = tables.files.column("Id")
+            ids = tables.files.select("Id").order_by(None).where(key <= int(high))
+            if low is not None:
+                ids = ids.where(key > int(low))
+            return connection.execute(select(func.count()).select_from(ids.subquery())).scalar_one()
 
     def rows(self, ids: Sequence[str | int]) -> dict[str, SourceRow]:
         """Those rows of `ids` that are there, by Id."""
         found: dict[str, SourceRow] = {}
         with self._session() as (connection, tables):
             for statement in _of(_select_files(tables), tables.files, "Id", ids):
-                found |= {row.id: row for row in self._rows(connection, tables.files, statement)}
+                found |= {row_id: _source_row(row_id, row) for row_id, row in self._named(connection, tables.files, statement)}
         return found
 
     def row(self, row_id: str | int) -> SourceRow | None:
@@ -137,13 +150,14 @@ class Source:
         with self._session() as (connection, tables):
             path = tables.files.column("Path")
             statement = _select_files(tables).where(tables.files.column("Name").in_(names), or_(path.in_(paths), path.is_(None)))
-            rows = self._rows(connection, tables.files, statement)
+            rows = [_source_row(*row) for row in self._named(connection, tables.files, statement)]
         return [row for row in rows if row.storage == storage and _key_of(row) == key]
 
     def deletes_after(self, last_id: str | int | None, limit: int) -> list[DeleteRow]:
-        """The next `limit` rows of the delete log in the order of their Ids, as `rows_after`."""
+        """The next rows of the delete log in the order of their Ids, as `rows_after`."""
         with self._session() as (connection, tables):
-            return self._deletes(connection, tables.deletes, _after(_select_deletes(tables), tables.deletes, last_id, limit))
+            page = self._page(connection, tables.deletes, _select_deletes(tables), last_id, limit)
+            return [_delete_row(tables.deletes, *row) for row in page]
 
     def delete_row(self, delete_id: str | int) -> DeleteRow | None:
         """The row of the delete log with this Id (this FileId, in a log without Id)."""
@@ -178,49 +192,60 @@ class Source:
         if self._opened is not None:
             self._opened.tables = None
 
-    def _rows(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> list[SourceRow]:
-        return [
-            SourceRow(
-                id=row_id,
-                storage=storage,
-                path=path,
-                name=name,
-                version=version,
-                hash=digest,
-                link=link,
-                content_type=content_type,
-                created_at=created_at,
-            )
-            for row_id, (_, storage, path, name, version, digest, link, content_type, created_at) in self._named(
-                connection, shape, statement
-            )
-        ]
-
-    def _deletes(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> list[DeleteRow]:
-        return [
-            DeleteRow(id=row_id, file_id=shape.ids["FileId"].to_text(file_id) or "", deleted_at=deleted_at)
-            for row_id, (_, file_id, deleted_at) in self._named(connection, shape, statement)
-        ]
-
     def _deletes_of(self, connection: Connection, tables: Tables, column: str, ids: Sequence[str | int]) -> Iterator[DeleteRow]:
         for statement in _of(_select_deletes(tables), tables.deletes, column, ids):
-            yield from self._deletes(connection, tables.deletes, statement)
+            for row in self._named(connection, tables.deletes, statement):
+                yield _delete_row(tables.deletes, *row)
 
-    def _named(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> Iterator[tuple[str, Sequence[Any]]]:
-        """The rows of an answer, each with its Id, which is the first column, as text.
+    def _page(
+        self, connection: Connection, shape: TableShape, statement: Select[Any], last_id: str | int | None, limit: int
+    ) -> list[_NamedRow]:
+        """`limit` rows after `last_id`, fewer only where there are no more: who reads on takes a short page for the last one."""
+        page: list[_NamedRow] = []
+        while True:
+            rows = connection.execute(_after(statement, shape, last_id, limit)).all()
+            named = self._name(shape, rows)
+            page += named
+            if len(rows) < limit or len(page) >= limit:
+                return page[:limit]
+            if not named:
+                raise SourceSchemaError(f'{limit} Ids of "{shape.name}" in a row are not of kind {shape.ids[shape.key].kind}')
+            last_id = named[-1][0]
+
+    def _named(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> list[_NamedRow]:
+        return self._name(shape, connection.execute(statement).all())
+
+    def _name(self, shape: TableShape, rows: Sequence[Sequence[Any]]) -> list[_NamedRow]:
+        """Each row with its Id, which is its first column, as text.
 
         SQLite checks no types: a row whose Id is not what the others' are cannot be asked for by it, and must not block them.
         """
-        left_out = 0
-        for row in connection.execute(statement).all():
-            row_id = shape.ids[shape.key].to_text(row[0])
-            if row_id is None:
-                left_out += 1
-            else:
-                yield row_id, row
-        if left_out:
-            logger.warning("left out %d rows of %s: their Id is not of kind %s", left_out, shape.name, shape.ids[shape.key].kind)
+        ids = shape.ids[shape.key]
+        named = [(row_id, row) for row in rows if (row_id := ids.to_text(row[0])) is not None]
+        if len(named) < len(rows):
+            logger.warning("left out %d rows of %s: their Id is not of kind %s", len(rows) - len(named), shape.name, ids.kind)
             self._forget_tables()
+        return named
+
+
+def _source_row(row_id: str, row: Sequence[Any]) -> SourceRow:
+    _, storage, path, name, version, digest, link, content_type, created_at = row
+    return SourceRow(
+        id=row_id,
+        storage=storage,
+        path=path,
+        name=name,
+        version=version,
+        hash=digest,
+        link=link,
+        content_type=content_type,
+        created_at=created_at,
+    )
+
+
+def _delete_row(shape: TableShape, row_id: str, row: Sequence[Any]) -> DeleteRow:
+    _, file_id, deleted_at = row
+    return DeleteRow(id=row_id, file_id=shape.ids["FileId"].to_text(file_id) or "", deleted_at=deleted_at)
 
 
 def _select_files(tables: Tables) -> Select[Any]:
