@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from cbk.model import Summary
 
 # A second wall: nothing of ours puts a link or a password into a message, but libraries may.
-_QUERY = re.compile(r"(\w+://[^\s?'\"<>]+|/[^\s?'\"<>]*)\?[^\s'\"<>]+=[^\s'\"<>]+")
-_PASSWORD = re.compile(r"(\w+://[^\s:/@'\"]*):[^\s/@'\"]+@")
+# Each looks at a character a few times at the most: keys of 4 KB come from rows, and a log line must not be a way to stop a worker.
+_QUERY = re.compile(r"(?<=\S)\?[^\s?'\"<>]+=[^\s'\"<>]+")
+_SIGNATURE = re.compile(r"((?:signature|credential|token|sig)=)[^\s&]+", re.IGNORECASE)
+_PASSWORD = re.compile(r"(://[^\s:/@'\"]*):\S+@")
 
 
 def redact(text: str) -> str:
-    """The text without the query part of any link and without the password of any URL."""
-    return _PASSWORD.sub(r"\1:***@", _QUERY.sub(r"\1?***", text))
+    """The text without the query part of any link, without signatures and without the password of any URL."""
+    return _PASSWORD.sub(r"\1:***@", _SIGNATURE.sub(r"\1***", _QUERY.sub("?***", text)))
 
 
 class FactsFormatter(logging.Formatter):
@@ -30,10 +32,12 @@ class FactsFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         facts: Mapping[str, object] = getattr(record, "facts", {})
-        fields = "".join(f" {name}={_quote(value)}" for name, value in facts.items() if value not in {None, ""})
+        fields = "".join(f" {name}={_quote(value)}" for name, value in facts.items() if value is not None and value != "")
         line = f"{self.formatTime(record)} {record.levelname.lower()} {record.name} {_one_line(record.getMessage())}{fields}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
+        if record.stack_info:
+            line += "\n" + self.formatStack(record.stack_info)
         return redact(line)
 
 

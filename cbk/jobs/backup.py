@@ -102,7 +102,7 @@ def _download(kit: Kit, claim: Claim, row: AcceptedRow, keeper: Keeper) -> Writt
         keeper.tick()
         written = part.read_back()
         # A worker that slept through its lease stops here; should it fall asleep right after, the name is not overwritten.
-        kit.catalog.work.renew(claim, kit.settings.lease)
+        keeper.tick()
         try:
             kit.archive.publish(part, location)
         except CopyExists:

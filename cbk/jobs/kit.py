@@ -30,7 +30,7 @@ class Courier(Protocol):
         """Row ids of the backup tasks that no worker has taken yet. Raises BrokerUnavailable."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Kit:
     """What jobs work with."""
 
@@ -39,6 +39,7 @@ class Kit:
     catalog: Catalog
     archive: Archive
     downloader: Downloader
+    _identity: str | None = None
 
     def close(self) -> None:
         """Close every connection."""
@@ -47,8 +48,9 @@ class Kit:
 
     def require_disk(self) -> None:
         """Raise RootMissing unless the disk that belongs to this catalog is mounted."""
-        identity = self.catalog.facts.get("identity")
-        self.archive.require(identity)
+        if self._identity is None:
+            self._identity = self.catalog.facts.get("identity")
+        self.archive.require(self._identity)
 
 
 def open_kit(settings: Settings) -> Kit:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -82,23 +83,57 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
 
 
 def _take_in_new(run: _Poll) -> None:
-    """Read the rows above the newest Id that has settled. Where Ids have no order, every row is above it."""
-    intake, source = run.kit.catalog.intake, run.kit.source
-    ordered = source.ids_are_ordered()
-    settled = intake.settled_id(run.kit.settings.settle) if ordered else None
-    last = None if settled is None else str(settled)
-    while rows := source.rows_after(last, PAGE_ROWS):
+    """Read the rows above the newest Id that has settled, or only those above the highest known one where none came between."""
+    catalog, source = run.kit.catalog, run.kit.source
+    if not source.ids_are_ordered():
+        for _ in _read_pages(run, None):
+            pass
+        catalog.facts.set(**{"reconcile.finished_at": catalog.database.now().isoformat()})
+        return
+    settled = catalog.intake.settled_id(run.kit.settings.settle)
+    window = _unchanged_window(run.kit, settled) or _Window(low=settled, high=settled, rows=0)
+    for rows in _read_pages(run, window.high):
+        window = _Window(low=settled, high=int(rows[-1].id), rows=window.rows + len(rows))
+        catalog.intake.mark(int(rows[-1].id))
+    catalog.facts.set(window=json.dumps([window.low, window.high, window.rows]))
+    if settled is not None:
+        catalog.intake.drop_marks_below(settled)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Window:
+    """The Ids above `low`, which may still get company from late commits, up to `high`, and how many rows were seen there."""
+
+    low: int | None
+    high: int | None
+    rows: int
+
+
+def _unchanged_window(kit: Kit, settled: int | None) -> _Window | None:
+    """The window that the last poll left, with `settled` as its new low end; None where a row came or went in it since.
+
+    A count is an index scan in the database, where reading the rows again would cost the whole way. Counted in this order, a row
+    that commits between the two counts shows in the second one.
+    """
+    saved = kit.catalog.facts.get("window")
+    low, high, rows = json.loads(saved) if saved else (None, None, 0)
+    if high is None:
+        return None
+    remaining = kit.source.count_between(settled, high)
+    if kit.source.count_between(low, high) != rows:
+        return None
+    return _Window(low=settled, high=high, rows=remaining)
+
+
+def _read_pages(run: _Poll, last: int | str | None) -> Iterator[list[SourceRow]]:
+    """Take in the rows above `last`, page by page; each page is given when it is in the catalog."""
+    while rows := run.kit.source.rows_after(last, PAGE_ROWS):
         run.take(rows)
-        last = rows[-1].id
-        if ordered:
-            intake.mark(int(last))
+        yield rows
         run.breathe()
         if len(rows) < PAGE_ROWS:
-            break
-    if settled is not None:
-        intake.drop_marks_below(settled)
-    if not ordered:
-        run.kit.catalog.facts.set(**{"reconcile.finished_at": run.kit.catalog.database.now().isoformat()})
+            return
+        last = rows[-1].id
 
 
 def _recheck(run: _Poll) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +23,8 @@ class Database:
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
+        # SQLite lets one writer in at a time and makes the others sleep and try again: threads of one process queue here instead.
+        self._turn: AbstractContextManager[object] = threading.Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
     @property
     def now_sql(self) -> sa.ColumnElement[Any]:
@@ -42,7 +45,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that writes; committed at the end, rolled back on an error."""
-        with catalog_errors(), self.engine.begin() as connection:
+        with catalog_errors(), self._turn, self.engine.begin() as connection:
             yield connection
 
     @contextmanager

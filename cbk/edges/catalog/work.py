@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from time import monotonic
 from typing import Any
 
 import sqlalchemy as sa
@@ -277,10 +277,15 @@ class Keeper:
         self._work = work
         self._claim = claim
         self._lease = lease
-        self._renewed_at = monotonic()
+        self._renewed_at = _uptime()
 
     def tick(self, _bytes_so_far: int = 0) -> None:
         """Raises LeaseLost where the claim is no longer ours."""
-        if monotonic() - self._renewed_at > self._lease.total_seconds() / 3:
+        if _uptime() - self._renewed_at > self._lease.total_seconds() / 3:
             self._work.renew(self._claim, self._lease)
-            self._renewed_at = monotonic()
+            self._renewed_at = _uptime()
+
+
+def _uptime() -> float:
+    """Seconds that go on while the machine is suspended, where the system can say so (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
