@@ -68,10 +68,9 @@ def test_column_that_is_not_there_is_read_as_null(files):
 
 def test_mysql_session_is_read_only_and_limited_in_time():
     driver_connection = MagicMock()
-    driver_connection.character_set_name.return_value = "utf8mb4"
-    engine = open_engine(URL, Timeouts(connect=10, statement=1.5))
+    *_, ours = open_engine(URL, Timeouts(connect=10, statement=1.5)).pool.dispatch.connect
 
-    engine.pool.dispatch.connect(driver_connection, None)
+    ours(driver_connection, None)
 
     told = [call.args[0] for call in driver_connection.cursor().__enter__().execute.call_args_list]
     assert told == [
