@@ -50,7 +50,8 @@ class CeleryCourier:
         try:
             with self._app.connection_for_read() as connection:
                 channel: Any = connection.default_channel
-                messages = channel.client.lrange("backup", 0, -1)
+                # Kombu puts its prefix before the keys of its own commands only, and this is none of them.
+                messages = channel.client.lrange(f"{channel.global_keyprefix}backup", 0, -1)
         except self._errors as error:
             raise BrokerUnavailable(f"the queue could not be read: {type(error).__name__}", hint="is Redis running?") from error
         return {str(argument) for message in messages for argument in _arguments(message)}

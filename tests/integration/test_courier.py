@@ -1,0 +1,66 @@
+"""Messages on a real Valkey: what is sent, what still waits, and what goes wrong when the server is away."""
+
+import json
+
+import pytest
+import redis
+from celery import Celery
+
+from cbk.cluster.config import kit_config
+from cbk.cluster.courier import CeleryCourier
+from cbk.errors import BrokerUnavailable
+from cbk.settings import Settings
+from tests.unit.test_wanted import version
+
+
+def make_courier(url):
+    app = Celery("courier-test", set_as_current=False)
+    app.conf.update(kit_config(Settings(source_url="sqlite:////nowhere.db", broker_url=url)))
+    app.conf.broker_connection_timeout = 0.01  # seconds in which to try again
+    return app, CeleryCourier(app)
+
+
+@pytest.fixture
+def courier(broker_url, monkeypatch):
+    monkeypatch.delenv("CBK_BROKER_URL", raising=False)
+    app, courier = make_courier(broker_url)
+    yield courier
+    app.close()
+
+
+def test_nothing_waits_where_nothing_was_sent(courier):
+    assert courier.waiting_backups() == set()
+
+
+def test_message_waits_under_the_id_of_its_row_until_a_worker_takes_it(courier, broker_url):
+    courier.send_backups([version(7), version(8)])
+    assert courier.waiting_backups() == {"7", "8"}
+    with redis.Redis.from_url(broker_url) as client:
+        client.rpop("cbk:backup")
+    assert courier.waiting_backups() == {"8"}
+
+
+def test_fan_out_of_more_messages_than_one_pipeline_arrives_whole(courier):
+    courier.send_backups(version(number) for number in range(1201))
+    assert courier.waiting_backups() == {str(number) for number in range(1201)}
+
+
+def test_message_holds_the_id_and_a_name_for_people_and_nothing_else_of_the_row(courier, broker_url):
+    courier.send_backups([version(7)])
+    with redis.Redis.from_url(broker_url) as client:
+        [message] = client.lrange("cbk:backup", 0, -1)
+        assert {key for key in client.keys() if not key.startswith(b"cbk:")} == set()
+    headers = json.loads(message)["headers"]
+    assert (headers["task"], headers["argsrepr"], headers["kwargsrepr"]) == ("cbk.backup", "('s3/a.txt v7',)", "{}")
+    assert version(7).sha256 not in message.decode()
+
+
+def test_server_that_is_away_is_told_as_such(monkeypatch):
+    monkeypatch.delenv("CBK_BROKER_URL", raising=False)
+    app, courier = make_courier("redis://:hunter2@127.0.0.1:1/0")
+    for ask in (courier.waiting_backups, lambda: courier.send_backups([version(1)])):
+        with pytest.raises(BrokerUnavailable) as caught:
+            ask()
+        assert caught.value.hint == "is Redis running?"
+        assert "hunter2" not in caught.value.message
+    app.close()
