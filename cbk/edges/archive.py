@@ -41,6 +41,8 @@ from cbk.model import CopyHeader, Written
 from cbk.rules.gzip_format import HEADER_MAX_BYTES, Decoder, Encoder, decode_header, encode_header
 from cbk.rules.layout import COPY_NAME
 
+Tick = Callable[[], None]
+
 FORMAT = 1  # of the folder tree; a later release that changes it counts up
 
 _KIT = ".cbk"
@@ -211,9 +213,9 @@ class Archive:
                 else:
                     return
 
-    def adopt(self, location: str, *, sha256: str, size: int | None = None) -> Written:
+    def adopt(self, location: str, *, sha256: str, size: int | None = None, tick: Tick | None = None) -> Written:
         """As `check`, and flushed to the disk: what a worker left behind that died between publishing and recording."""
-        written = self.check(location, sha256=sha256, size=size)
+        written = self.check(location, sha256=sha256, size=size, tick=tick)
         with _disk_errors(f"flush {location}"), self._open(location) as descriptor:
             os.fsync(descriptor)
             for folder in _parents(location):
@@ -228,10 +230,13 @@ class Archive:
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
             return decode_header(os.read(descriptor, HEADER_MAX_BYTES))[0]
 
-    def check(self, location: str, *, sha256: str, size: int | None = None) -> Written:
-        """Read a copy from the disk, inflate it and compare it with `sha256`. Raises CopyMissing or CopyCorrupt."""
+    def check(self, location: str, *, sha256: str, size: int | None = None, tick: Tick | None = None) -> Written:
+        """Read a copy from the disk, inflate it and compare it with `sha256`. Raises CopyMissing or CopyCorrupt.
+
+        `tick` is called with each chunk, so that a lease can be kept; what it raises ends the check.
+        """
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
-            header, written = _verify(descriptor)
+            header, written = _verify(descriptor, tick)
             if header.sha256 != sha256 or size not in {None, header.size}:
                 expected = f"{sha256} ({header.size if size is None else size} bytes)"
                 raise CopyCorrupt(
@@ -396,12 +401,12 @@ class Part:
             self._descriptor = None
             os.close(descriptor)
 
-    def read_back(self) -> Written:
-        """Open the sealed file again by its name, and verify every byte of it. Raises CopyCorrupt."""
+    def read_back(self, *, tick: Tick | None = None) -> Written:
+        """Open the sealed file again by its name, and verify every byte of it. Raises CopyCorrupt. `tick` as in `Archive.check`."""
         with _disk_errors(f"read part {self.name}"), _about(f"part {self.name}"):
             descriptor = os.open(self._path, _READ_FLAGS)
             try:
-                header, written = _verify(descriptor)
+                header, written = _verify(descriptor, tick)
             finally:
                 os.close(descriptor)
             if header != self.header:
@@ -459,13 +464,14 @@ class _Reading:
             yield data
 
 
-def _verify(descriptor: int) -> tuple[CopyHeader, Written]:
+def _verify(descriptor: int, tick: Tick | None) -> tuple[CopyHeader, Written]:
     """Read a copy to its end; raises CopyCorrupt unless its bytes are what its header and its trailer say."""
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # ask the disk, not the page cache
     reading = _Reading(descriptor)
     decoder = Decoder(reading)
     for _ in decoder:
-        pass
+        if tick:
+            tick()
     written = Written(sha256=decoder.sha256, size=decoder.size, stored_size=reading.size, stored_sha256=reading.sha256)
     return decoder.header, written
 

@@ -715,6 +715,26 @@ def test_check_gives_what_was_written(archive):
     assert archive.check(LOCATION, sha256=written.sha256, size=len(MEDIA)) == written
 
 
+class Lost(Exception):
+    pass
+
+
+def lose():
+    raise Lost
+
+
+def test_reading_ticks_as_it_goes_and_ends_where_the_tick_raises(archive):
+    ticks = []
+    with arriving(archive, MEDIA) as part:
+        written = part.read_back(tick=lambda: ticks.append("read back"))
+        archive.publish(part, LOCATION)
+    archive.check(LOCATION, sha256=written.sha256, tick=lambda: ticks.append("check"))
+    archive.adopt(LOCATION, sha256=written.sha256, tick=lambda: ticks.append("adopt"))
+    assert {name: ticks.count(name) >= len(MEDIA) // 262_144 for name in ticks} == {"read back": True, "check": True, "adopt": True}
+    with pytest.raises(Lost):
+        archive.check(LOCATION, sha256=written.sha256, tick=lose)
+
+
 def flip(data, position):
     data[position] ^= 0x01
 
