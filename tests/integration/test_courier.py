@@ -49,7 +49,7 @@ def test_message_holds_the_id_and_a_name_for_people_and_nothing_else_of_the_row(
     courier.send_backups([version(7)])
     with redis.Redis.from_url(broker_url) as client:
         [message] = client.lrange("cbk:backup", 0, -1)
-        assert {key for key in client.keys() if not key.startswith(b"cbk:")} == set()
+        assert {key for key in client.scan_iter() if not key.startswith(b"cbk:")} == set()
     headers = json.loads(message)["headers"]
     assert (headers["task"], headers["argsrepr"], headers["kwargsrepr"]) == ("cbk.backup", "('s3/a.txt v7',)", "{}")
     assert version(7).sha256 not in message.decode()
