@@ -674,6 +674,7 @@ def test_session_that_is_ended_during_a_question_is_unavailable(pg_application, 
 def test_postgresql_that_does_not_answer_in_time_is_unavailable(pg_application):
     reader = Source(pg_application.reader_url, statement_timeout_seconds=0.2)
     with psycopg.connect(pg_application.url.replace("+psycopg", "")) as connection:
+        connection.execute("SET idle_in_transaction_session_timeout = '10s'")  # whatever happens, nobody waits for ever
         connection.execute('LOCK TABLE "ObjectStorageFiles" IN ACCESS EXCLUSIVE MODE')
 
         with pytest.raises(SourceUnavailable, match=r"did not answer within 0\.2 s$"):
