@@ -85,8 +85,10 @@ def free_port() -> int:
     raise OSError("no free port on loopback")
 
 
-def wait_until(condition: Callable[[], _T], timeout_seconds: float, describe: str | Callable[[], str]) -> _T:
-    """Return what `condition` returns once that is true.
+def wait_until(
+    condition: Callable[[], _T], timeout_seconds: float, describe: str | Callable[[], str], *, every_seconds: float = POLL_SECONDS
+) -> _T:
+    """Return what `condition` returns once that is true; it is asked every so often, seldom where asking is dear.
 
     `describe` says what is waited for, in words that follow "waited 5 s for"; a function is asked only when the time is up, for
     what is known by then. Raise TimeoutError with that description.
@@ -95,7 +97,7 @@ def wait_until(condition: Callable[[], _T], timeout_seconds: float, describe: st
     while not (answer := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout_seconds:g} s for {describe if isinstance(describe, str) else describe()}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(every_seconds)
     return answer
 
 

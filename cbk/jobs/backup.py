@@ -22,8 +22,8 @@ GIVE_BACK = timedelta(seconds=30)
 def back_up(kit: Kit, source_id: str) -> Summary:
     """Store the version of this row. Doubled, late and stray messages return quietly.
 
-    Raises a DownloadError after recording what became of the version; any other CbkError after giving the version back; LeaseLost
-    where another worker has taken it over, with nothing recorded.
+    Raises a DownloadError, or CopyCorrupt where the disk did not give back what was written, after recording what became of the
+    version; any other CbkError after giving the version back; LeaseLost where another worker has taken it over.
     """
     kit.require_disk()
     claim = kit.catalog.work.claim(source_id, kit.settings.lease) or _claim_unseen(kit, source_id)
@@ -33,7 +33,7 @@ def back_up(kit: Kit, source_id: str) -> Summary:
         summary = _fetch_and_store(kit, claim)
     except LeaseLost:
         raise
-    except DownloadError as error:
+    except (DownloadError, CopyCorrupt) as error:
         _record_failure(kit, claim, error)
         raise
     except CbkError:
@@ -70,7 +70,7 @@ def _fetch_and_store(kit: Kit, claim: Claim) -> Summary:
         settle_files(kit, [version.file_id])
         return _summary(decision.state.value, version, reason=decision.reason)
     keeper = Keeper(kit.catalog.work, claim, kit.settings.lease)
-    written = _adopt(kit, version)
+    written = _adopt(kit, version, keeper)
     outcome = "adopted"
     if written is None:
         written = _download(kit, claim, decision.row, keeper)
@@ -80,11 +80,11 @@ def _fetch_and_store(kit: Kit, claim: Claim) -> Summary:
     return _summary(outcome, version, size=written.size, stored_size=written.stored_size)
 
 
-def _adopt(kit: Kit, version: Version) -> Written | None:
+def _adopt(kit: Kit, version: Version, keeper: Keeper) -> Written | None:
     """The copy that a worker left which died between publishing and recording; a bad one is put aside."""
     location = copy_location(version.place, version.number)
     try:
-        return kit.archive.adopt(location, sha256=version.sha256)
+        return kit.archive.adopt(location, sha256=version.sha256, tick=keeper.tick)
     except CopyMissing:
         return None
     except CopyCorrupt:
@@ -100,14 +100,14 @@ def _download(kit: Kit, claim: Claim, row: AcceptedRow, keeper: Keeper) -> Writt
         keeper.tick()
         part.seal()
         keeper.tick()
-        written = part.read_back()
+        written = part.read_back(tick=keeper.tick)
         # A worker that slept through its lease stops here; should it fall asleep right after, the name is not overwritten.
         keeper.tick()
         try:
             kit.archive.publish(part, location)
         except CopyExists:
             # Another worker was first with the same version: its copy counts, if it is good.
-            return kit.archive.adopt(location, sha256=version.sha256)
+            return kit.archive.adopt(location, sha256=version.sha256, tick=keeper.tick)
     return written
 
 
@@ -125,7 +125,7 @@ def _header(version: Version, row: AcceptedRow) -> CopyHeader:
     )
 
 
-def _record_failure(kit: Kit, claim: Claim, error: DownloadError) -> None:
+def _record_failure(kit: Kit, claim: Claim, error: DownloadError | CopyCorrupt) -> None:
     siblings = [other for other in kit.catalog.work.versions_of_file(claim.version.file_id) if other.id != claim.version.id]
     outcome = after_failure(
         claim.version,

@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cbk.errors import DownloadError, HashMismatch
+from cbk.errors import CbkError, CopyCorrupt, DownloadError, HashMismatch
 from cbk.model import AcceptedRow, DeclinedRow, Version, VersionState
 
 LONGEST_DELAY = timedelta(hours=6)
 # An object that is not there, or not yet the row's, may come: the application writes the row before or after the upload.
 LONGEST_DELAY_MISSING = timedelta(days=1)
 
-_COMES_BACK = frozenset({VersionState.FAILED, VersionState.MISSING, VersionState.MISMATCH})
+# What was declined comes back as well: whoever mends the settings that forbade it need not know which versions that met.
+_COMES_BACK = frozenset({VersionState.FAILED, VersionState.MISSING, VersionState.MISMATCH, VersionState.DECLINED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +49,32 @@ def decide_fetch(version: Version, row: AcceptedRow | DeclinedRow | None) -> Fet
     return Fetch(row=row)
 
 
+def is_worth_another_try(version: Version, row: AcceptedRow, *, link_is_fresh: bool) -> bool:
+    """Whether the row, read again, changes anything for a version that could not be fetched.
+
+    A fresh link does. So does a row that makes sense again where the row alone was in the way: nothing else leaves a version that is
+    neither due nor expired.
+    """
+    if isinstance(decide_fetch(version, row), Outcome):
+        return False
+    return link_is_fresh or (version.due_at is None and version.state is not VersionState.EXPIRED)
+
+
 def after_failure(
-    version: Version, error: DownloadError, *, siblings: Iterable[Version], now: datetime, base: timedelta, jitter: float
+    version: Version,
+    error: DownloadError | CopyCorrupt,
+    *,
+    siblings: Iterable[Version],
+    now: datetime,
+    base: timedelta,
+    jitter: float,
 ) -> Outcome:
-    """The outcome of a download that raised `error`.
+    """The outcome of a download that raised `error` (CopyCorrupt: the disk did not give back what was written).
 
     `siblings` are the file's other versions, `base` is the first delay (doubled with each attempt), `jitter` is 0 to 1 and spreads
     the delay between a half and one and a half of it.
     """
-    state = VersionState(error.state)
+    state = VersionState(error.state) if isinstance(error, DownloadError) else VersionState.FAILED
     if isinstance(error, HashMismatch):
         for other in siblings:
             if other.number > version.number and other.sha256 == error.actual:
@@ -65,7 +83,7 @@ def after_failure(
         return Outcome(state=state, reason=_with_hint(error))
     longest = LONGEST_DELAY if state is VersionState.FAILED else LONGEST_DELAY_MISSING
     delay = backoff(version.attempts, base=base, longest=longest, jitter=jitter)
-    if error.retry_after_seconds is not None:
+    if isinstance(error, DownloadError) and error.retry_after_seconds is not None:
         delay = max(delay, timedelta(seconds=error.retry_after_seconds))
     return Outcome(state=state, reason=_with_hint(error), due_at=now + delay)
 
@@ -76,5 +94,5 @@ def backoff(attempts: int, *, base: timedelta, longest: timedelta, jitter: float
     return min(base * (1 << doublings), longest) * (0.5 + jitter)
 
 
-def _with_hint(error: DownloadError) -> str:
+def _with_hint(error: CbkError) -> str:
     return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -191,8 +191,8 @@ class Site:
 
         # The catalog is looked at directly while waiting: a command each time would take the processor from the workers.
         with closing(Catalog(self.catalog_url, holder="test")) as catalog:
-            wait_until(lambda: catalog.report.counts().protected >= files, timeout_seconds, explain)
-        wait_until(lambda: (status := self.status()).get("protected") and status["files"] == files, 30, explain)
+            wait_until(lambda: catalog.report.counts().protected >= files, timeout_seconds, explain, every_seconds=0.5)
+        wait_until(lambda: (status := self.status()).get("protected") and status["files"] == files, 30, explain, every_seconds=0.5)
 
     def logs(self):
         return "".join(process.log for process in self._processes)

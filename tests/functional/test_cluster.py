@@ -98,11 +98,10 @@ def test_everything_is_stored_in_the_end_through_kills_a_flush_and_a_database_re
     workers, beat = [site.worker(), site.worker()], site.beat()
 
     def stored(count):
-        wait_until(
-            lambda: len(site.copies()) >= count,
-            60,
-            lambda: f"{count} copies, there are {len(site.copies())}\n{site.logs()[-2000:]}",
-        )
+        def explain():
+            return f"{count} copies, there are {len(site.copies())}\n{site.logs()[-2000:]}"
+
+        wait_until(lambda: len(site.copies()) >= count, 60, explain, every_seconds=0.3)
 
     stored(100)
     workers[0].kill()

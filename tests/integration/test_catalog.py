@@ -138,6 +138,13 @@ def test_second_key_of_the_same_folder_keeps_its_extension(catalog):
     assert [v.place for v in catalog.report.versions()] == ["s3/cars/a", "s3/cars/a.jpg", "s3/Cars/A.gif"]
 
 
+@pytest.mark.parametrize("key", ["nul\0.txt", "lone\ud800.txt", "escape\uf8ff0000.txt"])
+def test_key_that_no_database_can_hold_comes_back_as_it_was(catalog, key):
+    take(catalog, row(key=key, source_id="1"), row(key="beside.txt", source_id="2"))
+    assert [v.key for v in catalog.report.versions()] == [key, "beside.txt"]
+    assert [v.source_id for v in catalog.work.versions_named("s3", key)] == ["1"]
+
+
 def test_version_known_with_another_hash_is_declined_and_never_overwrites(catalog):
     take(catalog, row(1, sha256="aa" * 32))
     take(catalog, row(1, sha256="cc" * 32, source_id="forged"))
@@ -278,9 +285,9 @@ def test_fresh_link_makes_an_expired_version_due(catalog):
     take(catalog, row())
     claim = catalog.work.claim("cars/a.png-1", LEASE)
     catalog.work.record_outcome(claim, Outcome(state=VersionState.EXPIRED, reason="the link has expired"))
-    [(version_id, source_id, digest)] = catalog.work.refreshable(10)
-    assert (source_id, digest != "") == ("cars/a.png-1", True)
-    catalog.work.note_links([(version_id, "fresh", None)], checked=[version_id])
+    [(version, digest)] = catalog.work.refreshable(10)
+    assert (version.source_id, digest != "") == ("cars/a.png-1", True)
+    catalog.work.note_links([(version.id, "fresh", None)], checked=[version.id])
     assert [v.source_id for v in catalog.work.dispatch(10, LEASE)] == ["cars/a.png-1"]
 
 

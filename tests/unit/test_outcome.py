@@ -6,7 +6,7 @@ import pytest
 
 from cbk import errors
 from cbk.model import AcceptedRow, DeclinedRow, VersionState
-from cbk.rules.outcome import LONGEST_DELAY, Fetch, after_failure, backoff, decide_fetch
+from cbk.rules.outcome import LONGEST_DELAY, Fetch, after_failure, backoff, decide_fetch, is_worth_another_try
 from tests.unit.test_wanted import version
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,16 +49,38 @@ def test_decide_fetch_gives_a_reason_where_the_row_says_something_else(row, stat
         (errors.OriginUnavailable("503"), "failed", True),
         (errors.LinkDenied("403"), "failed", True),
         (errors.NotTheObject("html"), "failed", True),
+        (errors.CopyCorrupt("other bytes came back from the disk"), "failed", True),
         (errors.ObjectMissing("404"), "missing", True),
         (errors.HashMismatch("other bytes", expected="00", actual="11"), "mismatch", True),
         (errors.LinkExpired("expired"), "expired", False),
-        (errors.TargetRefused("private address"), "declined", False),
-        (errors.TooLarge("5 GB"), "declined", False),
+        (errors.TargetRefused("private address"), "declined", True),
+        (errors.TooLarge("5 GB"), "declined", True),
     ],
 )
 def test_after_failure_keeps_state_and_reason_and_whether_it_comes_back(error, state, returns):
     outcome = failed(error)
     assert (outcome.state.value, outcome.reason, outcome.due_at is not None) == (state, error.message, returns)
+
+
+@pytest.mark.parametrize(
+    ("state", "due", "link_is_fresh", "worth"),
+    [
+        ("expired", False, True, True),
+        ("expired", False, False, False),
+        ("missing", False, False, True),
+        ("missing", True, False, False),
+        ("missing", True, True, True),
+        ("declined", False, False, True),
+        ("declined", True, False, False),
+        ("failed", True, False, False),
+    ],
+)
+def test_another_try_is_worth_it_for_a_fresh_link_or_where_only_the_row_was_in_the_way(state, due, link_is_fresh, worth):
+    assert is_worth_another_try(version(2, state, due=due), accepted(), link_is_fresh=link_is_fresh) is worth
+
+
+def test_another_try_is_worth_nothing_where_the_row_says_something_else():
+    assert not is_worth_another_try(version(2, "missing"), accepted(number=3), link_is_fresh=True)
 
 
 def test_after_failure_calls_an_overwritten_object_superseded():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+
+_ESCAPE = "\uf8ff"
+_UNHOLDABLE = re.compile(f"[\0\ud800-\udfff{_ESCAPE}]")
+_ESCAPED = re.compile(f"{_ESCAPE}([0-9a-f]{{4}})")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -38,6 +43,21 @@ class Hex(sa.TypeDecorator[str]):
     def process_result_value(self, value: Any | None, dialect: Any) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
         """From the database."""
         return None if value is None else bytes(value).hex()
+
+
+class AnyText(sa.TypeDecorator[str]):
+    """Any text. What a database cannot hold (NUL in PostgreSQL, lone surrogates anywhere) is escaped with a private-use sign."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """To the database."""
+        return None if value is None else _UNHOLDABLE.sub(lambda match: f"{_ESCAPE}{ord(match[0]):04x}", value)
+
+    def process_result_value(self, value: Any | None, dialect: Any) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """From the database."""
+        return None if value is None else _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
 
 
 # SQLite numbers rows by itself only in a column that is declared INTEGER.
@@ -81,11 +101,11 @@ files = sa.Table(
     "files",
     metadata,
     sa.Column("id", Identity, primary_key=True),
-    sa.Column("storage", sa.Text, nullable=False),
-    sa.Column("key", sa.Text, nullable=False),
-    sa.Column("bucket", sa.Text, nullable=False),
+    sa.Column("storage", AnyText, nullable=False),
+    sa.Column("key", AnyText, nullable=False),
+    sa.Column("bucket", AnyText, nullable=False),
     # The folder of its copies, relative to the root.
-    sa.Column("place", sa.Text, nullable=False),
+    sa.Column("place", AnyText, nullable=False),
     # Keys and places can be longer than an index entry may be in PostgreSQL (2,704 bytes): unique by their SHA-256.
     sa.Column("name_digest", Hex, nullable=False, unique=True),
     sa.Column("place_digest", Hex, nullable=False, unique=True),
@@ -97,11 +117,11 @@ versions = sa.Table(
     sa.Column("id", Identity, primary_key=True),
     sa.Column("file_id", Identity, sa.ForeignKey("files.id"), nullable=False),
     sa.Column("number", sa.BigInteger, nullable=False),
-    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("source_id", AnyText, nullable=False),
     sa.Column("sha256", Hex, nullable=False),
-    sa.Column("content_type", sa.Text),
+    sa.Column("content_type", AnyText),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("reason", AnyText, nullable=False, server_default=""),
     # Whether it is its file's highest number: health is counted over these.
     sa.Column("newest", sa.Boolean, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
@@ -145,11 +165,11 @@ sa.Index(
 declined = sa.Table(
     "declined",
     metadata,
-    sa.Column("source_id", sa.Text, primary_key=True),
-    sa.Column("storage", sa.Text, nullable=False),
-    sa.Column("key", sa.Text, nullable=False),
-    sa.Column("version", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("source_id", AnyText, primary_key=True),
+    sa.Column("storage", AnyText, nullable=False),
+    sa.Column("key", AnyText, nullable=False),
+    sa.Column("version", AnyText, nullable=False),
+    sa.Column("reason", AnyText, nullable=False),
     sa.Column("first_seen_at", Instant, nullable=False),
     sa.Column("checked_at", Instant, nullable=False),
 )
