@@ -36,8 +36,8 @@ def back_up(kit: Kit, source_id: str) -> Summary:
     except (DownloadError, CopyCorrupt) as error:
         _record_failure(kit, claim, error)
         raise
-    except CbkError:
-        kit.catalog.work.give_back(claim, min(GIVE_BACK, kit.settings.poll_interval))
+    except CbkError as error:
+        kit.catalog.work.give_back(claim, min(GIVE_BACK, kit.settings.poll_interval), reason=f"tried again soon: {error.message}")
         raise
     return summary
 

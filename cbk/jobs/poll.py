@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
 
+from cbk.edges.catalog import Leases
 from cbk.errors import CbkError, LeaseLost
 from cbk.jobs.dispatch import dispatch
 from cbk.jobs.intake import take_in
 from cbk.jobs.kit import Courier, Kit
 from cbk.model import AcceptedRow, SourceRow, Summary
 from cbk.rules.links import link_digest, link_expires_at
+from cbk.rules.outcome import is_worth_another_try
 from cbk.rules.rows import read_row
 
 LEASE = "poll"
@@ -32,6 +34,7 @@ Pause = Callable[[float], bool]
 class _Poll:
     kit: Kit
     courier: Courier
+    leases: Leases
     read: int = 0
     new: int = 0
     declined: int = 0
@@ -46,7 +49,7 @@ class _Poll:
 
     def breathe(self) -> None:
         """Between pages: keep the lease, and keep the workers busy."""
-        if not self.kit.catalog.leases.acquire(LEASE, self.kit.settings.lease):
+        if not self.leases.acquire(LEASE, self.kit.settings.lease):
             raise LeaseLost("another poll has taken over")
         if monotonic() - self.dispatched_at >= TOP_UP_SECONDS:
             self.sent += dispatch(self.kit, self.courier)
@@ -60,9 +63,10 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
     Raises SourceError, CatalogError, RootMissing or BrokerUnavailable, after noting the problem for `status`.
     """
     started = monotonic()
-    if not kit.catalog.leases.acquire(LEASE, kit.settings.lease):
+    leases = kit.catalog.leases.for_one()
+    if not leases.acquire(LEASE, kit.settings.lease):
         return Summary(outcome="skipped", facts={"reason": "another poll is at work"})
-    run = _Poll(kit, courier)
+    run = _Poll(kit, courier, leases)
     try:
         _take_in_new(run)
         _recheck(run)
@@ -78,7 +82,7 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
         kit.catalog.facts.set(**{"poll.problem": error.message})
         raise
     finally:
-        kit.catalog.leases.release(LEASE)
+        leases.release(LEASE)
     return Summary(outcome="polled", facts={"read": run.read, "new": run.new, "declined": run.declined, "sent": run.sent})
 
 
@@ -146,13 +150,14 @@ def _recheck(run: _Poll) -> None:
     candidates = catalog.work.refreshable(RECHECK_ROWS)
     if not candidates:
         return
-    rows = {source_id: read_row(row) for source_id, row in source.rows([source_id for _, source_id, _ in candidates]).items()}
+    rows = source.rows([version.source_id for version, _ in candidates])
     fresh = []
-    for version_id, source_id, digest in candidates:
-        row = rows.get(source_id)
-        if isinstance(row, AcceptedRow) and link_digest(row.link) != digest:
-            fresh.append((version_id, link_digest(row.link), link_expires_at(row.link)))
-    catalog.work.note_links(fresh, checked=[version_id for version_id, _, _ in candidates])
+    for version, digest in candidates:
+        source_row = rows.get(version.source_id)
+        row = read_row(source_row) if source_row else None
+        if isinstance(row, AcceptedRow) and is_worth_another_try(version, row, link_is_fresh=link_digest(row.link) != digest):
+            fresh.append((version.id, link_digest(row.link), link_expires_at(row.link)))
+    catalog.work.note_links(fresh, checked=[version.id for version, _ in candidates])
 
 
 def _reconcile(run: _Poll) -> None:

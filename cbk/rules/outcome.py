@@ -52,8 +52,8 @@ def decide_fetch(version: Version, row: AcceptedRow | DeclinedRow | None) -> Fet
 def is_worth_another_try(version: Version, row: AcceptedRow, *, link_is_fresh: bool) -> bool:
     """Whether the row, read again, changes anything for a version that could not be fetched.
 
-    A fresh link does. So does a row that makes sense again where the row alone was in the way: nothing else leaves a version that is
-    neither due nor expired.
+    A fresh link does. So does a row that makes sense again where the row alone was in the way: nothing else leaves a version that
+    is neither due nor expired.
     """
     if isinstance(decide_fetch(version, row), Outcome):
         return False

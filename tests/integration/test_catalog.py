@@ -240,7 +240,7 @@ def test_worker_that_slept_through_its_lease_can_neither_renew_nor_record(catalo
         lambda: catalog.work.renew(sleeper, LEASE),
         lambda: catalog.work.record_stored(sleeper, WRITTEN),
         lambda: catalog.work.record_outcome(sleeper, Outcome(state=VersionState.MISSING, reason="late")),
-        lambda: catalog.work.give_back(sleeper, LEASE),
+        lambda: catalog.work.give_back(sleeper, LEASE, reason="late"),
     ):
         with pytest.raises(errors.LeaseLost):
             late()
@@ -277,8 +277,9 @@ def test_failed_version_is_due_only_at_its_time(catalog):
 
 def test_give_back_does_not_count_the_attempt(catalog):
     take(catalog, row())
-    catalog.work.give_back(catalog.work.claim("cars/a.png-1", LEASE), timedelta(0))
-    assert catalog.work.claim("cars/a.png-1", LEASE).version.attempts == 1
+    catalog.work.give_back(catalog.work.claim("cars/a.png-1", LEASE), timedelta(0), reason="disk full")
+    again = catalog.work.claim("cars/a.png-1", LEASE).version
+    assert (again.attempts, again.reason) == (1, "disk full")
 
 
 def test_fresh_link_makes_an_expired_version_due(catalog):

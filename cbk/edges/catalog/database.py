@@ -88,7 +88,7 @@ def select_versions() -> sa.Select[Any]:
 
 def version_of(row: Any) -> Version:
     """A `Version` from a row of `select_versions`."""
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+    values = {column.name: row._mapping[column] for column in VERSION_COLUMNS}  # noqa: SLF001 - SQLAlchemy's documented name
     values["state"] = VersionState(values["state"])
     return Version(**values)
 

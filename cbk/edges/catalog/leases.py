@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -12,11 +13,15 @@ from cbk.edges.catalog.tables import facts, leases
 
 
 class Leases:
-    """Named leases. One ends by itself when its holder falls silent."""
+    """Named leases, for `holder`. One ends by itself when its holder falls silent."""
 
     def __init__(self, database: Database, holder: str) -> None:
         self._database = database
         self._holder = holder
+
+    def for_one(self) -> Leases:
+        """The leases of one piece of work: another one of the same process is a holder of its own."""
+        return Leases(self._database, f"{self._holder}-{uuid4().hex[:8]}")
 
     def acquire(self, name: str, duration: timedelta) -> bool:
         """Take the lease, or renew it where it is ours; False where another holder has it."""

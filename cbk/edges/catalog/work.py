@@ -189,9 +189,10 @@ class Work:
         with self._database.writing() as connection:
             self._update_claimed(connection, claim, values | _FREE)
 
-    def give_back(self, claim: Claim, delay: timedelta) -> None:
+    def give_back(self, claim: Claim, delay: timedelta, *, reason: str) -> None:
         """It was not the version's fault: due again after `delay`, and the attempt does not count. Raises LeaseLost."""
-        values: dict[str, Any] = {"due_at": self._database.later_sql(delay), "attempts": versions.c.attempts - 1}
+        due_at = self._database.later_sql(delay)
+        values: dict[str, Any] = {"due_at": due_at, "attempts": versions.c.attempts - 1, "reason": reason[:1000]}
         with self._database.writing() as connection:
             self._update_claimed(connection, claim, values | _FREE)
 
@@ -228,20 +229,21 @@ class Work:
                 changed += connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(**values)).rowcount
         return changed
 
-    def refreshable(self, limit: int) -> list[tuple[int, str, str]]:
-        """(id, row id, digest of the link) of versions that a fresh link or a mended row may help, longest unchecked first."""
+    def refreshable(self, limit: int) -> list[tuple[Version, str]]:
+        """Versions that a fresh link or a mended row may help, with the digest of the link they have, longest unchecked first."""
         states = [VersionState.EXPIRED.value, VersionState.MISSING.value, VersionState.FAILED.value, VersionState.DECLINED.value]
         query = (
-            sa.select(versions.c.id, versions.c.source_id, versions.c.link_digest)
+            select_versions()
+            .add_columns(versions.c.link_digest)
             .where(versions.c.state.in_(states))
             .order_by(versions.c.checked_at.asc().nulls_first())
             .limit(limit)
         )
         with self._database.reading() as connection:
-            return [(row.id, row.source_id, row.link_digest) for row in connection.execute(query)]
+            return [(version_of(row), row.link_digest) for row in connection.execute(query)]
 
     def note_links(self, links: Iterable[tuple[int, str, datetime | None]], checked: Iterable[int]) -> None:
-        """(id, digest, expiry) of links that are new: their versions are due now. `checked` were looked at."""
+        """(id, digest, expiry) of links whose versions are worth another try: due now. `checked` were looked at."""
         now = self._database.now_sql
         with self._database.writing() as connection:
             for batch in in_batches(list(checked)):
@@ -256,7 +258,7 @@ class Work:
                         due_at=now,
                         attempts=0,
                         state=VersionState.PENDING.value,
-                        reason="its row has a fresh link",
+                        reason="its row has changed",
                     )
                 )
 

@@ -1,0 +1,211 @@
+"""A kit on one desk: the application's tables and the catalog in SQLite, a disk in a folder, and a courier that collects."""
+
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from hashlib import sha256
+
+import sqlalchemy as sa
+
+from cbk.appside import recorder
+from cbk.appside.schema import DELETE_LOG, FILES
+from cbk.edges.catalog import Catalog
+from cbk.edges.catalog.tables import facts, versions
+from cbk.errors import BrokerUnavailable, DownloadError
+from cbk.jobs.backup import back_up
+from cbk.jobs.kit import open_kit
+from cbk.jobs.poll import poll
+from cbk.jobs.setup import initialise
+from cbk.model import CopyHeader
+from cbk.rules.layout import split_key
+from cbk.settings import Settings
+
+SIGNATURE = "X-Amz-Signature=DEADBEEFSECRET"
+
+
+class CollectingCourier:
+    """Keeps the row ids that were sent; `waiting` are those that no worker has taken; `away` is a broker that is."""
+
+    def __init__(self):
+        self.sent = []
+        self.waiting = set()
+        self.away = False
+
+    def send_backups(self, versions):
+        for version in versions:
+            if self.away:
+                raise BrokerUnavailable("the messages could not be sent: ConnectionError", hint="is Redis running?")
+            self.sent.append(version.source_id)
+
+    def waiting_backups(self):
+        return self.waiting
+
+    def take(self):
+        """What was sent since the last time."""
+        taken, self.sent = self.sent, []
+        return taken
+
+
+class Desk:
+    """Everything of one site, without processes: a test is beat and worker itself."""
+
+    def __init__(self, folder, origin, **settings):
+        self.folder = folder
+        self.root = folder / "backups"
+        self.origin = origin
+        self.courier = CollectingCourier()
+        self.settings = {
+            "source_url": f"sqlite:///{folder}/app.db",
+            "catalog_url": f"sqlite:///{folder}/catalog.db",
+            "backup_root": str(self.root),
+            "buckets": {"s3": "car-erp"},
+            "allowed_hosts": origin.address,
+            "reconcile_interval": "1d",
+            **settings,
+        }
+        self.application = sa.create_engine(self.settings["source_url"])
+        FILES.metadata.create_all(self.application)
+        self._kits = []
+        self.kit = self.open()
+        list(initialise(self.kit))
+
+    def open(self, **settings):
+        """The kit of one more process."""
+        self._kits.append(open_kit(Settings(**self.settings | settings)))
+        return self._kits[-1]
+
+    def reopen(self, **settings):
+        """Start anew with other settings."""
+        self.kit = self.open(**settings)
+
+    def close(self):
+        for kit in self._kits:
+            kit.close()
+        self.application.dispose()
+
+    # The application
+
+    def upload(self, key, content, *answers, version=1, storage="s3", row_id=None, hash_of=None, link=None, served_at=None):
+        """Put an object and its row; gives the row's Id. `hash_of` are the bytes that the row speaks of, where it is wrong."""
+        served_at = served_at or f"/car-erp/{key}"
+        self.origin.put(served_at, content, *answers)
+        path, _, name = key.rpartition("/")
+        values = {
+            "Path": f"{path}/" if path else "",
+            "Name": name,
+            "Storage": storage,
+            "Version": version,
+            "Hash": sha256(content if hash_of is None else hash_of).hexdigest(),
+            "SignedDownloadUrl": link or self.link(served_at),
+        }
+        if row_id is not None:
+            values["Id"] = row_id
+        with self.application.begin() as connection:
+            return str(connection.execute(sa.insert(FILES).values(values)).inserted_primary_key[0])
+
+    def link(self, served_at):
+        return self.origin.url(served_at, SIGNATURE)
+
+    def change(self, row_id, **columns):
+        with self.application.begin() as connection:
+            connection.execute(sa.update(FILES).where(FILES.c.Id == int(row_id)).values(columns))
+
+    def refresh(self, row_id, served_at):
+        with self.application.begin() as connection:
+            recorder.refresh_link(connection, int(row_id), self.link(served_at))
+
+    def row(self, row_id):
+        """The row's columns, to put it back."""
+        with self.application.begin() as connection:
+            return dict(connection.execute(sa.select(FILES).where(FILES.c.Id == int(row_id))).one()._mapping)
+
+    def drop(self, row_id):
+        with self.application.begin() as connection:
+            connection.execute(sa.delete(FILES).where(FILES.c.Id == int(row_id)))
+
+    def put_back(self, row):
+        with self.application.begin() as connection:
+            connection.execute(sa.insert(FILES).values(row))
+
+    def break_tables(self):
+        DELETE_LOG.drop(self.application)
+
+    # Beat and worker
+
+    def poll(self, pause=lambda _: True):
+        """One poll, with a worker that is to stop, so that it does not stay."""
+        return poll(self.kit, self.courier, pause=pause)
+
+    def back_up(self, row_id):
+        return back_up(self.kit, row_id)
+
+    def work(self):
+        """Poll, and do what was sent; what goes wrong with a download is in the catalog."""
+        self.poll()
+        for row_id in self.courier.take():
+            with suppress(DownloadError):
+                self.back_up(row_id)
+
+    # What there is
+
+    def versions(self):
+        """The catalog's versions by (key, number)."""
+        return {(version.key, version.number): version for version in self.kit.catalog.report.versions()}
+
+    def states(self):
+        return {name: version.state.value for name, version in self.versions().items()}
+
+    def declined(self):
+        """The reasons of declined rows by Id."""
+        return {row.source_id: row.reason for row in self.kit.catalog.report.declined_rows()}
+
+    def fact(self, name):
+        return self.kit.catalog.facts.get(name)
+
+    def copies(self):
+        """Relative paths of all files on the disk outside `.cbk`."""
+        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file() and ".cbk" not in path.parts}
+
+    def parts(self):
+        return {path.name for path in (self.root / ".cbk" / "incoming").iterdir()}
+
+    def quarantined(self):
+        return [path.read_bytes() for path in (self.root / ".cbk" / "quarantine").iterdir()]
+
+    def leave_copy(self, key, content, *, location, version=1, storage="s3"):
+        """What a worker leaves that dies right after publishing."""
+        path, name = split_key(key)
+        header = CopyHeader(storage=storage, path=path, name=name, version=version, sha256=sha256(content).hexdigest(), size=0)
+        with self.kit.archive.incoming("left.part", header) as part:
+            part.write(content)
+            part.seal()
+            part.read_back()
+            self.kit.archive.publish(part, location)
+
+    # Time and other workers
+
+    def pass_time(self, **columns):
+        """Move instants of all versions into the past: `due_at`, `lease_until`."""
+        with self.kit.catalog.database.writing() as connection:
+            for column, by in columns.items():
+                instant = versions.c[column]
+                moved = self.kit.catalog.database.later_sql(-by)
+                connection.execute(sa.update(versions).where(instant.is_not(None)).values({column: moved}))
+
+    def expire_leases(self):
+        self.pass_time(lease_until=timedelta(minutes=1))
+
+    def pass_backoff(self):
+        self.pass_time(due_at=timedelta(minutes=1))
+
+    def forget_fact(self, name):
+        with self.kit.catalog.database.writing() as connection:
+            connection.execute(sa.delete(facts).where(facts.c.name == name))
+
+    @contextmanager
+    def rival(self):
+        """The catalog as another worker has it open."""
+        rival = Catalog(self.settings["catalog_url"], holder="rival")
+        try:
+            yield rival
+        finally:
+            rival.close()
