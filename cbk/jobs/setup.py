@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cbk.edges import machine
 from cbk.edges.archive import Archive
-from cbk.errors import RootMissing
+from cbk.errors import CatalogOutdated, RootMissing
 from cbk.jobs.kit import Kit
 
 
@@ -40,5 +40,7 @@ def initialise(kit: Kit, *, dry_run: bool = False) -> Iterator[str]:
 
 def _known_identity(kit: Kit) -> str | None:
     """The disk that a shared catalog knows already: a folder that is not it must not become a second one."""
-    kit.catalog.upgrade()
-    return kit.catalog.facts.get("identity")
+    try:
+        return kit.catalog.facts.get("identity")
+    except CatalogOutdated:
+        return None
