@@ -90,8 +90,8 @@ def after_failure(
 
 def backoff(attempts: int, *, base: timedelta, longest: timedelta, jitter: float) -> timedelta:
     """The delay after `attempts` (1 or more): base, 2 x base, 4 x base ... at most `longest`, times 0.5 to 1.5 by `jitter`."""
-    doublings = min(max(attempts, 1) - 1, 30)
-    return min(base * (1 << doublings), longest) * (0.5 + jitter)
+    doublings = min(max(attempts, 1) - 1, 25)  # more would leave the calendar
+    return min(min(base, longest) * (1 << doublings), longest) * (0.5 + jitter)
 
 
 def _with_hint(error: CbkError) -> str:

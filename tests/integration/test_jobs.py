@@ -6,6 +6,7 @@ import os
 import threading
 from datetime import datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -533,10 +534,30 @@ def test_full_disk_gives_the_version_back_for_later_without_counting_the_attempt
     monkeypatch.setattr(os, "write", write)
     [version] = desk.versions().values()
     assert (version.state, version.attempts) == (VersionState.PENDING, 0)
+    assert version.reason.startswith("tried again soon: cannot write part")
     assert version.due_at > desk.kit.catalog.database.now()
     assert (desk.parts(), desk.copies()) == (set(), set())
     desk.pass_backoff()
     assert desk.back_up(row_id).outcome == "stored"
+
+
+def test_disk_that_does_not_give_back_what_was_written_leaves_no_copy_but_a_reason(desk, monkeypatch):
+    row_id = desk.upload("a.bin", os.urandom(100_000))
+    desk.poll()
+
+    def rot(descriptor, *_):
+        with Path(f"/proc/self/fd/{descriptor}").open("r+b") as part:
+            part.seek(50_000)
+            part.write(b"rotten")
+
+    monkeypatch.setattr(os, "posix_fadvise", rot)
+    with pytest.raises(errors.CopyCorrupt):
+        desk.back_up(row_id)
+    [version] = desk.versions().values()
+    assert (version.state, version.attempts) == (VersionState.FAILED, 1)
+    assert version.due_at > desk.kit.catalog.database.now()
+    assert version.reason.startswith("part 1-1.part: ")
+    assert (desk.parts(), desk.copies()) == (set(), set())
 
 
 def test_disk_that_is_unmounted_in_mid_download_gives_the_version_back(desk):

@@ -113,6 +113,10 @@ def test_backoff_ends_at_the_longest_delay_however_many_attempts():
     assert backoff(10**6, base=BASE, longest=LONGEST_DELAY, jitter=0.5) == LONGEST_DELAY
 
 
+def test_backoff_of_rare_polls_stays_in_the_calendar():
+    assert backoff(10**6, base=timedelta(days=36_500), longest=LONGEST_DELAY, jitter=0.5) == LONGEST_DELAY
+
+
 def test_backoff_spreads_by_half_of_it():
     assert backoff(1, base=BASE, longest=LONGEST_DELAY, jitter=0.0) == timedelta(seconds=30)
     assert backoff(1, base=BASE, longest=LONGEST_DELAY, jitter=1.0) == timedelta(seconds=90)
