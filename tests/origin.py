@@ -201,7 +201,7 @@ def drip(piece: int = 1) -> Answer:
     def answer(exchange: Exchange) -> bool:
         exchange.head(200, {"Content-Length": len(exchange.data), "ETag": exchange.etag})
         for start in range(0, len(exchange.data), piece):
-            exchange.origin.drops.acquire(timeout=PATIENCE_SECONDS)
+            exchange.origin.wait_for_drop()
             exchange.sock.sendall(exchange.data[start : start + piece])
         return True
 
@@ -299,7 +299,7 @@ class Origin:
         authority.issue_cert(*names).configure_cert(self._tls)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -353,7 +353,13 @@ class Origin:
     def release(self) -> None:
         """Let stalled answers end, and drip run on."""
         self.released.set()
-        self.drops.release(1_000_000)
+        self.drops.release()
+
+    def wait_for_drop(self) -> None:
+        """Wait until one more piece may be sent; once released, nobody waits any more."""
+        self.drops.acquire(timeout=PATIENCE_SECONDS)
+        if self.released.is_set():
+            self.drops.release()
 
     def drop(self) -> None:
         """Let drip send one more piece."""
@@ -395,10 +401,10 @@ class Origin:
 
 
 def _read_request(stream) -> Request | None:
-    line = stream.readline(65536)
-    if not line:
+    words = stream.readline(65536).decode("latin-1").split(" ")
+    if len(words) != 3:  # the end, or something else than HTTP
         return None
-    method, target, _ = line.decode("latin-1").split(" ")
+    method, target, _ = words
     headers = {}
     while (line := stream.readline(65536)) not in {b"\r\n", b""}:
         name, _, value = line.decode("latin-1").partition(":")

@@ -84,7 +84,8 @@ def check_resumed(origin: str, entity: Entity, status: int, headers: Mapping[str
     if etag is not None and entity.etag is not None and etag != entity.etag:
         raise TransferBroken(f"the object changed at {origin} while it was fetched")
     if status == 200:
-        if etag is None or read_entity(origin, headers).size != entity.size:
+        # The bytes so far are only known to be this answer's first ones where both have the same strong validator.
+        if etag is None or etag != entity.if_range or read_entity(origin, headers).size != entity.size:
             raise TransferBroken(f"{origin} cannot go on in the middle of the object")
         return entity, position
     if status != 206:

@@ -110,7 +110,7 @@ def _parse_entry(text: str) -> _AllowedHost:
 
 
 def _split_port(text: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(.*))?", text)
+    match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", text)
     if match is None:
         raise ValueError("expected host, host:port or *.example.com")
     host, port = match.groups()
@@ -164,7 +164,7 @@ def _scheme(parts: SplitResult) -> Scheme:
 
 def _host(parts: SplitResult) -> str:
     host = normalized_host(parts.hostname or "")
-    if host is None:
+    if host is None or ("[" in parts.netloc and ":" not in host):
         raise TargetRefused("the link has no valid host")
     return host
 

@@ -240,7 +240,7 @@ def _redirected(link: str, location: str | None, origin: str) -> str:
 def _refusal(transfer: _Transfer, response: urllib3.BaseHTTPResponse, origin: str) -> DownloadError:
     excerpt = b""
     try:
-        while len(excerpt) < _EXCERPT_SIZE and (chunk := wires.read(response, origin, _EXCERPT_SIZE - len(excerpt))):
+        while chunk := wires.read(response, origin, _EXCERPT_SIZE - len(excerpt)):
             excerpt += chunk
     except Cut:
         pass  # the status is known; the page would only have told more

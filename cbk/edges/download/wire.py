@@ -304,7 +304,7 @@ class Wire(HTTPAdapter):
 
 
 def read(response: urllib3.BaseHTTPResponse, origin: str, size: int = READ_SIZE) -> bytes:
-    """What has come in of the body, as it is on the wire, at most `size` bytes; nothing at its end. Raise Cut where it broke."""
+    """What has come in of the body, as it is on the wire, at most `size` bytes; b"" at its end. Raise Cut where it broke."""
     try:
         return response.read1(size, decode_content=False)
     except _NETWORK_ERRORS as error:

@@ -1,0 +1,255 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from urllib3._collections import HTTPHeaderDict
+
+from cbk.errors import LinkDenied, LinkExpired, NotTheObject, ObjectMissing, OriginUnavailable, TransferBroken
+from cbk.rules.answers import Entity, check_resumed, classify_refusal, read_entity, retry_after_seconds
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LATER = NOON + timedelta(hours=1)
+EARLIER = NOON - timedelta(hours=1)
+
+
+def refuse(status, excerpt="", expires_at=None, **headers):
+    fields = HTTPHeaderDict({name.replace("_", "-"): value for name, value in headers.items()})
+    error = classify_refusal(status, excerpt, fields, origin="files.example.com", link_expires_at=expires_at, now=NOON)
+    assert "secret" not in f"{error.message} {error.hint}"
+    return error
+
+
+def s3(code, message):
+    return f"<Error><Code>{code}</Code><Message>{message}</Message><Resource>/b/secret</Resource><Key>expired.png</Key></Error>"
+
+
+def azure(code, detail):
+    message = "Server failed to authenticate the request.\nRequestId:secret"
+    tag = "AuthenticationErrorDetail"
+    return f"<Error><Code>{code}</Code><Message>{message}</Message><{tag}>{detail}</{tag}></Error>"
+
+
+GOOGLE = (
+    "<Error><Code>ExpiredToken</Code><Message>Invalid argument.</Message><Details>The provided token has expired."
+    " Request signature expired at: 2026-01-01T00:00:00+00:00</Details></Error>"
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "excerpt"),
+    [
+        (403, s3("AccessDenied", "Request has expired")),
+        (400, s3("ExpiredToken", "The provided token has expired.")),
+        (403, s3("ExpiredToken", "The security token included in the request is expired")),
+        (403, s3("ExpiredPresignRequest", "Request has expired")),
+        (
+            403,
+            azure("AuthenticationFailed", "Signature not valid in the specified time frame: Start [x] - Expiry [y] - Current [z]"),
+        ),
+        (400, GOOGLE),
+        (401, '{"code": "expired_auth_token", "message": "Authorization token has expired", "status": 401}'),
+        (403, s3("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")),
+    ],
+)
+def test_refusal_of_a_link_whose_time_is_over_asks_for_a_fresh_one(status, excerpt):
+    error = refuse(status, excerpt)
+    assert isinstance(error, LinkExpired)
+    assert error.hint == "the application has to write a fresh link into its row"
+
+
+def test_refusal_after_the_time_that_the_link_shows_is_expiry_whatever_the_page_says():
+    assert refuse(403, "<html>Forbidden</html>", EARLIER).message == "the link expired at 2026-01-01 11:00 UTC"
+
+
+def test_refusal_before_the_time_that_the_link_shows_tells_of_the_session():
+    error = refuse(403, s3("ExpiredToken", "The provided token has expired."), LATER)
+    assert error.message == "the link expired before the time that it shows (2026-01-01 13:00 UTC): its signer's session is over"
+
+
+@pytest.mark.parametrize(
+    ("status", "excerpt"),
+    [
+        (403, s3("AccessDenied", "Access Denied")),
+        (403, s3("AccessDenied", "Request is not yet valid")),
+        (403, s3("SignatureDoesNotMatch", "The request signature we calculated does not match. secret")),
+        (403, azure("AuthenticationFailed", "Signature did not match. String to sign used was secret expires")),
+        (403, "expired.png is not for you"),
+        (401, ""),
+        (400, s3("AuthorizationQueryParametersError", "X-Amz-Expires must be less than a week")),
+        (405, ""),
+        (409, ""),
+        (451, s3("AccessDenied", "Request has expired")),
+    ],
+)
+def test_refusal_for_another_reason_than_age_is_a_denial(status, excerpt):
+    assert type(refuse(status, excerpt, LATER)) is LinkDenied
+
+
+def test_denial_says_what_the_service_calls_it():
+    error = refuse(403, s3("AccessDenied", "Access Denied"))
+    assert error.message == "files.example.com refuses the link (403 AccessDenied)"
+    assert "not there, too" in error.hint
+
+
+@pytest.mark.parametrize("code", ["x" * 60, "secret/key", "sec ret", "AKIA0123", ""])
+def test_denial_repeats_nothing_that_is_not_a_word(code):
+    assert refuse(403, f"<Code>{code}</Code>").message == "files.example.com refuses the link (403)"
+
+
+def test_denial_of_an_archived_object_says_what_to_do():
+    assert "archive tier" in refuse(403, s3("InvalidObjectState", "The operation is not valid")).hint
+
+
+@pytest.mark.parametrize(
+    ("status", "excerpt", "what"),
+    [
+        (404, s3("NoSuchKey", "The specified key does not exist."), "object"),
+        (404, s3("NoSuchBucket", "The specified bucket does not exist"), "bucket or container"),
+        (404, s3("ContainerNotFound", "The specified container does not exist."), "bucket or container"),
+        (404, "<html>", "object"),
+        (410, "", "object"),
+    ],
+)
+def test_refusal_of_what_is_not_there_is_missing_even_when_the_link_is_old(status, excerpt, what):
+    error = refuse(status, excerpt, EARLIER)
+    assert isinstance(error, ObjectMissing)
+    assert error.message == f"files.example.com has no such {what} ({status})"
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507, 520, 599])
+def test_refusal_for_now_is_the_origin_being_away(status):
+    error = refuse(status, "", EARLIER, retry_after="7")
+    assert isinstance(error, OriginUnavailable)
+    assert error.retry_after_seconds == 7
+
+
+@pytest.mark.parametrize("status", [201, 202, 203, 204, 206, 226, 300, 304, 399])
+def test_success_that_is_not_the_object_is_said_to_be_none(status):
+    assert isinstance(refuse(status), NotTheObject)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("120", 120),
+        ("999999999", 86_400),
+        ("Thu, 01 Jan 2026 12:01:00 GMT", 60),
+        ("Thu, 01 Jan 2026 11:00:00 GMT", 0),
+        ("Thu, 01 Jan 2099 11:00:00 GMT", 86_400),
+        ("Thu, 01 Jan 2026 12:01:00 -0000", 60),
+        ("Thursday, 01-Jan-26 12:01:00 GMT", 60),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("9" * 400, None),
+        ("Thu, 99 Jan 2026 12:01:00 GMT", None),
+        ("Thu, 01 Jan 99999999999 12:01:00 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_and_a_day_at_most(value, seconds):
+    assert retry_after_seconds(value, now=NOON) == seconds
+
+
+# The object and its parts
+
+ENTITY = Entity(size=100, etag='"a"', last_modified="Thu, 01 Jan 2026 11:00:00 GMT", content_type="image/png")
+
+
+def entity(**headers):
+    return read_entity("files.example.com", HTTPHeaderDict({name.replace("_", "-"): value for name, value in headers.items()}))
+
+
+def resume(known=ENTITY, status=206, position=40, **headers):
+    fields = HTTPHeaderDict({name.replace("_", "-"): value for name, value in headers.items()})
+    return check_resumed("files.example.com", known, status, fields, position=position)
+
+
+def test_entity_is_what_the_headers_say():
+    read = entity(Content_Length="100", ETag='"a"', Last_Modified="Thu, 01 Jan 2026 11:00:00 GMT", Content_Type="image/png")
+    assert read == ENTITY
+
+
+@pytest.mark.parametrize("length", ["", "abc", "-1", "+5", "5, 5", "5, 7", "1e3", "0x10", " 5 x", "9" * 30, "\u0663"])
+def test_entity_with_a_length_that_is_no_number_is_refused(length):
+    with pytest.raises(NotTheObject):
+        entity(Content_Length=length)
+
+
+def test_entity_in_chunks_has_no_size_whatever_length_is_said():
+    assert entity(Content_Length="5", Transfer_Encoding="Chunked").size is None
+
+
+@pytest.mark.parametrize("coding", ["gzip", "gzip, chunked", "identity", ""])
+def test_entity_in_another_transfer_coding_is_refused(coding):
+    with pytest.raises(NotTheObject):
+        entity(Content_Length="5", Transfer_Encoding=coding)
+
+
+@pytest.mark.parametrize(
+    ("headers", "validator"),
+    [
+        ({"ETag": '"a"', "Last_Modified": "then"}, '"a"'),
+        ({"ETag": 'W/"a"', "Last_Modified": "then"}, None),
+        ({"Last_Modified": "then"}, "then"),
+        ({}, None),
+    ],
+)
+def test_if_range_takes_a_strong_validator_only(headers, validator):
+    assert entity(**headers).if_range == validator
+
+
+def test_resumed_part_that_starts_where_the_last_one_ended_goes_on():
+    assert resume(Content_Range="bytes 40-99/100", ETag='"a"') == (ENTITY, 0)
+
+
+def test_resumed_part_tells_the_size_that_was_not_known():
+    known = Entity(size=None, etag='"a"', last_modified=None, content_type=None)
+    assert resume(known, Content_Range="bytes 40-99/100")[0].size == 100
+
+
+@pytest.mark.parametrize(
+    "content_range",
+    [
+        "bytes 0-99/100", "bytes 41-99/100", "bytes 39-99/100", "bytes 40-99/101", "bytes 40-100/100", "bytes 40-39/100",
+        "bytes 40-99/*", "bytes */100", "items 40-99/100", "bytes 40-99", "", "bytes 40-99/100, 0-1/100", "bytes -40-99/100",
+    ],
+)  # fmt: skip
+def test_resumed_part_that_is_another_one_is_refused(content_range):
+    with pytest.raises(TransferBroken):
+        resume(Content_Range=content_range, ETag='"a"')
+
+
+def test_resumed_part_without_its_range_is_refused():
+    with pytest.raises(TransferBroken):
+        resume(ETag='"a"', Content_Type="multipart/byteranges; boundary=x")
+
+
+@pytest.mark.parametrize("status", [200, 206])
+def test_resumed_part_of_a_changed_object_is_refused(status):
+    with pytest.raises(TransferBroken, match="changed"):
+        resume(status=status, Content_Range="bytes 40-99/100", Content_Length="100", ETag='"b"')
+
+
+def test_whole_object_instead_of_the_rest_is_skipped_up_to_the_position():
+    assert resume(status=200, Content_Length="100", ETag='"a"') == (ENTITY, 40)
+
+
+@pytest.mark.parametrize("headers", [{"Content_Length": "100"}, {"Content_Length": "90", "ETag": '"a"'}, {"ETag": '"a"'}])
+def test_whole_object_that_may_be_another_one_is_refused(headers):
+    with pytest.raises(TransferBroken):
+        resume(status=200, **headers)
+
+
+@pytest.mark.parametrize("first", [None, 'W/"a"'])
+def test_whole_object_without_a_strong_etag_from_the_start_is_refused(first):
+    known = Entity(size=100, etag=first, last_modified="then", content_type=None)
+    with pytest.raises(TransferBroken):
+        resume(known, status=200, Content_Length="100", ETag=first or '"a"')
+
+
+@pytest.mark.parametrize("status", [204, 304, 416])
+def test_any_other_answer_to_a_range_is_refused(status):
+    with pytest.raises(TransferBroken, match=str(status)):
+        resume(status=status)
