@@ -99,6 +99,13 @@ def _check_broker(value: object) -> object:
     return value
 
 
+def _check_flower_auth(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
+    if text and not re.fullmatch(r"[^:,\s]+:[^,\s]+", text):
+        raise ValueError("expected user:password, without commas and blanks")
+    return value or None
+
+
 def _check_hosts(value: object) -> object:
     AllowedHosts.parse(str(value))
     return value
@@ -159,7 +166,7 @@ class Settings(BaseSettings):
         default=timedelta(seconds=30), description="For each query to the application's database."
     )
     ca_bundle: Path | None = Field(default=None, description="Certificate authorities for origins, where they are not public ones.")
-    flower_auth: SecretStr | None = Field(
+    flower_auth: Annotated[SecretStr | None, BeforeValidator(_check_flower_auth)] = Field(
         default=None, description="user:password of Flower's pages. Without it Flower does not start."
     )
     flower_port: int = Field(default=5555, ge=1, le=65535, description="Flower's port on the loopback address.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -27,6 +28,8 @@ def resync(config: Path | None, storage: str | None, key: str | None, file_id: s
     The same through Celery:
       celery -A cbk call cbk.resync --kwargs='{"storage": "s3", "key": "cars/id-1/thumbnail.png"}'
     """
+    if config is not None:
+        os.environ["CBK_CONFIG"] = str(config)  # noqa: TID251 - the app, made when it is imported, reads the same file
     # Only this command talks to the workers: the others need no Celery, and start twice as fast without it.
     from cbk.cluster.app import app  # noqa: PLC0415
     from cbk.cluster.courier import CeleryCourier  # noqa: PLC0415

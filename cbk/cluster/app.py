@@ -6,12 +6,12 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import MutableMapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import click
 from celery import Celery, signals
 
 from cbk.cluster import logs
@@ -21,22 +21,15 @@ from cbk.settings import Settings, load_settings
 
 
 def make_app() -> Celery:
-    """The configured app. Settings that are not valid end the command with all of them named and exit code 2."""
-    try:
-        settings = load_settings()
-        config = kit_config(settings) | _operators_config()
-        if "flower" in sys.argv:
-            prepare_flower(settings, os.environ)  # noqa: TID251 - Flower is configured through its environment
-    except CbkError as error:
-        raise _CannotStart(f"{error}\nHINT: {error.hint}" if error.hint else str(error)) from None
+    """The configured app. Raises SettingsError that names every problem."""
+    settings = load_settings()
+    config = kit_config(settings) | _operators_config()
+    if "flower" in sys.argv:
+        prepare_flower(settings, os.environ)  # noqa: TID251 - Flower is configured through its environment
     made = Celery("cbk", include=["cbk.cluster.tasks"])
     made.conf.update(config)
     made.set_default()
     return made
-
-
-class _CannotStart(click.ClickException):
-    exit_code = 2
 
 
 def _operators_config() -> dict[str, Any]:
@@ -55,13 +48,27 @@ def _is_option(value: object) -> bool:
 def _find_celeryconfig() -> ModuleType | None:
     """`CBK_CELERY_CONFIG` (a file or a module), else `celeryconfig.py` in the working folder, which `--workdir` sets."""
     named = os.environ.get("CBK_CELERY_CONFIG")  # noqa: TID251 - where the configuration is cannot be a setting in it
-    if named and not named.endswith(".py"):
-        return importlib.import_module(named)
-    path = Path(named) if named else Path.cwd() / "celeryconfig.py"
-    if not path.is_file():
-        if named:
-            raise _CannotStart(f"CBK_CELERY_CONFIG names {named}, which is not there")
-        return None
+    path = (Path(named) if named else Path("celeryconfig.py")).absolute()
+    try:
+        if named and not named.endswith(".py"):
+            return importlib.import_module(named)
+        return _run(path) if named or path.is_file() else None
+    except CbkError:
+        raise  # it starts from the kit's own configuration
+    except Exception as error:
+        raise SettingsError(
+            [f"{named or path.name}: {_describe(error, path)}"],
+            hint="the operator's Celery configuration is named by CBK_CELERY_CONFIG, or is celeryconfig.py in the working folder",
+        ) from error
+
+
+def _describe(error: Exception, path: Path) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f"line {lines[-1]}: " if lines else ""
+    return f"{where}{type(error).__name__}: {error}"
+
+
+def _run(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("celeryconfig", path)
     assert spec is not None
     assert spec.loader is not None
@@ -76,7 +83,8 @@ def prepare_flower(settings: Settings, environment: MutableMapping[str, str]) ->
     environment.setdefault("FLOWER_PORT", str(settings.flower_port))
     if settings.flower_auth is not None:
         environment.setdefault("FLOWER_BASIC_AUTH", settings.flower_auth.get_secret_value())
-    if not any(name.startswith(("FLOWER_BASIC_AUTH", "FLOWER_AUTH")) for name in environment):
+    # An empty value is no password.
+    if not any(environment.get(name) for name in ("FLOWER_BASIC_AUTH", "FLOWER_AUTH")):
         raise SettingsError(
             ["CBK_FLOWER_AUTH: is required for Flower (user:password)"], hint="Flower can stop workers: it is never started open"
         )

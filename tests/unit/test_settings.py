@@ -196,6 +196,17 @@ def test_secret_is_shown_neither_by_settings_nor_by_a_problem(environment):
     assert "hunter2" not in str(problems())
 
 
+@pytest.mark.parametrize("text", ["password", "user:", ":password", "a:b,c:d", "user:pass word"])
+def test_flower_auth_that_is_no_user_and_password_is_refused(environment, text):
+    environment.setenv("CBK_FLOWER_AUTH", text)
+    assert problems() == ["CBK_FLOWER_AUTH: expected user:password, without commas and blanks"]
+
+
+def test_flower_auth_that_is_empty_is_none(environment):
+    environment.setenv("CBK_FLOWER_AUTH", "")
+    assert load_settings().flower_auth is None
+
+
 def test_password_of_the_source_is_there_for_who_connects():
     assert load_settings().source == SOURCE
 
