@@ -74,7 +74,25 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path):
+    """A fresh clone."""
     return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("made-once") / "project")
+    done = project.bootstrap("dev")
+    assert done.returncode == 0, done.stderr
+    return project
+
+
+@pytest.fixture
+def ready(project, made_once):
+    """A clone in which `scripts/bootstrap dev` has been run: a copy of one, made to believe that it was always here."""
+    shutil.copytree(made_once.folder, project.folder, symlinks=True, dirs_exist_ok=True)
+    state = project.venv / "cbk-bootstrap.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"folder": str(project.venv)}))
+    return project
 
 
 def test_bootstrap_makes_an_environment_and_prints_its_commands(project):
@@ -94,16 +112,14 @@ def test_bootstrap_needs_no_ensurepip(project, tmp_path):
     assert project.works()
 
 
-def test_bootstrap_does_nothing_the_second_time(project):
-    project.bootstrap("dev")
-    done = project.bootstrap("dev")
-    assert (done.returncode, done.stderr, project.builds) == (0, "", 1)
+def test_bootstrap_does_nothing_the_second_time(ready):
+    done = ready.bootstrap("dev")
+    assert (done.returncode, done.stderr, ready.builds) == (0, "", 1)
 
 
-def test_bootstrap_takes_a_larger_set_for_a_smaller_one(project):
-    project.bootstrap("dev")
-    project.bootstrap("demo")
-    assert project.builds == 1
+def test_bootstrap_takes_a_larger_set_for_a_smaller_one(ready):
+    ready.bootstrap("demo")
+    assert ready.builds == 1
 
 
 def test_bootstrap_installs_a_larger_set_over_a_smaller_one(project):
@@ -113,58 +129,53 @@ def test_bootstrap_installs_a_larger_set_over_a_smaller_one(project):
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints/dev.txt"])
-def test_bootstrap_installs_again_when_a_pin_changes(project, name):
-    project.bootstrap("dev")
-    with (project.folder / name).open("a") as file:
+def test_bootstrap_installs_again_when_a_pin_changes(ready, name):
+    with (ready.folder / name).open("a") as file:
         file.write("# changed\n")
-    project.bootstrap("dev")
-    assert project.builds == 2
+    ready.bootstrap("dev")
+    assert ready.builds == 2
 
 
-def test_bootstrap_starts_afresh_after_a_run_that_was_cut_short(project):
-    project.bootstrap("dev")
-    state = project.venv / "cbk-bootstrap.json"
+def test_bootstrap_starts_afresh_after_a_run_that_was_cut_short(ready):
+    state = ready.venv / "cbk-bootstrap.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"installed": None}))
-    debris = next(project.venv.glob("lib/*/site-packages")) / "half-a-package.py"
+    debris = next(ready.venv.glob("lib/*/site-packages")) / "half-a-package.py"
     debris.touch()
-    done = project.bootstrap("dev")
+    done = ready.bootstrap("dev")
     assert done.returncode == 0, done.stderr
-    assert project.works()
+    assert ready.works()
     assert not debris.exists()
 
 
-def test_bootstrap_says_so_before_it_installs(project):
+def test_bootstrap_says_so_before_it_installs(ready):
     """Whatever kills it in between, the next run knows."""
-    project.bootstrap("runtime")
-    (project.folder / "backend.py").write_text("raise SystemExit('cut short')\n")
-    assert project.bootstrap("dev").returncode == 1
-    assert json.loads((project.venv / "cbk-bootstrap.json").read_text())["installed"] is None
+    (ready.folder / "constraints/dev.txt").write_text("# changed\n")
+    (ready.folder / "backend.py").write_text("raise SystemExit('cut short')\n")
+    assert ready.bootstrap("dev").returncode == 1
+    assert json.loads((ready.venv / "cbk-bootstrap.json").read_text())["installed"] is None
 
 
-def test_bootstrap_asks_before_it_removes_what_it_cannot_know_for_its_own(project):
-    project.bootstrap("dev")
-    (project.venv / "cbk-bootstrap.json").write_text('{"folder": ')
-    done = project.bootstrap("dev")
-    assert (done.returncode, project.works()) == (1, True)
+def test_bootstrap_asks_before_it_removes_what_it_cannot_know_for_its_own(ready):
+    (ready.venv / "cbk-bootstrap.json").write_text('{"folder": ')
+    done = ready.bootstrap("dev")
+    assert (done.returncode, ready.works()) == (1, True)
     assert "HINT: remove it" in done.stderr
 
 
-def test_bootstrap_starts_afresh_in_a_folder_that_was_moved(project, tmp_path):
-    project.bootstrap("dev")
-    project.folder.rename(tmp_path / "moved")
-    project.folder = tmp_path / "moved"
-    project.venv = project.folder / ".venv"
-    done = project.bootstrap("dev")
+def test_bootstrap_starts_afresh_in_a_folder_that_was_moved(ready, tmp_path):
+    ready.folder.rename(tmp_path / "moved")
+    ready.folder = tmp_path / "moved"
+    ready.venv = ready.folder / ".venv"
+    done = ready.bootstrap("dev")
     assert done.returncode == 0, done.stderr
-    assert project.builds == 2
+    assert ready.builds == 2
 
 
-def test_bootstrap_starts_afresh_when_its_python_is_gone(project):
-    project.bootstrap("dev")
-    (project.venv / "bin/python").unlink()
-    done = project.bootstrap("dev")
+def test_bootstrap_starts_afresh_when_its_python_is_gone(ready):
+    (ready.venv / "bin/python").unlink()
+    done = ready.bootstrap("dev")
     assert done.returncode == 0, done.stderr
-    assert project.works()
+    assert ready.works()
 
 
 def test_bootstrap_removes_nothing_that_it_did_not_make(project):
