@@ -17,7 +17,7 @@ from cbk.jobs.intake import take_in
 from cbk.jobs.resync import resync
 from cbk.jobs.setup import initialise
 from cbk.model import VersionState
-from tests.integration.desk import Desk
+from tests.desk import Desk
 from tests.origin import Origin, cut, html_page, s3_error, serve, status
 
 EXPIRED = s3_error(403, "AccessDenied", "Request has expired")
