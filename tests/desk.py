@@ -1,5 +1,6 @@
 """A kit on one desk: the application's tables and the catalog in SQLite, a disk in a folder, and a courier that collects."""
 
+import json
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from hashlib import sha256
@@ -76,6 +77,13 @@ class Desk:
     def reopen(self, **settings):
         """Start anew with other settings."""
         self.kit = self.open(**settings)
+
+    @property
+    def environment(self):
+        """The settings as a process gets them."""
+        return {
+            f"CBK_{name.upper()}": value if isinstance(value, str) else json.dumps(value) for name, value in self.settings.items()
+        }
 
     def close(self):
         for kit in self._kits:

@@ -27,7 +27,7 @@ EXIT_UNPROTECTED = 4
 @click.option("--json", "as_json", is_flag=True, help="One object; docs/commands.md documents its shape.")
 @click.pass_obj
 def status(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click hands options over like this
-    r"""What would be left if the cloud account were gone now. Exit 0: everything; 4: not everything.
+    """What would be left if the cloud account were gone now. Exit 0: everything; 4: not everything.
 
     \b
     Example:
@@ -79,8 +79,8 @@ def _print_status(console: Console, taken: Status) -> None:
     for problem in taken.problems:
         console.print(f"[red]- {escape(problem.message)}[/]\n  HINT: {escape(problem.hint)}")
     for group in taken.unprotected:
-        console.print(f"  {group.count} {group.state.value}: {escape(group.reason)}")
-        console.print(f"      {escape(', '.join(group.examples))}{' ...' if group.count > len(group.examples) else ''}")
+        console.print(f"  {group.count} {group.state.value}: {escape(_plain(group.reason))}")
+        console.print(f"      {escape(_plain(', '.join(group.examples)))}{' ...' if group.count > len(group.examples) else ''}")
 
 
 @click.command()
@@ -90,7 +90,7 @@ def _print_status(console: Console, taken: Status) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One object per line; docs/commands.md documents its shape.")
 @click.pass_obj
 def ls(config: Path | None, storage: str | None, prefix: str | None, state: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's way
-    r"""List every version that the kit knows, with its state and the reason for it.
+    """List every version that the kit knows, with its state and the reason for it.
 
     \b
     Example:
@@ -102,7 +102,7 @@ def ls(config: Path | None, storage: str | None, prefix: str | None, state: str 
         listed = _listed(kit, storage, prefix, VersionState(state) if state else None)
         if as_json:
             for item in listed:
-                click.echo(json.dumps(item, ensure_ascii=False))
+                click.echo(_json_line(item))
         else:
             _print_table(listed)
 
@@ -139,6 +139,12 @@ def _declined_object(row: DeclinedRow) -> dict[str, Any]:
     nothing = dict.fromkeys(("location", "sha256", "size", "stored_size", "stored_at"))
     named = {"storage": row.storage, "bucket": None, "key": row.key, "version": row.version}
     return named | {"state": VersionState.DECLINED.value, "reason": row.reason} | nothing | {"row": row.source_id, "due_at": None}
+
+
+def _json_line(item: dict[str, Any]) -> str:
+    """Readable names, but nothing that a terminal obeys: JSON leaves DEL, C1 and the signs that turn a line around as they are."""
+    text = json.dumps(item, ensure_ascii=False)
+    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in text)
 
 
 def _print_table(listed: Iterator[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -29,7 +30,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or settings; 3 finished, but some it
 @click.version_option(package_name="cloud-backup-kit", prog_name="cbk")
 @click.pass_context
 def cli(context: click.Context, config: Path | None) -> None:
-    r"""Keep a verified second copy of object storage on machines that you own.
+    """Keep a verified second copy of object storage on machines that you own.
 
     \b
     Example, from nothing to a first copy:
@@ -46,20 +47,32 @@ for command in (init, doctor, status, ls, resync, schema):
 
 def main() -> None:
     """Run the command and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name still shows the rest
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="cbk", standalone_mode=False)
     except click.exceptions.Exit as ending:
         code = ending.exit_code
     except click.Abort:
         code = EXIT_INTERRUPTED
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
+    except click.ClickException as error:
+        message = error.format_message().removesuffix(".")
+        context: click.Context | None = getattr(error, "ctx", None)
+        _tell(message[:1].lower() + message[1:], f"`{context.command_path if context else 'cbk'} --help` shows what it takes")
+        code = error.exit_code
     except CbkError as error:
-        click.echo(f"cbk: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"HINT: {error.hint}", err=True)
+        _tell(error.message, error.hint)
         code = error.exit_code
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     sys.exit(code or 0)
+
+
+def _tell(message: str, hint: str | None) -> None:
+    click.echo(f"cbk: {message}", err=True)
+    if hint:
+        click.echo(f"HINT: {hint}", err=True)

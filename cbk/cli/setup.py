@@ -21,7 +21,7 @@ COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.pass_obj
 def init(config: Path | None, dry_run: bool) -> None:  # noqa: FBT001 - click hands options over like this
-    r"""Prepare the backup disk and the catalog; safe to repeat, and the way to migrate after an upgrade.
+    """Prepare the backup disk and the catalog; safe to repeat, and the way to migrate after an upgrade.
 
     \b
     Example:
@@ -36,7 +36,7 @@ def init(config: Path | None, dry_run: bool) -> None:  # noqa: FBT001 - click ha
 @click.option("--json", "as_json", is_flag=True, help='One object per line: {"part", "level": "ok|warn|fail", "message", "hint"}.')
 @click.pass_obj
 def doctor(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click hands options over like this
-    r"""Look at settings, source, catalog, broker, disk and clock; exit 1 where a part is broken.
+    """Look at settings, source, catalog, broker, disk and clock; exit 1 where a part is broken.
 
     \b
     Example:
@@ -69,7 +69,7 @@ def _print(console: Console, finding: Finding) -> None:
 @click.argument("dialect", type=click.Choice(["postgresql", "mysql", "sqlite"]))
 @click.option("--user", default="cbk_reader", show_default=True, help="The restricted user's name.")
 def schema(dialect: str, user: str) -> None:
-    r"""Print the application's two tables, and the user that may only SELECT from them.
+    """Print the application's two tables, and the user that may only SELECT from them.
 
     \b
     Example:

@@ -20,7 +20,7 @@ from cbk.jobs.resync import resync as resync_job
 @click.option("--json", "as_json", is_flag=True, help='One object: {"outcome", "file", "rows", "again", "why"}.')
 @click.pass_obj
 def resync(config: Path | None, storage: str | None, key: str | None, file_id: str | None, dry_run: bool, as_json: bool) -> None:  # noqa: FBT001, PLR0917
-    r"""Read a file's rows again now, check its copies, and send what is missing to the workers.
+    """Read a file's rows again now, check its copies, and send what is missing to the workers.
 
     \b
     Example:

@@ -10,6 +10,7 @@ from cbk.edges import machine
 from cbk.edges.broker import check_broker
 from cbk.errors import CbkError
 from cbk.jobs.kit import Kit
+from cbk.rules.health import describe_age
 from cbk.settings import unknown_names
 
 FREE_SHARE_LOW = 0.10
@@ -54,7 +55,8 @@ def examine(kit: Kit) -> Iterator[Finding]:
 
 def _settings(kit: Kit) -> Iterator[Finding]:
     settings = kit.settings
-    yield _ok("settings", f"valid; poll every {settings.poll_interval}, grace {settings.grace_period}, lease {settings.lease}")
+    poll, grace, lease = map(describe_age, (settings.poll_interval, settings.grace_period, settings.lease))
+    yield _ok("settings", f"valid; poll every {poll}, grace {grace}, lease {lease}")
     for name in unknown_names():
         yield _warn("settings", f"{name} is no setting of this kit", "correct the name, or remove it")
     if not settings.allowed_hosts:

@@ -133,7 +133,7 @@ def catalog_errors() -> Iterator[None]:
             raise _outdated(error) from error
         raise CatalogUnavailable(
             f"the catalog does not answer: {_first_line(error)}",
-            hint="is its server up, is its disk mounted and writable? `cbk doctor` tells more",
+            hint="is its server up, is its disk mounted and writable? a new one is made by `cbk init`",
         ) from error
 
 
