@@ -248,7 +248,15 @@ def test_rows_of_key_finds_a_row_whose_path_is_null(application, source):
     assert ids_of(source.rows_of_key("s3", "a.png")) == ["7"]
 
 
-@pytest.mark.parametrize("key", ["", "/", "a\0b", "\ud800", "a/" * 5000])
+def test_rows_of_key_that_is_longer_than_any_accepted_one_is_not_asked_for(sqlite_application, sqlite_source):
+    sqlite_application.upload(path="", name="a" * 4096)
+    sqlite_application.upload(path="", name="a" * 4097)
+
+    assert ids_of(sqlite_source.rows_of_key("s3", "a" * 4096)) == ["1"]
+    assert sqlite_source.rows_of_key("s3", "a" * 4097) == []
+
+
+@pytest.mark.parametrize("key", ["", "/", "a\0b", "\ud800"])
 def test_rows_of_key_that_no_row_can_have_is_nothing(application, source, key):
     application.upload()
 
@@ -397,10 +405,11 @@ def test_rows_whose_id_is_of_another_kind_are_left_out_and_named_in_the_log(sqli
 
 def test_rows_that_are_left_out_do_not_end_the_reading(sqlite_application, sqlite_source):
     sqlite_application.replace_files_table('"Id" TEXT, "Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl"')
-    for row_id in ("'a'", "CAST(x'62ff' AS TEXT)", "'c'", "'d'"):
+    for row_id in ("'a'", "'b'", "CAST(x'62ff' AS TEXT)", "'c'", "'d'"):
         sqlite_application.run(f'INSERT INTO "ObjectStorageFiles" ("Id") VALUES ({row_id})')
 
-    assert pages_of(sqlite_source, 2) == [["a", "c"], ["d"]]
+    assert pages_of(sqlite_source, 2) == [["a", "b"], ["c", "d"]]
+    assert pages_of(sqlite_source, 3) == [["a", "b", "c"], ["d"]]
 
 
 def test_page_of_rows_without_usable_ids_is_an_error(sqlite_application, sqlite_source):
@@ -518,6 +527,14 @@ def test_optional_columns_may_be_missing(application, source):
     assert source.delete_row("1") == DeleteRow(id="1", file_id="1")
 
 
+def test_check_looks_anew(application, source):
+    assert source.check().missing_optional == ()
+
+    application.run('ALTER TABLE "ObjectStorageDeleteLog" DROP COLUMN "DeletedAt"')
+
+    assert source.check().missing_optional == ("ObjectStorageDeleteLog.DeletedAt",)
+
+
 def test_content_type_is_read_where_there_is_one(application, source):
     application.upload()
     application.run("""UPDATE "ObjectStorageFiles" SET "ContentType" = 'image/png'""")
@@ -625,10 +642,16 @@ def test_options_of_the_url_are_kept_beside_ours(pg_application):
     assert settings == ["12345kB", "on"]
 
 
-def test_no_transaction_stays_open_between_questions(pg_application, pg_source):
-    pg_source.latest_id()
+def test_session_makes_nothing_at_all(application, source):
+    with source._session() as (connection, _), pytest.raises(DBAPIError, match=r"read-only|readonly"):
+        connection.execute(text("CREATE TEMPORARY TABLE scratch (number INTEGER)"))
 
-    assert sessions_of_cbk(pg_application) == ["idle"]
+
+def test_no_transaction_stays_open_behind_a_question(pg_application, pg_source):
+    with pg_source._session() as (connection, _):
+        connection.execute(text("SELECT 1"))
+
+        assert sessions_of_cbk(pg_application) == ["idle"]
 
 
 # Away, slow, refusing
