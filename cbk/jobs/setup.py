@@ -16,31 +16,32 @@ def initialise(kit: Kit, *, dry_run: bool = False) -> Iterator[str]:
     Raises RootMissing where the catalog belongs to another disk than the one that is mounted, CatalogError where it cannot be made.
     """
     root = kit.archive.root
-    shared = kit.catalog.is_shared
-    known = _known_identity(kit) if shared else None
-    if known is not None:
-        kit.archive.require(known)
+    if kit.catalog.exists:
+        _refuse_another_disk(kit)
     if dry_run:
         yield f"would give {root} an identity, unless it has one"
         yield f"would make or migrate the catalog at {kit.catalog.place}"
         return
     Archive.create(root, now=machine.now())
-    identity = kit.archive.identity()
-    yield f"{root} is the disk {identity}"
+    yield f"{root} is the disk {kit.archive.identity()}"
     changed = kit.catalog.upgrade()
     yield f"the catalog at {kit.catalog.place} {'is ready' if changed else 'was ready'}"
-    belongs_to = kit.catalog.facts.get("identity")
-    if belongs_to not in {None, identity}:
+    _refuse_another_disk(kit)
+    kit.catalog.facts.set(identity=kit.archive.identity())
+
+
+def _refuse_another_disk(kit: Kit) -> None:
+    """A folder that is not the disk that the catalog knows already must not become a second one."""
+    try:
+        known = kit.catalog.facts.get("identity")
+    except CatalogOutdated:
+        return
+    try:
+        found = f"the disk {kit.archive.identity()}"
+    except RootMissing:
+        found = "no disk of the kit"
+    if known is not None and found != f"the disk {known}":
         raise RootMissing(
-            f"the catalog belongs to the disk {belongs_to}, not to {identity}",
+            f"the catalog belongs to the disk {known}, but {kit.archive.root} is {found}",
             hint="mount the right disk, or name another catalog for this one",
         )
-    kit.catalog.facts.set(identity=identity)
-
-
-def _known_identity(kit: Kit) -> str | None:
-    """The disk that a shared catalog knows already: a folder that is not it must not become a second one."""
-    try:
-        return kit.catalog.facts.get("identity")
-    except CatalogOutdated:
-        return None

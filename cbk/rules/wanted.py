@@ -48,13 +48,17 @@ def _place_in_line(version: Version, newer: Sequence[Version], kept: bool) -> Tr
 
 def _cannot_be_had(version: Version) -> bool:
     exhausted = version.state is VersionState.FAILED and version.attempts >= PATIENCE_ATTEMPTS
-    return version.state in _OUT_OF_REACH or exhausted
+    return version.state in _OUT_OF_REACH or exhausted or _is_overwritten(version)
+
+
+def _is_overwritten(version: Version) -> bool:
+    """A superseded version that was tried has lost its bytes in the bucket: trying again finds the newer one's."""
+    return version.state is VersionState.SUPERSEDED and version.attempts > 0
 
 
 def _want(version: Version) -> Transition | None:
     waiting = version.state is VersionState.PENDING and version.due_at is None
-    # A superseded version that was tried already has lost its bytes in the bucket: trying again finds the newer one's.
-    returning = version.state is VersionState.SUPERSEDED and version.attempts == 0
+    returning = version.state is VersionState.SUPERSEDED and not _is_overwritten(version)
     if not waiting and not returning:
         return None
     return Transition(version_id=version.id, state=VersionState.PENDING, reason="waits to be fetched", due=True)

@@ -963,8 +963,41 @@ def test_initialise_a_second_time_changes_nothing(desk):
     assert steps[-1].endswith("was ready")
 
 
-def test_initialise_refuses_another_disk_than_the_catalogs(desk):
+def test_initialise_refuses_another_disk_than_the_catalogs_and_leaves_nothing_on_it(desk):
     (desk.root / ".cbk").rename(desk.folder / "away")
-    with pytest.raises(errors.RootMissing) as caught:
-        list(initialise(desk.kit))
-    assert "mount the right disk" in caught.value.hint
+    for dry_run in (True, False):
+        with pytest.raises(errors.RootMissing) as caught:
+            list(initialise(desk.kit, dry_run=dry_run))
+        assert "is no disk of the kit" in caught.value.message
+        assert "mount the right disk" in caught.value.hint
+    assert list(desk.root.iterdir()) == []
+
+
+def test_dry_initialise_makes_no_table_in_a_shared_catalog(make_desk, postgres, pg_database):
+    kit = make_desk().open(catalog_url=postgres.url(pg_database))
+    assert len(list(initialise(kit, dry_run=True))) == 2
+    with pytest.raises(errors.CatalogOutdated):
+        kit.catalog.require_current()
+    assert sa.inspect(kit.catalog.engine).get_table_names() == []
+
+
+# ---- two machines that share a catalog -----------------------------------------------------------------------------------------
+
+
+def test_everything_works_with_a_catalog_in_postgresql(make_desk, postgres, pg_database):
+    desk = make_desk(catalog_url=postgres.url(pg_database), keep_versions=2)
+    for number in (1, 2, 3):
+        desk.upload("a.txt", b"v%d" % number, version=number, served_at=f"/car-erp/a.txt-{number}")
+    desk.change(desk.upload("bad.txt", b"x"), Hash="nonsense")
+    desk.upload("busy.txt", b"x", status(503), serve())
+    desk.work()
+    desk.pass_backoff()
+    desk.work()
+    assert desk.states() == {
+        ("a.txt", 1): "superseded",
+        ("a.txt", 2): "stored",
+        ("a.txt", 3): "stored",
+        ("busy.txt", 1): "stored",
+    }
+    assert len(desk.declined()) == 1
+    assert list(initialise(desk.kit))[-1].endswith("was ready")

@@ -191,6 +191,7 @@ def test_dry_init_says_what_would_be_done_and_does_nothing(cbk, desk, environmen
 def test_init_where_no_folder_can_be_made_ends_with_1_and_a_hint(cbk, desk, environment, tmp_path):
     (tmp_path / "file").write_text("")
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "file" / "disk"))
+    environment.setenv("CBK_CATALOG_URL", f"sqlite:///{tmp_path}/fresh.db")
     code, _, err = cbk("init")
     assert code == 1
     assert err.startswith("cbk: cannot prepare ")

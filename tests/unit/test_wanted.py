@@ -55,6 +55,12 @@ def test_an_old_copy_beats_none_where_no_newer_one_can_be_had(state):
     assert decided([version(1), version(2, state)]) == {1: ("pending", True, "waits to be fetched")}
 
 
+def test_an_old_copy_beats_none_where_the_one_between_was_overwritten():
+    assert decided([version(1), version(2, "superseded", attempts=1), version(3, "expired")]) == {
+        1: ("pending", True, "waits to be fetched")
+    }
+
+
 def test_older_one_waits_while_a_newer_failed_one_is_still_tried():
     assert decided([version(1), version(2, "failed", attempts=PATIENCE_ATTEMPTS - 1)])[1][1] is False
 

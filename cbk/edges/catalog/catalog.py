@@ -66,6 +66,11 @@ class Catalog:
         return self.engine.dialect.name != "sqlite"
 
     @property
+    def exists(self) -> bool:
+        """Whether there is a database to ask; SQLite would make one by being asked."""
+        return self.is_shared or Path(self.engine.url.database or "").is_file()
+
+    @property
     def place(self) -> str:
         """Where it is, without any password."""
         return sa.make_url(self.engine.url).render_as_string(hide_password=True)
