@@ -1,0 +1,170 @@
+"""`examine`: each part of a kit that is odd or broken is found, and told with what to do."""
+
+import os
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from cbk.jobs import doctor
+from cbk.jobs.doctor import Level, examine
+from tests.desk import Desk
+from tests.origin import Origin
+
+
+@pytest.fixture(scope="module")
+def origin():
+    with Origin() as origin:
+        yield origin
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """No setting of the machine's own, and a clock that keeps time."""
+    for name in list(os.environ):
+        if name.startswith("CBK_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(doctor.machine, "clock_is_synchronised", lambda: True)
+    monkeypatch.setattr(doctor.machine, "shares_system_disk", lambda _: False)
+    return monkeypatch
+
+
+@pytest.fixture
+def make_desk(tmp_path, origin, broker_url):
+    desks = []
+
+    def make(**settings):
+        desks.append(Desk(tmp_path, origin, **{"broker_url": broker_url} | settings))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        desk.close()
+
+
+@pytest.fixture
+def desk(make_desk):
+    return make_desk()
+
+
+def found(desk, part, level):
+    """The findings of a part at a level, as (message, hint)."""
+    findings = list(examine(desk.kit))
+    assert all(finding.hint for finding in findings if finding.level is not Level.OK)
+    return [(finding.message, finding.hint) for finding in findings if (finding.part, finding.level) == (part, level)]
+
+
+def test_whole_kit_has_nothing_to_complain_about(desk):
+    findings = list(examine(desk.kit))
+    assert [finding for finding in findings if finding.level is not Level.OK] == []
+    assert {finding.part for finding in findings} == {"settings", "source", "catalog", "broker", "disk", "clock"}
+
+
+def test_broker_is_named_with_its_version(desk):
+    [(message, _)] = found(desk, "broker", Level.OK)
+    assert message.startswith("Valkey ")
+    assert message.endswith(" answers")
+
+
+def test_broker_that_throws_messages_away_is_odd(desk, broker_url):
+    with redis.Redis.from_url(broker_url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            [(message, hint)] = found(desk, "broker", Level.WARN)
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    assert "allkeys-lru" in message
+    assert hint == "set maxmemory-policy noeviction"
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@127.0.0.1:1/0", "redis://:hunter2@127.0.0.1:notaport/0"])
+def test_broker_that_is_away_is_broken_and_its_password_not_told(make_desk, url):
+    [(message, hint)] = found(make_desk(broker_url=url), "broker", Level.FAIL)
+    assert "Redis does not answer" in message
+    assert "hunter2" not in message + hint
+
+
+def test_hosts_that_are_not_named_are_odd(make_desk):
+    [(message, hint)] = found(make_desk(allowed_hosts=""), "settings", Level.WARN)
+    assert "any public host" in message
+    assert "amazonaws.com" in hint
+
+
+def test_column_that_is_missing_is_broken_and_named(desk):
+    with desk.application.begin() as connection:
+        connection.exec_driver_sql('ALTER TABLE "ObjectStorageFiles" DROP COLUMN "SignedDownloadUrl"')
+    [(message, hint)] = found(desk, "source", Level.FAIL)
+    assert "SignedDownloadUrl" in message
+    assert "cbk schema sqlite" in hint
+
+
+def test_optional_column_that_is_missing_is_fine_and_named(desk):
+    with desk.application.begin() as connection:
+        connection.exec_driver_sql('ALTER TABLE "ObjectStorageFiles" DROP COLUMN "ContentType"')
+    assert ("works without the optional ObjectStorageFiles.ContentType", "") in found(desk, "source", Level.OK)
+
+
+def test_ids_without_an_order_are_odd(make_desk, tmp_path):
+    application = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
+    with application.begin() as connection:
+        connection.exec_driver_sql(
+            'CREATE TABLE "ObjectStorageFiles" ("Id" TEXT PRIMARY KEY, "Name" TEXT, "Path" TEXT, "Storage" TEXT,'
+            ' "Version" INTEGER, "Hash" TEXT, "SignedDownloadUrl" TEXT)'
+        )
+    application.dispose()
+    [(message, _)] = found(make_desk(), "source", Level.WARN)
+    assert message == "Ids are not integers: every poll reads every row"
+
+
+def test_user_who_may_write_to_the_source_is_odd(make_desk, postgres, pg_database):
+    desk = make_desk(source_url=postgres.url(pg_database))
+    [(message, hint)] = found(desk, "source", Level.WARN)
+    assert message == "the database user may write to the tables"
+    assert "may only SELECT" in hint
+
+
+def test_catalog_that_is_not_made_is_broken(desk):
+    with desk.kit.catalog.database.writing() as connection:
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+    [(message, hint)] = found(desk, "catalog", Level.FAIL)
+    assert "revision none" in message
+    assert hint == "run `cbk init`"
+
+
+def test_disk_that_is_not_mounted_is_broken(desk):
+    (desk.root / ".cbk").rename(desk.folder / "away")
+    [(message, hint)] = found(desk, "disk", Level.FAIL)
+    assert "identity is missing" in message
+    assert "mounted" in hint
+
+
+def test_disk_that_is_not_writable_is_broken(desk, environment):
+    access = os.access  # root may write everywhere
+    environment.setattr(os, "access", lambda path, mode: path != desk.root and access(path, mode))
+    [(message, _)] = found(desk, "disk", Level.FAIL)
+    assert message == f"{desk.root} is not writable"
+
+
+def test_disk_that_is_nearly_full_is_odd(desk, environment):
+    environment.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 9 * 10**9, "total": 100 * 10**9})())
+    assert found(desk, "disk", Level.WARN) == [("9.0 GB free of 100.0 GB", "make room before it is full")]
+
+
+def test_backup_root_on_the_systems_disk_is_odd(desk, environment):
+    environment.setattr(doctor.machine, "shares_system_disk", lambda _: True)
+    [(message, _)] = found(desk, "disk", Level.WARN)
+    assert message.endswith("is on the system's own disk")
+
+
+@pytest.mark.parametrize(("state", "told"), [(False, "is not synchronised"), (None, "does not tell whether")])
+def test_clock_that_may_be_wrong_is_odd(desk, environment, state, told):
+    environment.setattr(doctor.machine, "clock_is_synchronised", lambda: state)
+    [(message, _)] = found(desk, "clock", Level.WARN)
+    assert told in message
+
+
+def test_clocks_that_differ_are_odd(desk, environment):
+    now = doctor.machine.now
+    environment.setattr(doctor.machine, "now", lambda: now().replace(year=2020))
+    [(message, _)] = found(desk, "clock", Level.WARN)
+    assert message.startswith("this machine and the catalog's database differ by ")
