@@ -1,6 +1,6 @@
 """What is sent to MySQL and MariaDB, as text: there is no such server among the wheels that the other tests start.
 
-What is true of every database is tried on PostgreSQL and SQLite in tests/integration/test_source.py.
+What is true of every database is tried on PostgreSQL and SQLite in tests/integration/source.
 """
 
 from unittest.mock import MagicMock

@@ -1,0 +1,1 @@
+"""The application's database, as it is and as it fails."""
