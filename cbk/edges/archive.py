@@ -62,7 +62,7 @@ _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_BYTES = 256 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
-_PUBLISH_ATTEMPTS = 10
+_PUBLISH_ATTEMPTS = 100
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
 _AT_FDCWD = -100  # <fcntl.h>
 
