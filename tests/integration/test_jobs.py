@@ -483,22 +483,40 @@ def test_copy_that_another_worker_published_meanwhile_counts(desk):
     assert desk.parts() == set()
 
 
-def test_worker_that_lost_its_lease_in_mid_download_records_and_publishes_nothing(desk):
+def test_worker_that_lost_its_lease_in_mid_download_records_nothing(desk):
     with desk.rival() as rival:
 
         def answer(exchange):
             desk.expire_leases()
-            assert rival.work.claim(exchange.request.path.rpartition("-")[2], LEASE)
+            assert rival.work.claim("1", LEASE)
             return serve()(exchange)
 
-        row_id = desk.upload("a-1", b"x" * 100, answer)
-        assert row_id == "1"
+        assert desk.upload("a.txt", b"x" * 100, answer) == "1"
         desk.poll()
         with pytest.raises(errors.LeaseLost):
-            desk.back_up(row_id)
-        assert desk.states() == {("a-1", 1): "pending"}
+            desk.back_up("1")
+        assert desk.states() == {("a.txt", 1): "pending"}
         assert desk.parts() == set()
         assert rival.work.in_flight() == 1
+
+
+@pytest.mark.parametrize("content", [b"x" * 100, b""])
+def test_worker_that_slept_through_its_lease_publishes_nothing(desk, monkeypatch, content):
+    slept = threading.Event()
+    monkeypatch.setattr("cbk.edges.catalog.work._uptime", lambda: 3600.0 if slept.is_set() else 0.0)
+    with desk.rival() as rival:
+
+        def sleep(*_):
+            slept.set()
+            desk.expire_leases()
+            assert rival.work.claim("1", LEASE)
+
+        assert desk.upload("a.txt", content) == "1"
+        desk.poll()
+        monkeypatch.setattr(os, "posix_fadvise", sleep)  # called when the part is opened to be read back
+        with pytest.raises(errors.LeaseLost):
+            desk.back_up("1")
+    assert (desk.parts(), desk.copies()) == (set(), set())
 
 
 def test_lease_is_renewed_with_each_chunk_that_is_read_back(desk, monkeypatch):
@@ -734,6 +752,18 @@ def test_fresh_link_of_a_failed_version_does_not_wait_for_its_time(desk):
     assert desk.states() == {("a.txt", 1): "stored"}
 
 
+def test_fresh_link_starts_the_backoff_anew(desk):
+    row_id = desk.upload("a.txt", b"x", status(503))
+    for _ in range(3):
+        desk.work()
+        desk.pass_backoff()
+    assert desk.versions()["a.txt", 1].attempts == 3
+    desk.origin.put("/fresh/a.txt", b"x", status(503))
+    desk.refresh(row_id, "/fresh/a.txt")
+    desk.work()
+    assert desk.versions()["a.txt", 1].attempts == 1
+
+
 def test_row_that_vanished_before_its_download_leaves_its_version_missing(desk):
     row_id = desk.upload("a.txt", b"x")
     desk.poll()
@@ -840,6 +870,17 @@ def test_an_old_copy_beats_none(desk):
     assert desk.states() == {("a.txt", 1): "pending", ("a.txt", 2): "expired"}
     desk.work()
     assert desk.states() == {("a.txt", 1): "stored", ("a.txt", 2): "expired"}
+
+
+def test_an_old_copy_beats_none_where_the_row_of_the_newest_vanished(desk):
+    desk.upload("a.txt", b"v1", version=1, served_at="/car-erp/a.txt-1")
+    newest = desk.upload("a.txt", b"v2", version=2, served_at="/car-erp/a.txt-2")
+    desk.poll()
+    desk.drop(newest)
+    assert desk.back_up(newest).outcome == "missing"
+    desk.courier.take()
+    desk.work()
+    assert desk.states() == {("a.txt", 1): "stored", ("a.txt", 2): "missing"}
 
 
 def test_older_version_is_fetched_when_the_newer_one_failed_too_often(desk):

@@ -221,6 +221,16 @@ def test_command_before_init_ends_with_1_and_names_it(cbk, desk, environment, tm
     assert "cbk init" in err
 
 
+@pytest.mark.parametrize("command", ["status", "ls"])
+def test_command_on_a_catalog_of_another_release_ends_with_1_and_names_init(cbk, desk, command):
+    with desk.kit.catalog.database.writing() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
+    code, out, err = cbk(command)
+    assert (code, out) == (1, "")
+    assert "the catalog is at revision 0000" in err
+    assert "HINT: run `cbk init`" in err
+
+
 def test_status_before_the_first_poll_is_not_protected(cbk, desk):
     code, out, _ = cbk("status")
     assert code == 4
@@ -384,6 +394,15 @@ def test_control_characters_of_a_key_do_not_reach_the_terminal(cbk, hostile, com
     assert [character for character in out if not character.isprintable() and character not in "\n\t"] == []
     assert "\nforged" not in out
     assert out.isascii() or "ünï 日本" in out
+
+
+def test_control_characters_of_a_reason_do_not_reach_the_terminal(cbk, desk):
+    desk.upload("a.txt", b"x", status(503))
+    desk.work()
+    with desk.kit.catalog.database.writing() as connection:
+        connection.exec_driver_sql("UPDATE versions SET reason = ?", (HOSTILE,))
+    for command in ("status", "ls"):
+        assert "\\x1b[31mred\\nforged\\x9b2J\\u202egnp.exe" in cbk(command)[1]
 
 
 def test_key_comes_out_of_json_as_it_is(cbk, hostile):
