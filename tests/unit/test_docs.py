@@ -1,0 +1,176 @@
+"""The documentation says what is: names, shapes and links in it are compared with the code."""
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import tomllib
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import settings_doc
+from cbk.appside.schema import ddl
+from cbk.cli.main import cli
+from cbk.jobs.intake import take_in
+from cbk.jobs.kit import open_kit
+from cbk.model import VersionState
+from cbk.settings import OTHER_NAMES, PREFIX, Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+HASH = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def blocks(page, kind):
+    """The fenced blocks of a page that are marked as `kind`."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_settings_page_is_what_the_settings_say():
+    assert settings_doc.render() == settings_doc.PAGE.read_text(), "run scripts/settings-doc"
+
+
+def test_settings_example_is_valid(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    (example,) = blocks(DOCS / "settings.md", "toml")
+    (tmp_path / "cbk.toml").write_text(example)
+    settings = load_settings(tmp_path / "cbk.toml")
+    assert settings.bucket("s3") == tomllib.loads(example)["buckets"]["s3"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_page_names_only_settings_that_there_are(page):
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | OTHER_NAMES
+    assert set(re.findall(r"\bCBK_[A-Z_]*[A-Z]\b", page.read_text())) <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_page_links_to_what_is_there(page):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(), flags=re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_page_names_only_commands_that_there_are(page):
+    code = re.findall(r"`[^`\n]+`|^(?: {4}|```sh\n(?:.*\n)*?```).*$", page.read_text(), flags=re.MULTILINE)
+    named = {name for text in code for name in re.findall(r"(?:^|[`\n] *)cbk ([a-z]+)", text)}
+    assert named <= set(cli.commands)
+
+
+def test_every_command_is_documented():
+    documented = re.findall(r"^## cbk ([a-z]+)$", (DOCS / "commands.md").read_text(), flags=re.MULTILINE)
+    assert sorted(documented) == sorted(cli.commands)
+
+
+def test_every_option_of_a_command_is_documented():
+    sections = re.split(r"^## cbk ", (DOCS / "commands.md").read_text(), flags=re.MULTILINE)
+    texts = {section.split("\n", 1)[0]: section for section in sections}
+    missing = [
+        f"{name} {option}"
+        for name, command in cli.commands.items()
+        for parameter in command.params
+        for option in parameter.opts
+        if option.startswith("--") and option not in texts[name]
+    ]
+    assert missing == []
+
+
+def test_glossary_explains_every_state():
+    explained = re.findall(r"^\| \*\*([a-z]+)\*\* \| .* \| .* \| .* \|$", (DOCS / "glossary.md").read_text(), flags=re.MULTILINE)
+    assert sorted(explained) == sorted(VersionState)
+
+
+def test_decisions_are_numbered_as_their_files():
+    pages = sorted((DOCS / "decisions").glob("*.md"))
+    numbers = [page.name[:3] for page in pages]
+    assert len(set(numbers)) == len(numbers)
+    assert [page.read_text()[2:5] for page in pages] == numbers
+
+
+# The JSON of the commands
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A kit on SQLite that has taken in one row; gives the settings as environment."""
+    source = tmp_path / "app.db"
+    environment = {"CBK_SOURCE_URL": f"sqlite:///{source}", "CBK_BACKUP_ROOT": str(tmp_path / "backups")}
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with closing(sqlite3.connect(source)) as connection, connection:
+        connection.executescript(ddl("sqlite"))
+        connection.execute(
+            'INSERT INTO "ObjectStorageFiles" ("Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl")'
+            " VALUES ('thumbnail.png', 'cars/id-1/', 's3', 1, ?, 'https://objects.example.com/thumbnail.png')",
+            [HASH],
+        )
+    assert CliRunner().invoke(cli, ["init"]).exit_code == 0
+    with closing(open_kit(load_settings())) as kit:
+        take_in(kit, kit.source.rows_after(None, 10))
+    return environment
+
+
+def shape(value):
+    """The names in a JSON value, without what stands behind them; how many states there are is no matter of shape."""
+    if isinstance(value, dict):
+        return {name: {} if name == "states" else shape(inner) for name, inner in value.items()}
+    return [shape(inner) for inner in value[:1]] if isinstance(value, list) else None
+
+
+def documented(command):
+    (block,) = blocks(DOCS / "commands.md", f"json {command}")
+    return shape(json.loads(block))
+
+
+@pytest.mark.parametrize(("command", "exit_code"), [("status", 4), ("ls", 0)])
+def test_json_has_the_documented_shape(site, command, exit_code):
+    result = CliRunner().invoke(cli, [command, "--json"])
+    assert result.exit_code == exit_code
+    assert shape(json.loads(result.stdout)) == documented(command)
+
+
+def test_json_of_the_doctor_has_the_documented_shape(site):
+    lines = CliRunner().invoke(cli, ["doctor", "--json"]).stdout.splitlines()
+    assert {tuple(json.loads(line)) for line in lines} == {tuple(documented("doctor"))}
+
+
+def test_json_of_a_declined_row_has_the_documented_shape(site, make_row):
+    with closing(open_kit(load_settings())) as kit:
+        take_in(kit, [make_row(id="2", hash="nonsense")])
+    result = CliRunner().invoke(cli, ["ls", "--json", "--state", "declined"])
+    assert shape(json.loads(result.stdout)) == documented("ls")
+
+
+def test_json_of_a_resync_has_the_documented_shape(site):
+    command = [
+        sys.executable,
+        "-m",
+        "cbk.cli",
+        "resync",
+        "--storage",
+        "s3",
+        "--key",
+        "cars/id-1/thumbnail.png",
+        "--dry-run",
+        "--json",
+    ]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | site
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shape(json.loads(done.stdout)) == documented("resync")
