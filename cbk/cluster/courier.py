@@ -58,10 +58,16 @@ class CeleryCourier:
 
 
 def _arguments(message: bytes) -> list[object]:
-    """The positional arguments of a task message (Celery message protocol 2: a JSON body in base64)."""
-    envelope = json.loads(message)
-    body = envelope["body"]
-    if envelope.get("properties", {}).get("body_encoding") == "base64":
-        body = base64.b64decode(body)
-    arguments: list[object] = json.loads(body)[0]
-    return arguments
+    """The positional arguments of a task message (Celery message protocol 2: a JSON body in base64).
+
+    One that is not understood (compressed by the operator's configuration, or not Celery's) has none: its work is sent a second
+    time at worst, which does no harm.
+    """
+    try:
+        envelope = json.loads(message)
+        body = envelope["body"]
+        if envelope.get("properties", {}).get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        return list(json.loads(body)[0])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []

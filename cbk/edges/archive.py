@@ -290,7 +290,8 @@ class Archive:
         with _disk_errors(f"sweep {_INCOMING}"), _folder(self._root, _INCOMING, create=True) as folder:
             for name in os.listdir(folder):  # noqa: PTH208 - a descriptor, not a path
                 if not keep(name):
-                    with contextlib.suppress(FileNotFoundError):
+                    # What is no file, or is held open over NFS, is nobody's part: it stays, and keeps nobody from working.
+                    with contextlib.suppress(OSError):
                         os.unlink(name, dir_fd=folder)
                         removed += 1
         return removed

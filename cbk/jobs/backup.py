@@ -7,7 +7,7 @@ from random import random
 
 from cbk.edges import machine
 from cbk.edges.catalog import Keeper
-from cbk.errors import CbkError, CopyCorrupt, CopyExists, CopyMissing, DownloadError, LeaseLost
+from cbk.errors import CatalogError, CbkError, CopyCorrupt, CopyExists, CopyMissing, LeaseLost, RootMissing, SourceError
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Kit
 from cbk.model import AcceptedRow, Claim, CopyHeader, Summary, Version, Written
@@ -22,8 +22,8 @@ GIVE_BACK = timedelta(seconds=30)
 def back_up(kit: Kit, source_id: str) -> Summary:
     """Store the version of this row. Doubled, late and stray messages return quietly.
 
-    Raises a DownloadError, or CopyCorrupt where the disk did not give back what was written, after recording what became of the
-    version; any other CbkError after giving the version back; LeaseLost where another worker has taken it over.
+    Raises what went wrong, after recording what became of the version and when it is tried again, or after giving it back where a
+    part of the kit is away; LeaseLost where another worker has taken it over, with nothing recorded.
     """
     kit.require_disk()
     claim = kit.catalog.work.claim(source_id, kit.settings.lease) or _claim_unseen(kit, source_id)
@@ -33,11 +33,15 @@ def back_up(kit: Kit, source_id: str) -> Summary:
         summary = _fetch_and_store(kit, claim)
     except LeaseLost:
         raise
-    except (DownloadError, CopyCorrupt) as error:
-        _record_failure(kit, claim, error)
+    except (SourceError, CatalogError, RootMissing) as error:
+        kit.catalog.work.give_back(claim, min(GIVE_BACK, kit.settings.poll_interval), reason=f"tried again soon: {error.message}")
         raise
     except CbkError as error:
-        kit.catalog.work.give_back(claim, min(GIVE_BACK, kit.settings.poll_interval), reason=f"tried again soon: {error.message}")
+        _record_failure(kit, claim, error)
+        raise
+    except Exception as error:
+        # A bug, ours or a library's: its version backs off and says so, instead of coming back with each lease.
+        _record_failure(kit, claim, CbkError(f"unexpected {type(error).__name__}", hint="the worker's log has the traceback"))
         raise
     return summary
 
@@ -125,7 +129,7 @@ def _header(version: Version, row: AcceptedRow) -> CopyHeader:
     )
 
 
-def _record_failure(kit: Kit, claim: Claim, error: DownloadError | CopyCorrupt) -> None:
+def _record_failure(kit: Kit, claim: Claim, error: CbkError) -> None:
     siblings = [other for other in kit.catalog.work.versions_of_file(claim.version.file_id) if other.id != claim.version.id]
     outcome = after_failure(
         claim.version,

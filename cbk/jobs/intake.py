@@ -48,7 +48,7 @@ def settle_files(kit: Kit, file_ids: Iterable[int]) -> None:
 
 def _without_known(kit: Kit, rows: list[AcceptedRow]) -> list[AcceptedRow]:
     known = kit.catalog.intake.known_rows(row.source_id for row in rows)
-    return [row for row in rows if known.get(row.source_id) != (row.sha256, row.number)]
+    return [row for row in rows if (row.source_id, row.storage, row.key, row.number, row.sha256) not in known]
 
 
 def _write(kit: Kit, accepted: list[AcceptedRow], refused: list[DeclinedRow]) -> Taken:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 
 from cbk.edges.catalog import Leases
 from cbk.errors import CbkError, LeaseLost
 from cbk.jobs.dispatch import dispatch
-from cbk.jobs.intake import take_in
+from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Courier, Kit
 from cbk.model import AcceptedRow, SourceRow, Summary
 from cbk.rules.links import link_digest, link_expires_at
@@ -24,6 +24,10 @@ RECHECK_ROWS = 500
 # A reconciliation reads so many pages per poll, so that it never keeps new rows waiting for long.
 RECONCILE_PAGES = 50
 TOP_UP_SECONDS = 1.0
+# Files looked at in each poll that wait for a decision which a worker may have died before.
+UNSETTLED_FILES = 1000
+# No rule puts a version off for longer: twice the longest delay or what an origin may ask for, and some.
+FARTHEST = timedelta(days=3)
 # The part of the poll interval for which a poll stays to keep the window full while there is a backlog.
 STAY = 0.8
 
@@ -68,18 +72,23 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
         return Summary(outcome="skipped", facts={"reason": "another poll is at work"})
     run = _Poll(kit, courier, leases)
     try:
+        kit.catalog.work.forget_future(kit.settings.lease, FARTHEST)
         _take_in_new(run)
         _recheck(run)
         _reconcile(run)
-        _sweep(kit)
+        settle_files(kit, kit.catalog.work.unsettled_files(UNSETTLED_FILES))
         run.dispatched_at = float("-inf")
         run.breathe()
+        _sweep(kit)
         kit.catalog.facts.set(**{"poll.finished_at": kit.catalog.database.now().isoformat(), "poll.problem": None})
         _stay(run, until=started + kit.settings.poll_interval.total_seconds() * STAY, pause=pause)
     except LeaseLost:
         raise
     except CbkError as error:
         kit.catalog.facts.set(**{"poll.problem": error.message})
+        raise
+    except Exception as error:
+        kit.catalog.facts.set(**{"poll.problem": f"unexpected {type(error).__name__}; the worker's log has the traceback"})
         raise
     finally:
         leases.release(LEASE)
@@ -95,38 +104,40 @@ def _take_in_new(run: _Poll) -> None:
         catalog.facts.set(**{"reconcile.finished_at": catalog.database.now().isoformat()})
         return
     settled = catalog.intake.settled_id(run.kit.settings.settle)
-    window = _unchanged_window(run.kit, settled) or _Window(low=settled, high=settled, rows=0)
+    window = _unchanged_window(run.kit, settled) or _Window(low=settled, high=settled)
     for rows in _read_pages(run, window.high):
-        window = _Window(low=settled, high=int(rows[-1].id), rows=window.rows + len(rows))
-        catalog.intake.mark(int(rows[-1].id))
-    catalog.facts.set(window=json.dumps([window.low, window.high, window.rows]))
+        ids = [int(row.id) for row in rows]
+        window = _Window(low=settled, high=ids[-1], rows=window.rows + len(ids), total=window.total + sum(ids))
+        catalog.intake.mark(ids[-1])
+    catalog.facts.set(window=json.dumps([window.low, window.high, window.rows, window.total]))
     if settled is not None:
         catalog.intake.drop_marks_below(settled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Window:
-    """The Ids above `low`, which may still get company from late commits, up to `high`, and how many rows were seen there."""
+    """The Ids above `low`, which late commits may still join, up to `high`; how many rows were seen, and the sum of their Ids."""
 
     low: int | None
     high: int | None
-    rows: int
+    rows: int = 0
+    total: int = 0
 
 
 def _unchanged_window(kit: Kit, settled: int | None) -> _Window | None:
     """The window that the last poll left, with `settled` as its new low end; None where a row came or went in it since.
 
-    A count is an index scan in the database, where reading the rows again would cost the whole way. Counted in this order, a row
-    that commits between the two counts shows in the second one.
+    A sum is an index scan in the database, where reading the rows again would cost the whole way. Asked in this order, a row that
+    commits between the two questions shows in the second one.
     """
     saved = kit.catalog.facts.get("window")
-    low, high, rows = json.loads(saved) if saved else (None, None, 0)
+    low, high, *seen = json.loads(saved) if saved else (None, None)
     if high is None:
         return None
-    remaining = kit.source.count_between(settled, high)
-    if kit.source.count_between(low, high) != rows:
+    rows, total = kit.source.sum_between(settled, high)
+    if list(kit.source.sum_between(low, high)) != seen:
         return None
-    return _Window(low=settled, high=high, rows=remaining)
+    return _Window(low=settled, high=high, rows=rows, total=total)
 
 
 def _read_pages(run: _Poll, last: int | str | None) -> Iterator[list[SourceRow]]:
@@ -170,10 +181,11 @@ def _reconcile(run: _Poll) -> None:
         # The first intake has just read every row.
         run.kit.catalog.facts.set(**{"reconcile.finished_at": now.isoformat()})
         return
-    if cursor is None and finished is not None and now - datetime.fromisoformat(finished) < run.kit.settings.reconcile_interval:
+    age = now - datetime.fromisoformat(finished) if finished else run.kit.settings.reconcile_interval
+    if cursor is None and timedelta(0) <= age < run.kit.settings.reconcile_interval:
         return
     for _ in range(RECONCILE_PAGES):
-        rows = run.kit.source.rows_after(cursor or None, PAGE_ROWS)
+        rows = run.kit.source.rows_after(cursor, PAGE_ROWS)
         if rows:
             run.take(rows)
         if len(rows) < PAGE_ROWS:

@@ -28,22 +28,22 @@ def resync(
     rows = _rows(kit, storage, key, file_id)
     if not dry_run:
         take_in(kit, rows)
-    again: dict[int, str] = {}
+    again = 0
     labels = []
     for version in _versions(kit, rows):
-        reason = _why_again(kit, version, dry_run=dry_run)
+        reason = _why_again(kit, version)
         if reason:
-            again[version.id] = reason
+            again += 1
             labels.append(f"v{version.number}: {reason}")
-    if again and not dry_run:
-        for version_id, reason in again.items():
-            kit.catalog.work.make_due([version_id], reason=reason)
+            if not dry_run:
+                # Record before bytes: the backup that follows puts a bad copy aside, when the catalog no longer counts on it.
+                kit.catalog.work.make_due([version.id], reason=reason)
     if not dry_run:
         dispatch(kit, courier)
     name = f"{storage}/{key}" if key else f"row {file_id}"
     return Summary(
         outcome="would fetch" if dry_run else "resynced",
-        facts={"file": name, "rows": len(rows), "again": len(again), "why": "; ".join(labels)},
+        facts={"file": name, "rows": len(rows), "again": again, "why": "; ".join(labels)},
     )
 
 
@@ -70,22 +70,20 @@ def _versions(kit: Kit, rows: list[SourceRow]) -> list[Version]:
     return [version for name in sorted(names) for version in kit.catalog.work.versions_named(*name)]
 
 
-def _why_again(kit: Kit, version: Version, *, dry_run: bool) -> str:
+def _why_again(kit: Kit, version: Version) -> str:
     if version.state is VersionState.STORED:
-        return _why_copy_is_bad(kit, version, dry_run=dry_run)
+        return _why_copy_is_bad(kit, version)
     if version.state in _UNFINISHED:
         return "asked for by a resync"
     return ""
 
 
-def _why_copy_is_bad(kit: Kit, version: Version, *, dry_run: bool) -> str:
+def _why_copy_is_bad(kit: Kit, version: Version) -> str:
     location = copy_location(version.place, version.number)
     try:
         kit.archive.check(location, sha256=version.sha256, size=version.size)
     except CopyMissing:
         return "its copy was not on the disk"
     except CopyCorrupt:
-        if not dry_run:
-            kit.archive.quarantine(location)
         return "its copy was corrupt"
     return ""

@@ -41,9 +41,10 @@ def judge(
 ) -> list[Problem]:
     """The problems, gravest first; none means that everything is protected. `by_state` counts files by their newest version."""
     problems = _poll_problems(polled_at, poll_problem, now, poll_interval)
-    for state, hint in HINTS.items():
+    for state in VersionState:
         count = by_state.get(state, 0)
-        if count:
+        if count and state is not VersionState.STORED:
+            hint = HINTS.get(state, "its newest version has no copy: `cbk ls` tells more")
             problems.append(Problem(message=f"{count} {'file is' if count == 1 else 'files are'} {state.value}", hint=hint))
     if declined_rows:
         problems.append(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cbk.errors import CbkError, CopyCorrupt, DownloadError, HashMismatch
+from cbk.errors import CbkError, DownloadError, HashMismatch
 from cbk.model import AcceptedRow, DeclinedRow, Version, VersionState
 
 LONGEST_DELAY = timedelta(hours=6)
@@ -62,14 +62,14 @@ def is_worth_another_try(version: Version, row: AcceptedRow, *, link_is_fresh: b
 
 def after_failure(
     version: Version,
-    error: DownloadError | CopyCorrupt,
+    error: CbkError,
     *,
     siblings: Iterable[Version],
     now: datetime,
     base: timedelta,
     jitter: float,
 ) -> Outcome:
-    """The outcome of a download that raised `error` (CopyCorrupt: the disk did not give back what was written).
+    """The outcome of a backup that raised `error`; what is no DownloadError (the disk, a bug) is failed.
 
     `siblings` are the file's other versions, `base` is the first delay (doubled with each attempt), `jitter` is 0 to 1 and spreads
     the delay between a half and one and a half of it.

@@ -17,40 +17,10 @@ from cbk.jobs.intake import take_in
 from cbk.jobs.resync import resync
 from cbk.jobs.setup import initialise
 from cbk.model import VersionState
-from tests.desk import Desk
 from tests.origin import Origin, cut, html_page, s3_error, serve, status
 
 EXPIRED = s3_error(403, "AccessDenied", "Request has expired")
 LEASE = timedelta(minutes=2)
-
-
-@pytest.fixture(scope="module")
-def origin():
-    """An HTTP origin that forgets nothing between tests: each puts its own objects."""
-    with Origin() as origin:
-        yield origin
-
-
-@pytest.fixture
-def make_desk(tmp_path, origin, monkeypatch):
-    """A function that makes a desk with settings of its own."""
-    for name in list(os.environ):
-        if name.startswith("CBK_"):
-            monkeypatch.delenv(name)
-    desks = []
-
-    def make(**settings):
-        desks.append(Desk(tmp_path, origin, **settings))
-        return desks[-1]
-
-    yield make
-    for desk in desks:
-        desk.close()
-
-
-@pytest.fixture
-def desk(make_desk):
-    return make_desk()
 
 
 def stored(desk, location):
@@ -542,7 +512,7 @@ def test_lease_is_renewed_with_each_chunk_that_is_read_back(desk, monkeypatch):
     assert len(renewals) > 3
 
 
-def test_full_disk_gives_the_version_back_for_later_without_counting_the_attempt(desk, monkeypatch):
+def test_full_disk_fails_the_version_with_its_reason_and_lets_it_back_off(desk, monkeypatch):
     row_id = desk.upload("a.bin", os.urandom(100_000))
     desk.poll()
     write = os.write
@@ -551,8 +521,8 @@ def test_full_disk_gives_the_version_back_for_later_without_counting_the_attempt
         desk.back_up(row_id)
     monkeypatch.setattr(os, "write", write)
     [version] = desk.versions().values()
-    assert (version.state, version.attempts) == (VersionState.PENDING, 0)
-    assert version.reason.startswith("tried again soon: cannot write part")
+    assert (version.state, version.attempts) == (VersionState.FAILED, 1)
+    assert version.reason.startswith("cannot write part")
     assert version.due_at > desk.kit.catalog.database.now()
     assert (desk.parts(), desk.copies()) == (set(), set())
     desk.pass_backoff()
@@ -936,8 +906,9 @@ def test_resync_puts_a_corrupt_copy_aside_and_fetches_it_again(desk):
     desk.work()
     (desk.root / "car-erp/cars/a/v1.gzip").write_bytes(b"rotten")
     assert resync(desk.kit, desk.courier, file_id=row_id).facts["why"] == "v1: its copy was corrupt"
-    assert desk.quarantined() == [b"rotten"]
+    assert desk.states() == {("cars/a.png", 1): "pending"}
     assert desk.back_up(row_id).outcome == "stored"
+    assert desk.quarantined() == [b"rotten"]
 
 
 def test_resync_of_what_is_well_changes_nothing(desk):

@@ -48,6 +48,7 @@ def open_engine(url: str, *, pool_size: int, timeout_seconds: float) -> sa.Engin
     if parsed.get_backend_name() == "postgresql":
         return sa.create_engine(
             parsed,
+            hide_parameters=True,
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_pre_ping=True,
@@ -64,7 +65,9 @@ def _open_sqlite(url: URL) -> sa.Engine:
     if path and path != ":memory:":
         refuse_network_share(Path(path))
     engine = sa.create_engine(
-        url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None, "check_same_thread": False}
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None, "check_same_thread": False},
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -123,22 +126,25 @@ def now_in(engine: sa.Engine, delay: timedelta = timedelta(0)) -> sa.ColumnEleme
 
 @contextmanager
 def catalog_errors() -> Iterator[None]:
-    """Turn what the driver raises into the catalog's errors."""
+    """Turn what the driver raises into the catalog's errors, without its chain: that could tell parameters, people's file names."""
     try:
         yield
-    except sa_exc.ProgrammingError as error:
-        raise _outdated(error) from error
-    except (sa_exc.OperationalError, sa_exc.InterfaceError, sa_exc.TimeoutError) as error:
-        if "no such table" in str(error) or "no such column" in str(error):
-            raise _outdated(error) from error
-        raise CatalogUnavailable(
-            f"the catalog does not answer: {_first_line(error)}",
-            hint="is its server up, is its disk mounted and writable? a new one is made by `cbk init`",
-        ) from error
+    except sa_exc.IntegrityError:
+        raise  # a race that the caller knows the meaning of
+    except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
+        raise _translated(error) from None
 
 
-def _outdated(error: Exception) -> CatalogOutdated:
-    return CatalogOutdated(f"the catalog has not the tables of this release: {_first_line(error)}", hint="run `cbk init`")
+def _translated(error: Exception) -> CatalogOutdated | CatalogUnavailable:
+    said = _first_line(error)
+    # 42P01 and 42703: no such table, no such column (PostgreSQL, Appendix A).
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    if state in {"42P01", "42703"} or "no such table" in said or "no such column" in said:
+        return CatalogOutdated(f"the catalog has not the tables of this release: {said}", hint="run `cbk init`")
+    return CatalogUnavailable(
+        f"the catalog does not answer: {said}",
+        hint="is its server up, is its disk mounted and writable? a new one is made by `cbk init`",
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from cbk.edges.catalog.tables import declined, files, marks, versions
 from cbk.errors import CatalogUnavailable
 from cbk.model import DeclinedRow, VersionState
 from cbk.rules.intake import FileName, IntakePlan, KnownVersion
+from cbk.rules.rows import ID_MAX_CHARACTERS
 
 
 def name_digest(storage: str, key: str) -> str:
@@ -30,13 +31,17 @@ class Intake:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def known_rows(self, source_ids: Iterable[str]) -> dict[str, tuple[str, int]]:
-        """Of these row ids, those that brought a version or were declined: id to (sha256 or "", number or -1)."""
-        known: dict[str, tuple[str, int]] = {}
+    def known_rows(self, source_ids: Iterable[str]) -> set[tuple[str, str, str, int, str]]:
+        """What rows with these ids have brought so far: (id, storage, key, number, sha256). A row changed in place brings more."""
+        known: set[tuple[str, str, str, int, str]] = set()
         with self._database.reading() as connection:
             for batch in in_batches(list(source_ids)):
-                query = sa.select(versions.c.source_id, versions.c.sha256, versions.c.number).where(versions.c.source_id.in_(batch))
-                known.update({row.source_id: (row.sha256, row.number) for row in connection.execute(query)})
+                query = (
+                    sa.select(versions.c.source_id, files.c.storage, files.c.key, versions.c.number, versions.c.sha256)
+                    .join_from(versions, files)
+                    .where(versions.c.source_id.in_(batch))
+                )
+                known.update(tuple(row) for row in connection.execute(query))
         return known
 
     def known_versions(self, names: Iterable[FileName]) -> dict[FileName, dict[int, KnownVersion]]:
@@ -107,6 +112,10 @@ class Intake:
     def _write_versions(self, connection: sa.Connection, plan: IntakePlan, ids: Mapping[FileName, int], now: datetime) -> list[int]:
         if not plan.versions:
             return []
+        # Two intakes that each add a version to one file would both call theirs the newest: the second one waits here.
+        locked = sa.select(files.c.id).order_by(files.c.id).with_for_update()
+        for batch in in_batches(sorted(set(ids.values()))):
+            connection.execute(locked.where(files.c.id.in_(batch)))
         fresh = {(file.storage, file.key) for file in plan.files}
         counts: dict[FileName, int] = {}
         for version in plan.versions:
@@ -161,9 +170,11 @@ class Intake:
             )
 
     def declined_ids(self, limit: int) -> list[str]:
-        """Ids of declined rows, longest unchecked first."""
+        """Ids of declined rows that can be read again, longest unchecked first. An overlong Id was shortened: it names no row."""
+        whole = sa.func.length(declined.c.source_id) < ID_MAX_CHARACTERS
+        query = sa.select(declined.c.source_id).where(whole).order_by(declined.c.checked_at).limit(limit)
         with self._database.reading() as connection:
-            return list(connection.scalars(sa.select(declined.c.source_id).order_by(declined.c.checked_at).limit(limit)))
+            return list(connection.scalars(query))
 
     def forgive(self, source_ids: Iterable[str]) -> None:
         """Forget that these rows were declined: they are gone, or make sense now."""
@@ -185,6 +196,8 @@ class Intake:
         """Note that all rows up to this Id that were visible now are taken in. Only a higher Id than before is news."""
         with self._database.writing() as connection:
             known = connection.scalar(sa.select(sa.func.max(marks.c.highest_id)))
+            # A clock that was once ahead must not make rows look settled, or never settle.
+            connection.execute(sa.delete(marks).where(marks.c.seen_at > self._database.now_sql, marks.c.highest_id < (known or 0)))
             if known is None or highest_id > known:
                 connection.execute(sa.insert(marks).values(highest_id=highest_id, seen_at=self._database.now_sql))
 

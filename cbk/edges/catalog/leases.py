@@ -29,7 +29,8 @@ class Leases:
             with self._database.writing() as connection:
                 now = connection.scalar(sa.select(self._database.now_sql))
                 assert isinstance(now, datetime)
-                ours = sa.or_(leases.c.holder == self._holder, leases.c.until <= now)
+                # No lease lasts longer than its duration: one that seems to was taken while a clock was ahead.
+                ours = sa.or_(leases.c.holder == self._holder, leases.c.until <= now, leases.c.until > now + duration)
                 values = {"holder": self._holder, "until": now + duration}
                 if connection.execute(sa.update(leases).where(leases.c.name == name, ours).values(**values)).rowcount:
                     return True

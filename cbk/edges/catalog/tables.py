@@ -161,6 +161,9 @@ sa.Index(
     postgresql_where=versions.c.lease_until.is_not(None),
 )
 
+_unsettled = (versions.c.state == "pending") & versions.c.due_at.is_(None)
+sa.Index("ix_versions_unsettled", versions.c.checked_at, sqlite_where=_unsettled, postgresql_where=_unsettled)
+
 # Rows that cannot become a version, until the application mends them.
 declined = sa.Table(
     "declined",

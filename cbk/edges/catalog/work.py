@@ -67,7 +67,7 @@ class Work:
         """Row ids of versions that were dispatched, not claimed, and whose lease has run out."""
         query = (
             sa.select(versions.c.source_id)
-            .where(versions.c.lease_until <= self._database.now_sql, versions.c.holder.is_(None))
+            .where(versions.c.lease_until <= self._database.now_sql, versions.c.holder.is_(None), versions.c.due_at.is_not(None))
             .order_by(versions.c.lease_until)
             .limit(limit)
         )
@@ -128,12 +128,17 @@ class Work:
     # Working
 
     def claim(self, source_id: str, lease: timedelta) -> Claim | None:
-        """Claim the due version of this row; None where it is not due, or another worker holds it."""
+        """Claim the due version of this row; None where it is not due, or another worker holds it.
+
+        A row that was changed in place has brought several versions: the latest of those that are due comes first.
+        """
         now = self._database.now_sql
         free = sa.or_(versions.c.holder.is_(None), versions.c.lease_until <= now)
+        latest = sa.select(sa.func.max(versions.c.id)).where(versions.c.source_id == source_id, versions.c.due_at <= now, free)
         statement = (
             sa.update(versions)
-            .where(versions.c.source_id == source_id, versions.c.due_at <= now, free)
+            # The conditions stand outside as well: PostgreSQL asks them again of a row that it had to wait for.
+            .where(versions.c.id == latest.scalar_subquery(), versions.c.due_at <= now, free)
             .values(
                 holder=self._holder,
                 fence=versions.c.fence + 1,
@@ -143,13 +148,10 @@ class Work:
             .returning(versions.c.id)
         )
         with self._database.writing() as connection:
-            ids = sorted(connection.scalars(statement))
-            if not ids:
+            version_id = connection.scalar(statement)
+            if version_id is None:
                 return None
-            # A row that was changed in place can have brought two versions: the later one is what it says now.
-            for spare in ids[:-1]:
-                connection.execute(sa.update(versions).where(versions.c.id == spare).values(**_FREE, due_at=None))
-            row = connection.execute(select_versions().where(versions.c.id == ids[-1])).one()
+            row = connection.execute(select_versions().where(versions.c.id == version_id)).one()
         version = version_of(row)
         return Claim(version=version, fence=version.fence, holder=self._holder)
 
@@ -218,7 +220,32 @@ class Work:
                 if transition.due is not None:
                     values["due_at"] = self._database.now_sql if transition.due else None
                 settled = versions.c.state.in_([VersionState.STORED.value, VersionState.PRUNED.value])
-                connection.execute(sa.update(versions).where(versions.c.id == transition.version_id, ~settled).values(**values))
+                changed = sa.update(versions).where(versions.c.id == transition.version_id, ~settled)
+                connection.execute(changed.values(**values))
+                if transition.due is False:
+                    connection.execute(changed.where(versions.c.holder.is_(None)).values(lease_until=None))
+
+    def unsettled_files(self, limit: int) -> list[int]:
+        """Files with a version that waits for a decision, longest unchecked first; they count as checked now.
+
+        A worker that dies between recording one version and deciding about the others leaves such a file behind.
+        """
+        waiting = (versions.c.state == VersionState.PENDING.value, versions.c.due_at.is_(None))
+        query = sa.select(versions.c.id, versions.c.file_id).where(*waiting).order_by(versions.c.checked_at.asc().nulls_first())
+        with self._database.writing() as connection:
+            found = connection.execute(query.limit(limit)).all()
+            for batch in in_batches([row.id for row in found]):
+                connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(checked_at=self._database.now_sql))
+        return sorted({row.file_id for row in found})
+
+    def forget_future(self, lease: timedelta, longest_delay: timedelta) -> None:
+        """Make due, and free, what a clock that was once ahead put farther off than any rule would."""
+        now = self._database.now_sql
+        with self._database.writing() as connection:
+            far = sa.update(versions).where(versions.c.due_at > self._database.later_sql(longest_delay))
+            connection.execute(far.values(due_at=now))
+            held = sa.update(versions).where(versions.c.lease_until > self._database.later_sql(lease * 2))
+            connection.execute(held.values(lease_until=now))
 
     def make_due(self, version_ids: Iterable[int], *, reason: str) -> int:
         """Fetch these versions (again) now; returns how many. A copy that is stored must have been found bad by the caller."""
@@ -235,7 +262,7 @@ class Work:
         query = (
             select_versions()
             .add_columns(versions.c.link_digest)
-            .where(versions.c.state.in_(states))
+            .where(versions.c.state.in_(states), ~self._in_work())
             .order_by(versions.c.checked_at.asc().nulls_first())
             .limit(limit)
         )
@@ -251,7 +278,7 @@ class Work:
             for version_id, digest, expires_at in links:
                 connection.execute(
                     sa.update(versions)
-                    .where(versions.c.id == version_id, versions.c.state != VersionState.STORED.value)
+                    .where(versions.c.id == version_id, versions.c.state != VersionState.STORED.value, ~self._in_work())
                     .values(
                         link_digest=digest,
                         link_expires_at=expires_at,
@@ -261,6 +288,11 @@ class Work:
                         reason="its row has changed",
                     )
                 )
+
+    def _in_work(self) -> sa.ColumnElement[bool]:
+        """A claim that lives: its worker read the row before us, and records what became of the link that was there then."""
+        claimed = versions.c.holder.is_not(None) & (versions.c.lease_until > self._database.now_sql)
+        return sa.func.coalesce(claimed, sa.false())
 
     def _update_claimed(self, connection: sa.Connection, claim: Claim, values: dict[str, Any]) -> None:
         statement = (

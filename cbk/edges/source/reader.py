@@ -120,14 +120,19 @@ class Source:
         with self._session() as (connection, tables):
             return [_source_row(*row) for row in self._page(connection, tables.files, _select_files(tables), last_id, limit)]
 
-    def count_between(self, low: str | int | None, high: str | int) -> int:
-        """How many rows there are after `low` (from the first where that is None) up to and with `high`, where Ids are numbers."""
+    def sum_between(self, low: str | int | None, high: str | int) -> tuple[int, int]:
+        """How many rows there are after `low` (from the first where that is None) up to and with `high`, and the sum of their Ids.
+
+        Both together tell whether a row came or went, where Ids are numbers.
+        """
         with self._session() as (connection, tables):
             key = tables.files.column("Id")
             ids = tables.files.select("Id").order_by(None).where(key <= int(high))
             if low is not None:
                 ids = ids.where(key > int(low))
-            return connection.execute(select(func.count()).select_from(ids.subquery())).scalar_one()
+            listed = ids.subquery()
+            count, total = connection.execute(select(func.count(), func.sum(listed.c[0])).select_from(listed)).one()
+            return count, int(total or 0)
 
     def rows(self, ids: Sequence[str | int]) -> dict[str, SourceRow]:
         """Those rows of `ids` that are there, by Id."""

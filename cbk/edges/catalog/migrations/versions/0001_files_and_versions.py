@@ -93,4 +93,6 @@ def _create_versions() -> None:
     op.create_index("ix_versions_newest_state", "versions", ["newest", "state"])
     waits, leased = sa.text("due_at IS NOT NULL"), sa.text("lease_until IS NOT NULL")
     op.create_index("ix_versions_due", "versions", ["link_expires_at", "due_at"], sqlite_where=waits, postgresql_where=waits)
+    unsettled = sa.text("state = 'pending' AND due_at IS NULL")
+    op.create_index("ix_versions_unsettled", "versions", ["checked_at"], sqlite_where=unsettled, postgresql_where=unsettled)
     op.create_index("ix_versions_lease", "versions", ["lease_until"], sqlite_where=leased, postgresql_where=leased)
