@@ -3,6 +3,7 @@
     <root>/.cbk/identity       which disk this is; nothing is written where it is missing
     <root>/.cbk/README.txt     for the person who has only the disk
     <root>/.cbk/incoming/      copies in arrival
+    <root>/.cbk/lock           held while empty folders are removed
     <root>/.cbk/quarantine/    copies that turned out bad; nothing here is ever deleted by the kit
     <root>/<place>/v1.gzip     a copy, at the *location* that rules/layout.py gives it
 
@@ -24,8 +25,8 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import fcntl
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -48,6 +49,7 @@ FORMAT = 1  # of the folder tree; a later release that changes it counts up
 _KIT = ".cbk"
 _IDENTITY = f"{_KIT}/identity"
 _INCOMING = f"{_KIT}/incoming"
+_LOCK = f"{_KIT}/lock"
 _QUARANTINE = f"{_KIT}/quarantine"
 _README = f"{_KIT}/README.txt"
 _NOT_BUCKETS = frozenset({_KIT, "lost+found"})
@@ -60,9 +62,8 @@ _FOLDER_MODE = 0o750
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
-_PUBLISH_ATTEMPTS = 100
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
 _AT_FDCWD = -100  # <fcntl.h>
 
@@ -200,18 +201,14 @@ class Archive:
         self.require()
         place, name = _split(location)
         with _disk_errors(f"publish {location}"):
-            for attempt in itertools.count(1):
+            try:
                 try:
-                    with _folder(self._root, place, create=True) as folder:
-                        part.move(folder, name)
-                        _sync_folder(folder)
-                except FileExistsError:
-                    raise CopyExists(f"{location} is there already", hint="`cbk verify` tells whether it is good") from None
-                except FileNotFoundError:  # somebody removed the folder, then empty, after it was opened here
-                    if attempt == _PUBLISH_ATTEMPTS:
-                        raise
-                else:
-                    return
+                    self._publish(part, place, name)
+                except FileNotFoundError:  # somebody removed a folder, then empty, after it was opened here
+                    with self._folders_held():
+                        self._publish(part, place, name)
+            except FileExistsError:
+                raise CopyExists(f"{location} is there already", hint="`cbk resync` tells whether it is good") from None
 
     def adopt(self, location: str, *, sha256: str, size: int | None = None, tick: Tick | None = None) -> Written:
         """As `check`, and flushed to the disk: what a worker left behind that died between publishing and recording."""
@@ -265,7 +262,8 @@ class Archive:
             with contextlib.suppress(FileNotFoundError), _folder(self._root, place) as folder:
                 os.unlink(name, dir_fd=folder)
                 _sync_folder(folder)
-            self._remove_empty(place)
+            with self._folders_held():
+                self._remove_empty(place)
 
     def quarantine(self, location: str) -> str:
         """Take a bad copy out of the way without losing the evidence; gives its new path, relative to the root."""
@@ -325,6 +323,21 @@ class Archive:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder)
             _sync_folder(folder)
+
+    def _publish(self, part: Part, place: str, name: str) -> None:
+        with _folder(self._root, place, create=True) as folder:
+            part.move(folder, name)
+            _sync_folder(folder)
+
+    @contextmanager
+    def _folders_held(self) -> Iterator[None]:
+        """While this lasts, nobody else removes empty folders, on any machine that shares the disk (flock(2))."""
+        descriptor = os.open(f"{self._root}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _remove_empty(self, place: str) -> None:
         while "/" in place:

@@ -29,7 +29,7 @@ from cbk.model import CopyHeader
 
 HEADER_MAX_BYTES = 10 + 2 + 65_535 + 256  # fixed part, XLEN, its largest value, FNAME with its NUL
 BLOCK_BYTES = 256 * 1024
-CHUNK_MAX_BYTES = 256 * 1024  # the most that a decoder gives at once, whatever the stream claims to be
+CHUNK_MAX_BYTES = 64 * 1024  # the most that a decoder gives at once, whatever the stream claims to be
 
 _FIXED = struct.pack("<4BI2B", 0x1F, 0x8B, 8, 0x04, 0, 0, 255)  # magic, deflate, FEXTRA, MTIME, XFL, OS
 _FNAME_FLAG = 0x08

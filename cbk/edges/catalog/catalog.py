@@ -5,10 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 from cbk.edges.catalog.database import Database
 from cbk.edges.catalog.engine import catalog_errors, open_engine
@@ -35,8 +31,11 @@ class Catalog:
 
     def upgrade(self) -> bool:
         """Make or migrate the tables; True where anything changed. Raises CatalogUnavailable."""
-        with catalog_errors(), self.engine.connect() as connection:
-            before = MigrationContext.configure(connection).get_current_revision()
+        # Seven megabytes that a worker never needs.
+        from alembic import command  # noqa: PLC0415
+        from alembic.config import Config  # noqa: PLC0415
+
+        before = self._revision()
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with catalog_errors(), self.engine.begin() as connection:
@@ -46,8 +45,7 @@ class Catalog:
 
     def require_current(self) -> None:
         """Raise CatalogOutdated unless the tables are those of this release."""
-        with catalog_errors(), self.engine.connect().execution_options(reading=True) as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
+        current = self._revision()
         if current != self._head():
             raise CatalogOutdated(
                 f"the catalog is at revision {current or 'none'}, this release needs {self._head()}", hint="run `cbk init`"
@@ -57,7 +55,15 @@ class Catalog:
         """Close all connections."""
         self.engine.dispose()
 
+    def _revision(self) -> str | None:
+        from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 - as in `upgrade`
+
+        with catalog_errors(), self.engine.connect().execution_options(reading=True) as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
     def _head(self) -> str | None:
+        from alembic.script import ScriptDirectory  # noqa: PLC0415 - as in `upgrade`
+
         return ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
     @property

@@ -118,7 +118,9 @@ def now_in(engine: sa.Engine, delay: timedelta = timedelta(0)) -> sa.ColumnEleme
     """The database's clock, `delay` from now, as an SQL expression of type Instant: one clock for all machines that share it."""
     if engine.dialect.name == "postgresql":
         return sa.type_coerce(
-            sa.literal_column(f"((extract(epoch from clock_timestamp()) * 1000)::bigint + {delay // timedelta(milliseconds=1)})"),
+            sa.literal_column(
+                f"((extract(epoch from statement_timestamp()) * 1000)::bigint + {delay // timedelta(milliseconds=1)})"
+            ),
             Instant,
         )
     return sa.literal(datetime.now(UTC) + delay, Instant)  # noqa: TID251 - an edge: the machine's clock is SQLite's
