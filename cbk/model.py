@@ -150,11 +150,85 @@ class Version:
     verified_at: datetime | None = None
     due_at: datetime | None = None
     link_expires_at: datetime | None = None
+    newest: bool = True
+    deleted: bool = False
+    # Until when a worker may be at it; None where none is.
+    claimed_until: datetime | None = None
+    pruned_at: datetime | None = None
+    trash_name: str | None = None
+    trash_until: datetime | None = None
 
     @property
     def label(self) -> str:
         """What a person calls this version in Flower and in logs."""
         return f"{self.storage}/{self.key} v{self.number}"
+
+
+class RemovalKind(StrEnum):
+    """Why something is to go: its file was deleted, or newer versions have replaced it."""
+
+    DELETED = "deleted"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """What is to go at `due_at`, unless something keeps it: the versions up to `through` of a file, or the one `version_id`.
+
+    `delete_id` and `row_id` are the delete-log row's Id and its FileId. `file_id` is None where no row that the kit knows is meant.
+    `braked` is whether a brake holds it.
+    """
+
+    id: int
+    kind: RemovalKind
+    first_seen_at: datetime
+    due_at: datetime
+    delete_id: str | None = None
+    row_id: str | None = None
+    file_id: int | None = None
+    version_id: int | None = None
+    through: int | None = None
+    reason: str = ""
+    open: bool = True
+    outcome: str = ""
+    brake_id: int | None = None
+    braked: bool = False
+
+    def covers(self, version: Version) -> bool:
+        """Whether this removal is about that version."""
+        if self.kind is RemovalKind.REPLACED:
+            return version.id == self.version_id
+        return version.file_id == self.file_id and self.through is not None and version.number <= self.through
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What a person wants kept: the file `key`, or all whose key begins with it; in `storage`, or in every one (None)."""
+
+    id: int
+    key: str
+    is_prefix: bool
+    storage: str | None = None
+    until: datetime | None = None
+    reason: str = ""
+    created_at: datetime | None = None
+
+    def covers(self, storage: str, key: str, now: datetime) -> bool:
+        """Whether it keeps this file now."""
+        named = key.startswith(self.key) if self.is_prefix else key == self.key
+        return named and self.storage in {None, storage} and (self.until is None or now < self.until)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brake:
+    """A mass deletion that waits for a person's word: `state` is held, approved or rejected."""
+
+    id: int
+    pulled_at: datetime
+    removals: int
+    stored_files: int
+    state: str
+    decided_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

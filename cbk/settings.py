@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -141,6 +141,21 @@ class Settings(BaseSettings):
         default=timedelta(seconds=60), description="How often the application's tables are read."
     )
     grace_period: Duration = Field(default=timedelta(days=7), description="How long a deleted file's copies are kept.")
+    brake_files: int = Field(
+        default=100, ge=1, description="A brake holds removals where more than this many are due within `CBK_BRAKE_WINDOW` ..."
+    )
+    brake_share: int = Field(default=10, ge=0, le=100, description="... and more than this percentage of the stored files.")
+    brake_window: PositiveDuration = Field(default=timedelta(days=1), description="The time within which removals are counted.")
+    trash: Duration = Field(
+        default=timedelta(0),
+        description="How long pruned copies stay in the trash, for `cbk undelete`. 0: they are removed at once.",
+    )
+    clock_sync: Literal["auto", "require", "ignore"] = Field(
+        default="auto",
+        description=(
+            "Whether to prune only while the system calls its clock synchronised. auto: where a service on it keeps the clock."
+        ),
+    )
     keep_versions: int = Field(default=1, ge=1, description="How many of a file's newest versions are fetched.")
     concurrency: int | None = Field(default=None, ge=1, le=256, description="Downloads at the same time per worker. Default: 8.")
     allowed_hosts: Annotated[str, BeforeValidator(_check_hosts)] = Field(

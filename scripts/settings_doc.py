@@ -6,7 +6,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BeforeValidator, SecretStr
@@ -97,6 +97,8 @@ def _kind(field: FieldInfo) -> str:
     kind, metadata = _unwrapped(field)
     if any(isinstance(item, BeforeValidator) and item.func is parse_size for item in metadata):
         return "size"
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{word}`" for word in get_args(kind))
     limits = _limits(metadata)
     return f"{_KINDS[kind]}, {limits}" if limits else _KINDS[kind]
 
@@ -107,7 +109,7 @@ def _unwrapped(field: FieldInfo) -> tuple[Any, list[Any]]:
     while get_origin(kind) in {Annotated, Union, UnionType}:
         metadata += getattr(kind, "__metadata__", ())
         kind = get_args(kind)[0]
-    return get_origin(kind) or kind, metadata
+    return kind if get_origin(kind) is Literal else get_origin(kind) or kind, metadata
 
 
 def _limits(metadata: list[Any]) -> str:

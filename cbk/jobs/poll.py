@@ -1,11 +1,10 @@
-"""Poll the application's tables: take in new rows, look again at those that a fresh link may help, send what is due."""
+"""Poll the application's tables: take in new rows and deletes, look again at what a fresh link may help, send what is due."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from time import monotonic
 
 from cbk.edges.catalog import Leases
@@ -13,16 +12,14 @@ from cbk.errors import CbkError, LeaseLost
 from cbk.jobs.dispatch import dispatch
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Courier, Kit
+from cbk.jobs.stream import Stream
 from cbk.model import AcceptedRow, SourceRow, Summary
 from cbk.rules.links import link_digest, link_expires_at
 from cbk.rules.outcome import is_worth_another_try
 from cbk.rules.rows import read_row
 
 LEASE = "poll"
-PAGE_ROWS = 1000
 RECHECK_ROWS = 500
-# A reconciliation reads so many pages per poll, so that it never keeps new rows waiting for long.
-RECONCILE_PAGES = 50
 TOP_UP_SECONDS = 1.0
 # Files looked at in each poll that wait for a decision which a worker may have died before.
 UNSETTLED_FILES = 1000
@@ -71,11 +68,12 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
     if not leases.acquire(LEASE, kit.settings.lease):
         return Summary(outcome="skipped", facts={"reason": "another poll is at work"})
     run = _Poll(kit, courier, leases)
+    files = _files_of(run)
     try:
         kit.catalog.work.forget_future(kit.settings.lease, FARTHEST)
-        _take_in_new(run)
+        files.take_in_new()
         _recheck(run)
-        _reconcile(run)
+        files.reconcile()
         settle_files(kit, kit.catalog.work.unsettled_files(UNSETTLED_FILES))
         run.dispatched_at = float("-inf")
         run.breathe()
@@ -95,60 +93,17 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
     return Summary(outcome="polled", facts={"read": run.read, "new": run.new, "declined": run.declined, "sent": run.sent})
 
 
-def _take_in_new(run: _Poll) -> None:
-    """Read the rows above the newest Id that has settled, or only those above the highest known one where none came between."""
-    catalog, source = run.kit.catalog, run.kit.source
-    if not source.ids_are_ordered():
-        for _ in _read_pages(run, None):
-            pass
-        catalog.facts.set(**{"reconcile.finished_at": catalog.database.now().isoformat()})
-        return
-    settled = catalog.intake.settled_id(run.kit.settings.settle)
-    window = _unchanged_window(run.kit, settled) or _Window(low=settled, high=settled)
-    for rows in _read_pages(run, window.high):
-        ids = [int(row.id) for row in rows]
-        window = _Window(low=settled, high=ids[-1], rows=window.rows + len(ids), total=window.total + sum(ids))
-        catalog.intake.mark(ids[-1])
-    catalog.facts.set(window=json.dumps([window.low, window.high, window.rows, window.total]))
-    if settled is not None:
-        catalog.intake.drop_marks_below(settled)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Window:
-    """The Ids above `low`, which late commits may still join, up to `high`; how many rows were seen, and the sum of their Ids."""
-
-    low: int | None
-    high: int | None
-    rows: int = 0
-    total: int = 0
-
-
-def _unchanged_window(kit: Kit, settled: int | None) -> _Window | None:
-    """The window that the last poll left, with `settled` as its new low end; None where a row came or went in it since.
-
-    A sum is an index scan in the database, where reading the rows again would cost the whole way. Asked in this order, a row that
-    commits between the two questions shows in the second one.
-    """
-    saved = kit.catalog.facts.get("window")
-    low, high, *seen = json.loads(saved) if saved else (None, None)
-    if high is None:
-        return None
-    rows, total = kit.source.sum_between(settled, high)
-    if list(kit.source.sum_between(low, high)) != seen:
-        return None
-    return _Window(low=settled, high=high, rows=rows, total=total)
-
-
-def _read_pages(run: _Poll, last: int | str | None) -> Iterator[list[SourceRow]]:
-    """Take in the rows above `last`, page by page; each page is given when it is in the catalog."""
-    while rows := run.kit.source.rows_after(last, PAGE_ROWS):
-        run.take(rows)
-        yield rows
-        run.breathe()
-        if len(rows) < PAGE_ROWS:
-            return
-        last = rows[-1].id
+def _files_of(run: _Poll) -> Stream[SourceRow]:
+    source = run.kit.source
+    return Stream(
+        name="files",
+        kit=run.kit,
+        is_ordered=source.ids_are_ordered,
+        rows_after=source.rows_after,
+        sum_between=source.sum_between,
+        take=run.take,
+        breathe=run.breathe,
+    )
 
 
 def _recheck(run: _Poll) -> None:
@@ -169,31 +124,6 @@ def _recheck(run: _Poll) -> None:
         if isinstance(row, AcceptedRow) and is_worth_another_try(version, row, link_is_fresh=link_digest(row.link) != digest):
             fresh.append((version.id, link_digest(row.link), link_expires_at(row.link)))
     catalog.work.note_links(fresh, checked=[version.id for version, _ in candidates])
-
-
-def _reconcile(run: _Poll) -> None:
-    """Now and then read every row, some pages per poll, going on where the last poll stopped."""
-    facts = run.kit.catalog.facts.all()
-    finished = facts.get("reconcile.finished_at")
-    cursor = facts.get("reconcile.cursor")
-    now = run.kit.catalog.database.now()
-    if finished is None and cursor is None:
-        # The first intake has just read every row.
-        run.kit.catalog.facts.set(**{"reconcile.finished_at": now.isoformat()})
-        return
-    age = now - datetime.fromisoformat(finished) if finished else run.kit.settings.reconcile_interval
-    if cursor is None and timedelta(0) <= age < run.kit.settings.reconcile_interval:
-        return
-    for _ in range(RECONCILE_PAGES):
-        rows = run.kit.source.rows_after(cursor, PAGE_ROWS)
-        if rows:
-            run.take(rows)
-        if len(rows) < PAGE_ROWS:
-            run.kit.catalog.facts.set(**{"reconcile.cursor": None, "reconcile.finished_at": now.isoformat()})
-            return
-        cursor = rows[-1].id
-        run.kit.catalog.facts.set(**{"reconcile.cursor": cursor})
-        run.breathe()
 
 
 def _sweep(kit: Kit) -> None:

@@ -170,13 +170,13 @@ def test_declined_row_keeps_when_it_was_first_seen_and_can_be_forgiven(catalog):
 
 
 def test_settled_id_is_the_highest_that_is_old_enough(catalog):
-    catalog.intake.mark(10)
-    assert catalog.intake.settled_id(timedelta(hours=1)) is None
-    catalog.intake.mark(20)
-    catalog.intake.mark(15)
-    assert catalog.intake.settled_id(timedelta(0)) == 20
-    catalog.intake.drop_marks_below(20)
-    assert catalog.intake.settled_id(timedelta(0)) == 20
+    catalog.intake.mark("files", 10)
+    assert catalog.intake.settled_id("files", timedelta(hours=1)) is None
+    catalog.intake.mark("files", 20)
+    catalog.intake.mark("files", 15)
+    assert catalog.intake.settled_id("files", timedelta(0)) == 20
+    catalog.intake.drop_marks_below("files", 20)
+    assert catalog.intake.settled_id("files", timedelta(0)) == 20
 
 
 def test_dispatch_takes_each_version_once_and_no_more_than_asked(catalog, rival):

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from cbk import errors
 from cbk.jobs import poll as poll_module
+from cbk.jobs import stream as stream_module
 from cbk.jobs.intake import take_in
 from cbk.jobs.resync import resync
 from cbk.jobs.setup import initialise
@@ -40,7 +41,7 @@ def test_poll_takes_rows_in_and_sends_each_new_version_once(desk):
 
 
 def test_poll_reads_over_page_borders(desk, monkeypatch):
-    monkeypatch.setattr(poll_module, "PAGE_ROWS", 2)
+    monkeypatch.setattr(stream_module, "PAGE_ROWS", 2)
     for i in range(5):
         desk.upload(f"{i}.txt", b"x")
     assert desk.poll().facts["new"] == 5
@@ -92,15 +93,15 @@ def test_row_later_than_the_settling_window_is_found_by_the_next_full_reconcilia
     desk.poll()
     assert ("2.txt", 1) not in desk.versions()
     yesterday = desk.kit.catalog.database.now() - timedelta(days=1, seconds=1)
-    desk.kit.catalog.facts.set(**{"reconcile.finished_at": yesterday.isoformat()})
+    desk.kit.catalog.facts.set(**{"files.reconcile.finished_at": yesterday.isoformat()})
     desk.poll()
     assert ("2.txt", 1) in desk.versions()
-    assert datetime.fromisoformat(desk.fact("reconcile.finished_at")) > yesterday + timedelta(hours=1)
+    assert datetime.fromisoformat(desk.fact("files.reconcile.finished_at")) > yesterday + timedelta(hours=1)
 
 
 def test_reconciliation_goes_on_where_the_last_poll_stopped(make_desk, monkeypatch):
-    monkeypatch.setattr(poll_module, "PAGE_ROWS", 2)
-    monkeypatch.setattr(poll_module, "RECONCILE_PAGES", 1)
+    monkeypatch.setattr(stream_module, "PAGE_ROWS", 2)
+    monkeypatch.setattr(stream_module, "RECONCILE_PAGES", 1)
     desk = make_desk(settle="0s", reconcile_interval="1ms")
     for i in range(10, 16):
         desk.upload(f"{i}.txt", b"x", row_id=i)
@@ -110,14 +111,14 @@ def test_reconciliation_goes_on_where_the_last_poll_stopped(make_desk, monkeypat
     read, cursors = [], []
     for _ in range(5):
         read.append(desk.poll().facts["read"])
-        cursors.append(desk.fact("reconcile.cursor"))
+        cursors.append(desk.fact("files.reconcile.cursor"))
     assert cursors == ["10", "12", "14", "17", None]
     assert read[1:] == [2, 2, 2, 0]
     assert ("1.txt", 1) in desk.versions()
 
 
 def test_poll_that_died_half_way_is_made_good_by_the_next(desk, monkeypatch):
-    monkeypatch.setattr(poll_module, "PAGE_ROWS", 2)
+    monkeypatch.setattr(stream_module, "PAGE_ROWS", 2)
     for i in range(5):
         desk.upload(f"{i}.txt", b"x")
     desk.courier.away = True
@@ -198,7 +199,7 @@ def test_poll_is_skipped_while_another_thread_of_the_same_process_polls(desk):
 
 
 def test_poll_whose_lease_went_to_another_stops_and_leaves_it_to_that_one(desk, monkeypatch):
-    monkeypatch.setattr(poll_module, "PAGE_ROWS", 1)
+    monkeypatch.setattr(stream_module, "PAGE_ROWS", 1)
     for i in range(3):
         desk.upload(f"{i}.txt", b"x")
     with desk.rival() as rival:
@@ -881,7 +882,7 @@ def test_row_whose_version_was_raised_in_place_brings_the_new_version(desk):
     desk.work()
     desk.origin.put("/car-erp/a.txt", b"v2")
     desk.change(row_id, Version=2, Hash=sha256(b"v2").hexdigest())
-    desk.forget_fact("window")
+    desk.forget_fact("files.window")
     desk.work()
     assert desk.states() == {("a.txt", 1): "stored", ("a.txt", 2): "stored"}
     assert stored(desk, "car-erp/a/v2.gzip") == b"v2"

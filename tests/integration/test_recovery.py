@@ -144,10 +144,10 @@ def test_clock_that_was_once_a_year_ahead_stops_nothing(desk):
         connection.execute(sa.insert(leases).values(name="poll", holder="someone", until=database.later_sql(YEAR)))
         connection.execute(sa.update(versions).values(due_at=database.later_sql(YEAR), lease_until=database.later_sql(YEAR)))
         future = (database.now() + YEAR).isoformat()
-        connection.execute(sa.update(facts).where(facts.c.name == "reconcile.finished_at").values(value=future))
+        connection.execute(sa.update(facts).where(facts.c.name == "files.reconcile.finished_at").values(value=future))
     desk.poll()
     assert desk.courier.take() == [row]
-    assert desk.fact("reconcile.finished_at") < future
+    assert desk.fact("files.reconcile.finished_at") < future
 
 
 def test_late_row_is_seen_although_another_one_left_in_the_same_moment(desk):

@@ -43,9 +43,17 @@ class Database:
         return now
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that writes; committed at the end, rolled back on an error."""
-        with catalog_errors(), self._turn, self.engine.begin() as connection:
+    def writing(self, *, durable: bool = False) -> Iterator[sa.Connection]:
+        """A transaction that writes; committed at the end, rolled back on an error.
+
+        `durable`: what it records survives a power cut, so that bytes may go. Other records are mended from the disk.
+        """
+        with (
+            catalog_errors(),
+            self._turn,
+            self.engine.connect().execution_options(durable=durable) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     @contextmanager
@@ -78,6 +86,12 @@ VERSION_COLUMNS = (
     versions.c.verified_at,
     versions.c.due_at,
     versions.c.link_expires_at,
+    versions.c.newest,
+    versions.c.deleted,
+    sa.case((versions.c.holder.is_not(None), versions.c.lease_until)).label("claimed_until"),
+    versions.c.pruned_at,
+    versions.c.trash_name,
+    versions.c.trash_until,
 )
 
 

@@ -182,29 +182,39 @@ class Intake:
             for batch in in_batches(list(source_ids)):
                 connection.execute(sa.delete(declined).where(declined.c.source_id.in_(batch)))
 
-    def settled_id(self, settle: timedelta) -> int | None:
-        """The highest Id that was seen at least `settle` ago: rows up to it are taken in for good. None: nothing is yet."""
+    def settled_id(self, stream: str, settle: timedelta) -> int | None:
+        """The highest Id of "files" or "deletes" that was seen at least `settle` ago: rows up to it are taken in for good.
+
+        None: nothing is yet.
+        """
         with self._database.reading() as connection:
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
-            highest: int | None = connection.scalar(
-                sa.select(sa.func.max(marks.c.highest_id)).where(marks.c.seen_at <= now - settle)
-            )
+            settled = sa.select(sa.func.max(marks.c.highest_id)).where(marks.c.stream == stream, marks.c.seen_at <= now - settle)
+            highest: int | None = connection.scalar(settled)
             return highest
 
-    def mark(self, highest_id: int) -> None:
-        """Note that all rows up to this Id that were visible now are taken in. Only a higher Id than before is news."""
-        with self._database.writing() as connection:
-            known = connection.scalar(sa.select(sa.func.max(marks.c.highest_id)))
-            # A clock that was once ahead must not make rows look settled, or never settle.
-            connection.execute(sa.delete(marks).where(marks.c.seen_at > self._database.now_sql, marks.c.highest_id < (known or 0)))
-            if known is None or highest_id > known:
-                connection.execute(sa.insert(marks).values(highest_id=highest_id, seen_at=self._database.now_sql))
+    def highest_id(self, stream: str) -> int | None:
+        """The highest Id that was ever seen."""
+        with self._database.reading() as connection:
+            highest: int | None = connection.scalar(sa.select(sa.func.max(marks.c.highest_id)).where(marks.c.stream == stream))
+            return highest
 
-    def drop_marks_below(self, highest_id: int) -> None:
+    def mark(self, stream: str, highest_id: int) -> None:
+        """Note that all rows up to this Id that were visible now are taken in. Only a higher Id than before is news."""
+        ours = marks.c.stream == stream
+        with self._database.writing() as connection:
+            known = connection.scalar(sa.select(sa.func.max(marks.c.highest_id)).where(ours))
+            # A clock that was once ahead must not make rows look settled, or never settle.
+            ahead = marks.c.seen_at > self._database.now_sql
+            connection.execute(sa.delete(marks).where(ours, ahead, marks.c.highest_id < (known or 0)))
+            if known is None or highest_id > known:
+                connection.execute(sa.insert(marks).values(stream=stream, highest_id=highest_id, seen_at=self._database.now_sql))
+
+    def drop_marks_below(self, stream: str, highest_id: int) -> None:
         """Forget marks that no poll can need any more."""
         with self._database.writing() as connection:
-            connection.execute(sa.delete(marks).where(marks.c.highest_id < highest_id))
+            connection.execute(sa.delete(marks).where(marks.c.stream == stream, marks.c.highest_id < highest_id))
 
 
 def _mark_newest(connection: sa.Connection, file_ids: list[int]) -> None:

@@ -89,10 +89,12 @@ leases = sa.Table(
     sa.Column("until", Instant, nullable=False),
 )
 
-# The highest Id that had been seen at an instant: rows above the newest mark that is old enough are read again.
+# The highest Id of a table that had been seen at an instant: rows above the newest mark that is old enough are read again.
 marks = sa.Table(
     "marks",
     metadata,
+    # Whose: "files" or "deletes".
+    sa.Column("stream", sa.Text, primary_key=True),
     sa.Column("highest_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("seen_at", Instant, nullable=False),
 )
@@ -140,11 +142,21 @@ versions = sa.Table(
     sa.Column("first_seen_at", Instant, nullable=False),
     sa.Column("stored_at", Instant),
     sa.Column("verified_at", Instant),
-    # When its row was last read again in the hope of a fresh link.
+    # When its row was last read again in the hope of a fresh link, or its place among its file's versions was last looked at.
     sa.Column("checked_at", Instant),
+    # Whether a row of the delete log covers it, whose grace runs or has ended: health does not count it.
+    sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Whether a removal of its own is open, because newer versions have replaced it.
+    sa.Column("scheduled", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Whether it is pruned in this record and its bytes have still to go: record before bytes.
+    sa.Column("leftover", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("pruned_at", Instant),
+    # Where its copy lies in the trash and until when, where CBK_TRASH keeps what is pruned.
+    sa.Column("trash_name", sa.Text),
+    sa.Column("trash_until", Instant),
     sa.UniqueConstraint("file_id", "number"),
     sa.Index("ix_versions_source_id", "source_id"),
-    sa.Index("ix_versions_newest_state", "newest", "state"),
+    sa.Index("ix_versions_newest_state", "newest", "deleted", "state"),
 )
 # Partial: only work that waits is in them, so that a long history costs a poll nothing.
 sa.Index(
@@ -163,6 +175,83 @@ sa.Index(
 
 _unsettled = (versions.c.state == "pending") & versions.c.due_at.is_(None)
 sa.Index("ix_versions_unsettled", versions.c.checked_at, sqlite_where=_unsettled, postgresql_where=_unsettled)
+
+# Older copies that nothing is decided about yet, copies in the order in which they were verified, and bytes that have to go.
+_older = (versions.c.state == "stored") & versions.c.newest.is_(False) & versions.c.scheduled.is_(False)
+sa.Index("ix_versions_older", versions.c.checked_at, sqlite_where=_older, postgresql_where=_older)
+_stored = versions.c.state == "stored"
+sa.Index("ix_versions_verified", versions.c.verified_at, sqlite_where=_stored, postgresql_where=_stored)
+_leftover = versions.c.leftover.is_(True)
+sa.Index("ix_versions_leftover", versions.c.id, sqlite_where=_leftover, postgresql_where=_leftover)
+_trashed = versions.c.trash_until.is_not(None)
+sa.Index("ix_versions_trash", versions.c.trash_until, sqlite_where=_trashed, postgresql_where=_trashed)
+
+# Mass deletions that a person has to approve.
+brakes = sa.Table(
+    "brakes",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("pulled_at", Instant, nullable=False),
+    # Until when a further removal may still belong to the same burst.
+    sa.Column("joined_at", Instant, nullable=False),
+    sa.Column("stored_files", sa.BigInteger, nullable=False),
+    # held, approved, rejected
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("decided_at", Instant),
+)
+
+# What is to go when its grace has passed: the versions of a deleted file, or one version that newer ones have replaced.
+removals = sa.Table(
+    "removals",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    # deleted, replaced
+    sa.Column("kind", sa.Text, nullable=False),
+    # The Id of the delete-log row, and its FileId.
+    sa.Column("delete_id", AnyText, unique=True),
+    sa.Column("row_id", AnyText),
+    # NULL where the row names no file that the kit knows.
+    sa.Column("file_id", Identity, sa.ForeignKey("files.id")),
+    sa.Column("version_id", Identity, sa.ForeignKey("versions.id")),
+    # It covers the versions up to this number: higher ones came later, and are a re-creation.
+    sa.Column("through", sa.BigInteger),
+    # The highest Id of the files table at that time: a row above it was written after the delete was seen.
+    sa.Column("rows_through", sa.BigInteger),
+    sa.Column("first_seen_at", Instant, nullable=False),
+    sa.Column("due_at", Instant, nullable=False),
+    # Until when a message is on its way.
+    sa.Column("armed_until", Instant),
+    sa.Column("checked_at", Instant),
+    sa.Column("open", sa.Boolean, nullable=False),
+    # How it ended: done, taken back, rejected, re-created, unknown.
+    sa.Column("outcome", sa.Text, nullable=False, server_default=""),
+    sa.Column("reason", AnyText, nullable=False, server_default=""),
+    sa.Column("brake_id", Identity, sa.ForeignKey("brakes.id")),
+    sa.Column("closed_at", Instant),
+    sa.Index("ix_removals_file_id", "file_id"),
+    sa.Index("ix_removals_version_id", "version_id"),
+    sa.Index("ix_removals_row_id", "row_id"),
+    sa.Index("ix_removals_brake_id", "brake_id"),
+)
+_open = removals.c.open.is_(True)
+sa.Index("ix_removals_due", removals.c.due_at, sqlite_where=_open, postgresql_where=_open)
+sa.Index("ix_removals_checked", removals.c.checked_at, sqlite_where=_open, postgresql_where=_open)
+
+# What a person wants kept, whatever the application deletes.
+holds = sa.Table(
+    "holds",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    # NULL: in every storage.
+    sa.Column("storage", AnyText),
+    # A key, or where `is_prefix` the beginning of keys.
+    sa.Column("key", AnyText, nullable=False),
+    sa.Column("is_prefix", sa.Boolean, nullable=False),
+    # NULL: until it is released.
+    sa.Column("until", Instant),
+    sa.Column("reason", AnyText, nullable=False, server_default=""),
+    sa.Column("created_at", Instant, nullable=False),
+)
 
 # Rows that cannot become a version, until the application mends them.
 declined = sa.Table(

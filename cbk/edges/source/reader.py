@@ -126,13 +126,12 @@ class Source:
         Both together tell whether a row came or went, where Ids are numbers.
         """
         with self._session() as (connection, tables):
-            key = tables.files.column("Id")
-            ids = tables.files.select("Id").order_by(None).where(key <= int(high))
-            if low is not None:
-                ids = ids.where(key > int(low))
-            listed = ids.subquery()
-            count, total = connection.execute(select(func.count(), func.sum(listed.c[0])).select_from(listed)).one()
-            return count, int(total or 0)
+            return _sum_between(connection, tables.files, low, high)
+
+    def deletes_sum_between(self, low: str | int | None, high: str | int) -> tuple[int, int]:
+        """The same of the delete log."""
+        with self._session() as (connection, tables):
+            return _sum_between(connection, tables.deletes, low, high)
 
     def rows(self, ids: Sequence[str | int]) -> dict[str, SourceRow]:
         """Those rows of `ids` that are there, by Id."""
@@ -166,8 +165,12 @@ class Source:
 
     def delete_row(self, delete_id: str | int) -> DeleteRow | None:
         """The row of the delete log with this Id (this FileId, in a log without Id)."""
+        return self.delete_rows([delete_id]).get(str(delete_id))
+
+    def delete_rows(self, delete_ids: Sequence[str | int]) -> dict[str, DeleteRow]:
+        """Those of these rows of the delete log that are there, by Id."""
         with self._session() as (connection, tables):
-            return next(self._deletes_of(connection, tables, tables.deletes.key, [delete_id]), None)
+            return {row.id: row for row in self._deletes_of(connection, tables, tables.deletes.key, delete_ids)}
 
     def deletes_of(self, file_ids: Sequence[str | int]) -> list[DeleteRow]:
         """The rows of the delete log that name one of these rows of the files table."""
@@ -231,6 +234,16 @@ class Source:
             logger.warning("left out %d rows of %s: their Id is not of kind %s", len(rows) - len(named), shape.name, ids.kind)
             self._forget_tables()
         return named
+
+
+def _sum_between(connection: Connection, shape: TableShape, low: str | int | None, high: str | int) -> tuple[int, int]:
+    key = shape.column(shape.key)
+    ids = shape.select(shape.key).order_by(None).where(key <= int(high))
+    if low is not None:
+        ids = ids.where(key > int(low))
+    listed = ids.subquery()
+    count, total = connection.execute(select(func.count(), func.sum(listed.c[0])).select_from(listed)).one()
+    return count, int(total or 0)
 
 
 def _source_row(row_id: str, row: Sequence[Any]) -> SourceRow:
