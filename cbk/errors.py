@@ -18,6 +18,8 @@
     │   ├── CopyMissing              a copy that should be there is not
     │   ├── CopyExists               a copy is there already, and is not overwritten
     │   └── CopyCorrupt              a copy does not inflate to the bytes it stands for
+    ├── TargetError                the place that files are restored to
+    │   └── TargetUnavailable        away, or refusing us now                          retryable
     ├── LeaseLost                  another worker holds this piece of work now
     └── DownloadError              an object could not be fetched
         ├── TargetRefused            the link points where we do not fetch from        (declined)
@@ -149,6 +151,16 @@ class CopyExists(ArchiveError):
 
 class CopyCorrupt(ArchiveError):
     """A copy does not inflate to the bytes that its row and its header stand for."""
+
+
+class TargetError(CbkError):
+    """A file cannot be put where it is to be restored to."""
+
+
+class TargetUnavailable(TargetError):
+    """The target is away, or refuses us now."""
+
+    retryable = True
 
 
 class LeaseLost(CbkError):

@@ -232,6 +232,21 @@ class Brake:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreItem:
+    """A version that is to be restored from its copy at `location`; `path` is where, below the target: `<bucket>/<key>`, made safe."""
+
+    storage: str
+    bucket: str
+    key: str
+    number: int
+    sha256: str
+    size: int
+    location: str
+    path: str
+    content_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """The right to work on a version until its lease ends. `fence` grows with each claim: an older one may record nothing."""
 
