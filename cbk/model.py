@@ -233,7 +233,7 @@ class Brake:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreItem:
-    """A version that is to be restored from its copy at `location`; `path` is where, below the target: `<bucket>/<key>`, made safe."""
+    """A version that is to be restored from its copy at `location` to `path`, `<bucket>/<key>` made safe, below the target."""
 
     storage: str
     bucket: str
