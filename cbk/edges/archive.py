@@ -62,6 +62,7 @@ _FOLDER_MODE = 0o750
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_REPLACE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_BYTES = 64 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
@@ -252,6 +253,35 @@ class Archive:
         with _disk_errors(f"list {self.root}"):
             yield from self._walk("")
 
+    # ---- notes ---------------------------------------------------------------------------------------------------------------
+
+    def write_note(self, name: str, content: bytes) -> None:
+        """Keep `content` as the file `name` in `.cbk`, in place of what was there: after a power cut it is the old or the new one.
+
+        What is the same already is not written again. Raises ArchiveError, with the old one still there.
+        """
+        self.require()
+        _plain_name(name)
+        with _disk_errors(f"write {_KIT}/{name}"), self._folders_held(), _folder(self._root, _KIT) as folder:
+            if _read_note(folder, name) == content:
+                return
+            new = f"{name}.new"  # under the lock, so what a killed process left is nobody's
+            descriptor = os.open(new, _REPLACE_FLAGS, _FILE_MODE, dir_fd=folder)
+            try:
+                _write_all(descriptor, content)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+            _sync_folder(folder)
+
+    def read_note(self, name: str) -> bytes | None:
+        """What `write_note` kept under this name; None where there is nothing. Raises RootMissing, or ArchiveError."""
+        self.require()
+        _plain_name(name)
+        with _disk_errors(f"read {_KIT}/{name}"), _folder(self._root, _KIT) as folder:
+            return _read_note(folder, name)
+
     # ---- out -----------------------------------------------------------------------------------------------------------------
 
     def remove(self, location: str) -> None:
@@ -372,8 +402,7 @@ class Part:
     """A copy in arrival, for one thread. Use it through `Archive.incoming`, in the order write, seal, read_back, publish."""
 
     def __init__(self, root: str, name: str, header: CopyHeader) -> None:
-        if "/" in name or name in {"", ".", ".."}:
-            raise ValueError(f"not a plain file name: {name!r}")
+        _plain_name(name)
         self.name = name
         self.header = header
         self.written: Written | None = None
@@ -586,6 +615,20 @@ def _split(location: str) -> tuple[str, str]:
     if segments[0] in _NOT_BUCKETS or not COPY_NAME.fullmatch(name) or not {"", ".", ".."}.isdisjoint(segments):
         raise ArchiveError(f"{location!r} is not the location of a copy")
     return place, name
+
+
+def _plain_name(name: str) -> None:
+    if "/" in name or name in {"", ".", ".."}:
+        raise ValueError(f"not a plain file name: {name!r}")
+
+
+def _read_note(folder: int, name: str) -> bytes | None:
+    try:
+        descriptor = os.open(name, _READ_FLAGS, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
 
 
 def _parents(location: str) -> Iterator[str]:

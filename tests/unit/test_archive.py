@@ -110,6 +110,88 @@ def test_create_where_a_file_is_in_the_way_says_so(tmp_path):
         Archive.create(tmp_path / "file", now=NOW)
 
 
+# ---- notes -------------------------------------------------------------------------------------------------------------------
+
+
+def test_note_is_read_as_it_was_written(archive):
+    archive.write_note("retention.jsonl", b"one\n")
+    archive.write_note("retention.jsonl", b"two\n")
+    assert archive.read_note("retention.jsonl") == b"two\n"
+    assert stat.S_IMODE((archive.root / ".cbk/retention.jsonl").stat().st_mode) == 0o640
+
+
+def test_note_that_was_never_written_is_none(archive):
+    assert archive.read_note("retention.jsonl") is None
+
+
+def test_note_that_is_the_same_already_is_not_written_again(archive):
+    archive.write_note("note", b"same")
+    before = (archive.root / ".cbk/note").stat()
+    archive.write_note("note", b"same")
+    after = (archive.root / ".cbk/note").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_note_of_a_writer_that_died_half_way_does_no_harm(archive):
+    archive.write_note("note", b"old")
+    (archive.root / ".cbk/note.new").write_bytes(b"half of something much longer")
+    assert archive.read_note("note") == b"old"
+    archive.write_note("note", b"new")
+    assert archive.read_note("note") == b"new"
+    assert not (archive.root / ".cbk/note.new").exists()
+
+
+def test_note_by_many_at_once_is_one_of_theirs(archive):
+    contents = {bytes([letter]) * 50_000 for letter in b"abcdefgh"}
+    threads = [threading.Thread(target=archive.write_note, args=("note", content)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert archive.read_note("note") in contents
+    assert not (archive.root / ".cbk/note.new").exists()
+
+
+def test_note_that_cannot_be_written_leaves_the_old_one(archive, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "no space")
+
+    archive.write_note("note", b"old")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(DiskFull, match=r"cannot write \.cbk/note"):
+            archive.write_note("note", b"new")
+    assert archive.read_note("note") == b"old"
+
+
+def test_note_is_flushed_before_and_after_it_gets_its_name(archive, monkeypatch):
+    calls = []
+    rename, fsync = os.rename, os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: (calls.append(stat.S_IFMT(os.fstat(descriptor).st_mode)), fsync(descriptor))
+    )
+    monkeypatch.setattr(os, "rename", lambda *args, **kwargs: (calls.append("rename"), rename(*args, **kwargs)))
+    archive.write_note("note", b"new")
+    assert calls == [stat.S_IFREG, "rename", stat.S_IFDIR]
+
+
+def test_note_follows_no_link_and_leaves_the_disk_by_no_name(archive, tmp_path):
+    (archive.root / ".cbk/note").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_text("secret")
+    with pytest.raises(ArchiveError, match="symbolic"):
+        archive.read_note("note")
+    with pytest.raises(ValueError, match="plain file name"):
+        archive.write_note("../note", b"")
+
+
+def test_note_is_not_sought_on_a_disk_that_is_not_mounted(tmp_path):
+    with pytest.raises(RootMissing):
+        Archive(tmp_path).read_note("retention.jsonl")
+
+
+# ---- which disk --------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("root", ["nowhere", "empty", "file"])
 def test_identity_of_a_disk_that_is_not_mounted_is_missing(tmp_path, root):
     (tmp_path / "empty").mkdir()

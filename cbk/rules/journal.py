@@ -1,0 +1,190 @@
+"""The journal of what the disk must not forget with the catalog: holds, and the removals whose grace runs or has ended.
+
+It is one JSON object per line, in ASCII. The first line says what it is and how many of each follow; every other one has a `crc32`
+of what it holds, so that a damaged line costs that line alone, and never turns into an earlier end of a grace.
+
+    {"journal":"cbk-retention","format":1,"written_at":"2026-03-01T12:00:00+00:00","holds":1,"removals":1}
+    {"hold":{"storage":null,"key":"cars/","is_prefix":true, ...},"crc32":"89abcdef"}
+    {"removal":{"kind":"deleted","delete_id":"7", ...},"crc32":"01234567"}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from cbk.model import Hold, RemovalKind
+
+JOURNAL_NAME = "retention.jsonl"
+FORMAT = 1
+
+_MARK = "cbk-retention"
+_NUMBER_MAX = 2**63 - 1  # what the catalog can hold
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+
+_Reader = Callable[[object], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalRemoval:
+    """A `model.Removal` with names instead of the catalog's own ids.
+
+    `storage` and `key` are None where the delete-log row names no file that the kit knows; `number` is the version that was
+    replaced, None for a deleted file. `rows_through` is the highest Id of the files table when the delete was first seen.
+    """
+
+    kind: RemovalKind
+    first_seen_at: datetime
+    due_at: datetime
+    delete_id: str | None = None
+    row_id: str | None = None
+    storage: str | None = None
+    key: str | None = None
+    number: int | None = None
+    through: int | None = None
+    rows_through: int | None = None
+    outcome: str = ""
+    open: bool = True
+
+
+@dataclass(slots=True, kw_only=True)
+class Journal:
+    """What a journal says. `problems` names what in it could not be read; the holds' ids are 0."""
+
+    written_at: datetime | None = None
+    holds: list[Hold] = field(default_factory=list)
+    removals: list[JournalRemoval] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def encode_journal(holds: Iterable[Hold], removals: Iterable[JournalRemoval], written_at: datetime) -> bytes:
+    """The journal's bytes; the same for the same holds and removals in the same order, but for `written_at`."""
+    hold_lines = [
+        _line("hold", {name: value for name, value in dataclasses.asdict(hold).items() if name != "id"}) for hold in holds
+    ]
+    removal_lines = [_line("removal", dataclasses.asdict(removal)) for removal in removals]
+    counts = {"holds": len(hold_lines), "removals": len(removal_lines)}
+    first = _json({"journal": _MARK, "format": FORMAT, "written_at": written_at.isoformat(), **counts})
+    return "".join(f"{line}\n" for line in (first, *hold_lines, *removal_lines)).encode("ascii")
+
+
+def decode_journal(content: bytes) -> Journal:
+    """What these bytes say, as far as they can be read; raises nothing, whatever they are."""
+    journal = Journal()
+    first, *rest = content.split(b"\n")
+    counts: tuple[int, int] | None = None
+    try:
+        tree_format, counts = _read_first(journal, first)
+    except _UNREADABLE:
+        journal.problems.append("line 1 is damaged")
+    else:
+        if tree_format > FORMAT:
+            journal.problems.append(f"it has format {tree_format}, this release knows {FORMAT}: nothing of it was read")
+            return journal
+    for number, line in enumerate(rest, start=2):
+        try:
+            if line:
+                _read_line(journal, line)
+        except _UNREADABLE:
+            journal.problems.append(f"line {number} is damaged")
+    if counts and (missing := sum(counts) - len(journal.holds) - len(journal.removals)):
+        journal.problems.append(f"{missing} of its {sum(counts)} holds and removals could not be read")
+    return journal
+
+
+def _line(kind: str, fields: Mapping[str, Any]) -> str:
+    body = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()}
+    return _json({kind: body, "crc32": _crc32(body)})
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _crc32(body: object) -> str:
+    return f"{zlib.crc32(_json(body).encode('ascii')):08x}"
+
+
+def _read_first(journal: Journal, line: bytes) -> tuple[int, tuple[int, int]]:
+    """The format, and how many holds and removals follow."""
+    fields = json.loads(line)
+    if fields["journal"] != _MARK:
+        raise ValueError(line)
+    journal.written_at = _instant(fields["written_at"])
+    return _whole(fields["format"]), (_whole(fields["holds"]), _whole(fields["removals"]))
+
+
+def _read_line(journal: Journal, line: bytes) -> None:
+    fields = json.loads(line)
+    (kind,) = fields.keys() - {"crc32"}
+    body = fields[kind]
+    if fields["crc32"] != _crc32(body):
+        raise ValueError(line)
+    if kind == "hold":
+        journal.holds.append(Hold(id=0, **_read_fields(body, _HOLD_FIELDS)))
+    elif kind == "removal":
+        journal.removals.append(JournalRemoval(**_read_fields(body, _REMOVAL_FIELDS)))
+    else:
+        raise ValueError(kind)
+
+
+def _read_fields(body: Mapping[str, Any], readers: Mapping[str, _Reader]) -> dict[str, Any]:
+    return {name: read(body[name]) for name, read in readers.items()}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(value)
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _NUMBER_MAX:
+        raise TypeError(value)
+    return value
+
+
+def _instant(value: object) -> datetime:
+    instant = datetime.fromisoformat(_text(value))
+    if instant.tzinfo is None:
+        raise ValueError(value)
+    return instant.astimezone(UTC)
+
+
+def _or_none(read: _Reader) -> _Reader:
+    return lambda value: None if value is None else read(value)
+
+
+_HOLD_FIELDS: Mapping[str, _Reader] = {
+    "storage": _or_none(_text),
+    "key": _text,
+    "is_prefix": _flag,
+    "until": _or_none(_instant),
+    "reason": _text,
+    "created_at": _or_none(_instant),
+}
+_REMOVAL_FIELDS: Mapping[str, _Reader] = {
+    "kind": lambda value: RemovalKind(_text(value)),
+    "first_seen_at": _instant,
+    "due_at": _instant,
+    "delete_id": _or_none(_text),
+    "row_id": _or_none(_text),
+    "storage": _or_none(_text),
+    "key": _or_none(_text),
+    "number": _or_none(_whole),
+    "through": _or_none(_whole),
+    "rows_through": _or_none(_whole),
+    "outcome": _text,
+    "open": _flag,
+}
