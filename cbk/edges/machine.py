@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 # adjtimex(2): the return value when the clock is not synchronised, and the size of struct timex with room to spare.
 _TIME_ERROR = 5
 _TIMEX_BYTES = 512
+# What keeps a clock, as /proc/<pid>/comm has it (15 characters): systemd-timesyncd, chrony, ntpd of any kind, ntpd-rs.
+_CLOCK_KEEPERS = frozenset({"systemd-timesyn", "chronyd", "ntpd", "openntpd", "ntpsec", "ntp-daemon"})
 
 
 def now() -> datetime:
@@ -26,6 +28,24 @@ def clock_is_synchronised() -> bool | None:
     return None if state < 0 else state != _TIME_ERROR
 
 
+def clock_is_kept() -> bool:
+    """Whether a service that this process can see keeps the clock. From within a container, the host's cannot be seen."""
+    if Path("/run/systemd/timesync").exists():
+        return True
+    return any(_read(comm) in _CLOCK_KEEPERS for comm in Path("/proc").glob("[0-9]*/comm"))
+
+
+def uptime() -> timedelta | None:
+    """The time since this machine was booted, suspend included, whatever its clock was set to. None where it is not told."""
+    text = _read(Path("/proc/uptime"))
+    return timedelta(seconds=float(text.split()[0])) if text else None
+
+
+def boot_id() -> str | None:
+    """A name of its own for each boot of this machine. None where there is none."""
+    return _read(Path("/proc/sys/kernel/random/boot_id")) or None
+
+
 def shares_system_disk(root: Path) -> bool:
     """Whether the folder is on the filesystem of "/": most likely the SD card, not the backup disk."""
     return root.stat().st_dev == Path("/").stat().st_dev
@@ -34,3 +54,11 @@ def shares_system_disk(root: Path) -> bool:
 def is_writable(root: Path) -> bool:
     """Whether this user may write there, as far as permissions and the mount tell."""
     return os.access(root, os.W_OK | os.X_OK)
+
+
+def _read(path: Path) -> str:
+    """The text of a small file of the kernel's, without the line's end; empty where it cannot be read or has just gone."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

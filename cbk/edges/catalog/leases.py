@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from cbk.edges.catalog.database import Database
@@ -52,6 +53,7 @@ class Facts:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._insert = postgresql.insert if database.engine.dialect.name == "postgresql" else sqlite.insert
 
     def get(self, name: str) -> str | None:
         """The fact's value, None where it is not known."""
@@ -64,9 +66,13 @@ class Facts:
             return {row.name: row.value for row in connection.execute(sa.select(facts.c.name, facts.c.value))}
 
     def set(self, **values: str | None) -> None:
-        """Note facts; None forgets one."""
+        """Note facts; None forgets one. Of two who note the same fact at once, the later one counts."""
         with self._database.writing() as connection:
-            connection.execute(sa.delete(facts).where(facts.c.name.in_(list(values))))
-            added = [{"name": name, "value": value} for name, value in values.items() if value is not None]
+            gone = [name for name, value in values.items() if value is None]
+            connection.execute(sa.delete(facts).where(facts.c.name.in_(gone)))
+            # In one order, so that two who note the same facts at once do not wait for each other for ever.
+            added = [{"name": name, "value": value} for name, value in sorted(values.items()) if value is not None]
             if added:
-                connection.execute(sa.insert(facts), added)
+                statement = self._insert(facts)
+                newer = statement.on_conflict_do_update(index_elements=["name"], set_={"value": statement.excluded.value})
+                connection.execute(newer, added)
