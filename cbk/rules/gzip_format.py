@@ -4,6 +4,9 @@ Any gunzip reads it. What this module adds to the format's own means:
 
 - FEXTRA holds a subfield `CB`: a JSON object in UTF-8 with the fields of `CopyHeader`. It is written before the size is known and
   again, over itself, after; so `size` stands last and is padded with spaces, and a header's length does not depend on it.
+- For a restore with no more than a shell, that object also says the names that the file may be restored under
+  (`layout.restore_names`), as `restore_as` and `restore_else`: all but ASCII letters, digits and `_.-~/` is spelt %XX, so that any
+  tool can cut them out. Copies without them, of an earlier kit, are read all the same.
 - FEXTRA's other subfield, `CC`, is the CRC-32 of that JSON, little-endian: a damaged name is noticed. (FHCRC of the RFC would be
   the place, but gzip before 1.9 refuses files that have it.)
 - FNAME holds the original name as UTF-8 (the RFC says Latin-1; `gzip` and `file` pass bytes through).
@@ -21,11 +24,13 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from isal import igzip_lib, isal_zlib
 
 from cbk.errors import CopyCorrupt
 from cbk.model import CopyHeader
+from cbk.rules.layout import restore_names
 
 HEADER_MAX_BYTES = 10 + 2 + 65_535 + 256  # fixed part, XLEN, its largest value, FNAME with its NUL
 BLOCK_BYTES = 256 * 1024
@@ -102,6 +107,7 @@ def decode_header(prefix: bytes | memoryview) -> tuple[CopyHeader, int]:
 
 def _document(header: CopyHeader) -> bytes:
     fields = {name: getattr(header, name) for name in _FIELDS if name != "size"}
+    fields |= zip(("restore_as", "restore_else"), map(quote, restore_names(header.key, header.storage)), strict=True)
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     whole = f'{text[:-1]},"size":{header.size:<{_SIZE_WIDTH}}}}'
     document = whole.encode("utf-8", "backslashreplace")  # makes \udXXX of a lone surrogate, which is JSON

@@ -11,6 +11,11 @@ preference; the catalog takes the first whose `place_key` nobody has, and rememb
 - it is relative, has no `..`, and no segment is empty, longer than 255 bytes, or means something of its own to Linux or Windows;
 - no segment reads like the name of a copy (`v1.gzip`), so that no folder stands where another file's copy goes;
 - the last candidate belongs to its file alone: nobody else's key can be spelt so that it gets there.
+
+What is restored to a folder goes to `<bucket>/<key>` again, spelt otherwise only where Linux has no such name. Object storage can
+hold what a folder cannot: `a` beside `a/b`, or one key in two storages of one bucket. Then the file that others' names lead
+through, and each of those that share one name, has its hash behind it (`contested_paths`, `restore_path`). Which those are depends
+on all that is restored, and not on its order, so that `cbk restore` and the shell script on the disk give one tree.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ import json
 import posixpath
 import re
 import unicodedata
+from collections.abc import Iterable
+from itertools import pairwise
 
 COPY_NAME = re.compile(r"v[0-9]+\.gzip")
 SEGMENT_MAX_BYTES = 255  # NAME_MAX of Linux file systems; exFAT and NTFS count 255 UTF-16 units, which are never more
@@ -38,6 +45,8 @@ _IGNORABLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
     "\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+# What no name in a Linux folder can have, whatever the disk.
+_IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 _FULL_HASH_TAIL = re.compile(r"~[0-9a-f]{64}")
 _WHOLE_SEGMENT = {"": "%2F", ".": "%2E", "..": "%2E%2E"}
 
@@ -98,9 +107,50 @@ def bucket_folder(bucket: str) -> str:
     return _percent(folder[0]) + folder[1:] if place_key(folder) in _KIT_FOLDERS else folder
 
 
+def restore_path(bucket: str, key: str, storage: str, *, contested: bool = False) -> str:
+    """Where a file is restored to, relative to the target: its own name in its bucket's folder, or a name that is its alone.
+
+    The latter is for those whose own path is among `contested_paths`.
+    """
+    return f"{bucket_folder(bucket)}/{restore_names(key, storage)[contested]}"
+
+
+def restore_names(key: str, storage: str) -> tuple[str, str]:
+    """The two names that a file may be restored under, below its bucket's folder: its own, and one that no other file can have.
+
+    Neither has an empty segment, `.` or `..`, and no segment is longer than 255 bytes.
+    """
+    identity = hashlib.sha256(json.dumps([storage, key]).encode("ascii")).hexdigest()
+    *parents, name = key.split("/")
+    above = "".join(f"{_fit(_possible(parent), parent)}/" for parent in parents)
+    own, alone = (above + _fit(_possible(name), name, tail) for tail in ("", f"~{identity}"))
+    if _byte_length(alone) > PLACE_MAX_BYTES:
+        return (f"{LONG_FOLDER}/{identity}",) * 2
+    return own, alone
+
+
+def contested_paths(paths: Iterable[str]) -> set[str]:
+    """Of the paths of all files that are restored together: those that several want, and those that others' paths lead through."""
+    # In this order, what lies below a path comes right after it.
+    ordered = sorted(paths, key=lambda path: path.replace("/", "\0"))
+    return {path for path, following in pairwise(ordered) if following == path or following.startswith(f"{path}/")}
+
+
+def _possible(text: str) -> str:
+    """`text` as Linux can have it for a name, but for its length, and not ending as the names do that are one file's alone."""
+    if text in _WHOLE_SEGMENT:
+        return _WHOLE_SEGMENT[text]
+    possible = _IMPOSSIBLE.sub(lambda match: _percent(match[0]), text)
+    return possible.replace("~", "%7E") if _FULL_HASH_TAIL.fullmatch(possible[-65:]) else possible
+
+
 def _segment(text: str, tail: str = "") -> str:
     """`text` as one folder name that ends in `tail`; where that is too long, a hash of `text` stands for what is cut off."""
-    safe = _safe(text)
+    return _fit(_safe(text), text, tail)
+
+
+def _fit(safe: str, text: str, tail: str = "") -> str:
+    """`safe`, a spelling of `text`, with `tail` behind it; where that is too long, a hash of `text` stands for what is cut off."""
     room = SEGMENT_MAX_BYTES - len(tail)
     if _byte_length(safe) <= room:
         return safe + tail

@@ -3,9 +3,11 @@ import gzip
 import hashlib
 import json
 import random
+import re
 import subprocess
 import tracemalloc
 import zlib
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +25,7 @@ from cbk.rules.gzip_format import (
     encode_header,
     encode_trailer,
 )
+from cbk.rules.layout import restore_names
 
 NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 
@@ -148,7 +151,26 @@ def test_header_holds_plain_json_that_a_person_can_find():
     data = encode_header(make_header(b"hello", name="Größe.png"))
     start = data.index(b'{"storage')
     fields = json.loads(data[start : data.index(b"}", start) + 1])
+    restore_as = fields.pop("restore_as")
+    restore_else = fields.pop("restore_else")
     assert fields == dataclasses.asdict(make_header(b"hello", name="Größe.png"))
+    assert (restore_as, restore_else[:-64]) == ("cars/id-1/Gr%C3%B6%C3%9Fe.png", f"{restore_as}~")
+
+
+@given(st.text(st.characters(), max_size=30))
+def test_header_spells_the_names_of_a_restore_so_that_any_tool_can_cut_them_out(name):
+    document = encode_header(make_header(name=name))[16:]
+    (restore_as,) = re.match(rb'{"storage":"s3",.*?,"restore_as":"([^"]*)","restore_else":"[^"]*","size":0 ', document).groups()
+    assert re.fullmatch(rb"(?:[A-Za-z0-9_.~/-]|%[0-9A-F]{2})+", restore_as)
+    assert unquote(restore_as.decode()) == restore_names(f"cars/id-1/{name}", "s3")[0]
+
+
+def test_header_of_an_earlier_kit_which_has_no_names_for_a_restore_is_read():
+    header = make_header(b"hello")
+    document = re.sub(rb',"restore_as":.*?(?=,"size")', b"", encode_header(header)[16:].partition(b"CC")[0])
+    extra = b"CB" + len(document).to_bytes(2, "little") + document + b"CC\x04\x00" + zlib.crc32(document).to_bytes(4, "little")
+    data = encode_header(header)[:3] + b"\x04" + bytes(5) + b"\xff" + len(extra).to_bytes(2, "little") + extra
+    assert decode_header(data) == (header, len(data))
 
 
 def test_header_names_no_time_and_no_system():
@@ -178,7 +200,7 @@ def test_header_that_does_not_fit_is_refused():
 
 
 def test_longest_header_is_within_the_limit():
-    data = encode_header(make_header(path="x" * 65_000, name="n" * 300))
+    data = encode_header(make_header(path="x" * 64_000, name="n" * 300))
     assert 65_000 < len(data) <= HEADER_MAX_BYTES
     assert decode_header(data)[1] == len(data)
 

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cbk.rules.layout import COPY_NAME, bucket_folder, copy_location, object_key, place_key, places, split_key
+from cbk.rules.layout import (
+    COPY_NAME,
+    bucket_folder,
+    contested_paths,
+    copy_location,
+    object_key,
+    place_key,
+    places,
+    restore_names,
+    restore_path,
+    split_key,
+)
 
 NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 
@@ -34,6 +45,16 @@ def allocate(files):
         free = next(place for place in places(bucket, key, storage) if place_key(place) not in taken)
         taken[place_key(free)] = free
     return list(taken.values())
+
+
+def restored(files):
+    """The paths of files that are restored together, in the order of (storage, bucket, key)."""
+    contested = contested_paths(restore_path(bucket, key, storage) for storage, bucket, key in files)
+    own = [restore_path(bucket, key, storage) for storage, bucket, key in files]
+    return [
+        restore_path(bucket, key, storage, contested=path in contested)
+        for path, (storage, bucket, key) in zip(own, files, strict=True)
+    ]
 
 
 def segments(bucket, key):
@@ -265,3 +286,100 @@ def test_place_key_differs_for_names_that_every_disk_tells_apart(one, other):
 @given(TEXTS)
 def test_place_key_of_itself_is_itself(text):
     assert place_key(place_key(text)) == place_key(text)
+
+
+# ---- where files are restored to ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "cars/id-1/thumbnail.png",
+        "a",
+        "-rf",
+        "a b",
+        "Größe/写真.png",
+        ".hidden",
+        "a\\b",
+        'say "hi"\n',
+        "con.txt",
+        "v1.gzip",
+        "100%25",
+    ],
+)
+def test_file_is_restored_under_its_own_name(key):
+    assert restore_path("car-erp", key, "s3") == f"car-erp/{key}"
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("..", "b/%2E%2E"),
+        ("../../etc/passwd", "b/%2E%2E/%2E%2E/etc/passwd"),
+        ("a/./b", "b/a/%2E/b"),
+        ("a//b", "b/a/%2F/b"),
+        ("a/", "b/a/%2F"),
+        ("a\0b", "b/a%00b"),
+        ("\ud800", "b/%ED%A0%80"),
+        (f"a~{HASH}", f"b/a%7E{HASH}"),
+        (f"a~{HASH}/b", f"b/a%7E{HASH}/b"),
+        (f"a~{HASH}.png", f"b/a~{HASH}.png"),
+    ],
+)
+def test_name_that_no_folder_can_have_is_spelt_otherwise(key, path):
+    assert restore_path("b", key, "s3") == path
+
+
+def test_bucket_that_would_be_the_kits_own_folder_is_spelt_otherwise():
+    assert restore_path(".cbk", "a", "s3") == "%2Ecbk/a"
+
+
+def test_name_that_is_too_long_is_shortened_with_a_hash():
+    path = restore_path("b", "a" * 300 + ".png", "s3")
+    assert re.fullmatch("b/a{238}~[0-9a-f]{16}", path)
+
+
+def test_key_that_is_too_long_for_any_path_has_a_hash_for_its_name():
+    assert re.fullmatch("b/%long/[0-9a-f]{64}", restore_path("b", "/".join(["abc"] * 900), "s3"))
+
+
+def test_file_gives_way_to_those_that_lie_below_its_name():
+    first, *others = restored([("s3", "b", "a"), ("s3", "b", "a/b"), ("s3", "b", "a b"), ("s3", "b", "a.png")])
+    assert re.fullmatch("b/a~[0-9a-f]{64}", first)
+    assert others == ["b/a/b", "b/a b", "b/a.png"]
+
+
+def test_one_key_in_two_storages_of_one_bucket_gives_two_files():
+    one, other = restored([("s3", "b", "a.png"), ("r2", "b", "a.png")])
+    assert re.fullmatch("b/a.png~[0-9a-f]{64}", one)
+    assert re.fullmatch("b/a.png~[0-9a-f]{64}", other)
+    assert one != other
+
+
+@NO_CLOCK
+@given(st.lists(st.tuples(st.sampled_from(["s3", "r2"]), st.sampled_from(["b", "c"]), KEYS), unique=True, max_size=12))
+@example([("s3", "b", "a"), ("s3", "b", "a/b"), ("s3", "b", "a/b/c"), ("s3", "b", restore_names("a", "s3")[1])])
+@example([("s3", "b", "a/"), ("s3", "b", "a/%2F"), ("s3", "b", "a/%2F/x"), ("r2", "b", "a")])
+def test_files_that_are_restored_together_do_not_meet(files):
+    found = restored(files)
+    folders = {folder for path in found for folder in itertools.accumulate(path.split("/")[:-1], "{}/{}".format)}
+    assert len(set(found)) == len(files)
+    assert not set(found) & folders
+
+
+@NO_CLOCK
+@given(st.lists(st.tuples(st.sampled_from(["s3", "r2"]), st.just("b"), KEYS), unique=True, max_size=8), st.randoms())
+def test_order_in_which_files_are_restored_makes_no_difference(files, random):
+    shuffled = random.sample(files, len(files))
+    assert dict(zip(files, restored(files), strict=True)) == dict(zip(shuffled, restored(shuffled), strict=True))
+
+
+@NO_CLOCK
+@given(BUCKETS, KEYS, st.booleans())
+def test_restored_file_never_leaves_the_target_and_any_linux_disk_can_hold_its_name(bucket, key, contested):
+    path = restore_path(bucket, key, "s3", contested=contested)
+    assert not {"", ".", ".."} & set(path.split("/"))
+    assert all(len(segment.encode()) <= 255 for segment in path.split("/"))
+    assert len(path.encode()) <= 2300
+    assert "\0" not in path
+    assert path.split("/")[0] != ".cbk"
