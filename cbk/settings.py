@@ -106,6 +106,18 @@ def _check_flower_auth(value: object) -> object:
     return value or None
 
 
+def _check_notify(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    if not all(re.match(r"[a-z0-9.+-]+://", url, re.IGNORECASE) for url in _split_urls(text)):
+        raise ValueError("expected Apprise URLs such as mailto://user:password@example.com, apart by commas or blanks")
+    return value
+
+
+def _split_urls(text: str) -> list[str]:
+    """The URLs of a list; a comma inside of one stays."""
+    return [url for url in re.split(r"[\s,]+(?=[a-z0-9.+-]+://)", text.strip().strip(","), flags=re.IGNORECASE) if url]
+
+
 def _check_hosts(value: object) -> object:
     AllowedHosts.parse(str(value))
     return value
@@ -181,6 +193,10 @@ class Settings(BaseSettings):
         default=timedelta(seconds=30), description="For each query to the application's database."
     )
     ca_bundle: Path | None = Field(default=None, description="Certificate authorities for origins, where they are not public ones.")
+    notify: Annotated[SecretStr, BeforeValidator(_check_notify)] = Field(
+        default=SecretStr(""),
+        description="Who is told what needs a person: Apprise URLs, apart by commas or blanks. They may hold passwords.",
+    )
     flower_auth: Annotated[SecretStr | None, BeforeValidator(_check_flower_auth)] = Field(
         default=None, description="user:password of Flower's pages. Without it Flower does not start."
     )
@@ -202,6 +218,11 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The broker's URL; may hold a password."""
         return self.broker_url.get_secret_value()
+
+    @property
+    def notify_urls(self) -> list[str]:
+        """The URLs of who is to be told; they may hold passwords."""
+        return _split_urls(self.notify.get_secret_value())
 
     def bucket(self, storage: str) -> str:
         """The bucket folder of a storage."""

@@ -12,6 +12,7 @@ from uuid import uuid4
 from cbk.edges.archive import Archive
 from cbk.edges.catalog import Catalog
 from cbk.edges.download import Downloader
+from cbk.edges.notify import Notifier
 from cbk.edges.source import Source
 from cbk.model import Version
 from cbk.rules.links import AllowedHosts
@@ -39,6 +40,7 @@ class Kit:
     catalog: Catalog
     archive: Archive
     downloader: Downloader
+    notifier: Notifier
     _identity: str | None = None
 
     def close(self) -> None:
@@ -74,4 +76,5 @@ def open_kit(settings: Settings) -> Kit:
             max_file_bytes=settings.max_file_size or None,
             ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
         ),
+        notifier=Notifier(settings.notify_urls),
     )
