@@ -188,6 +188,8 @@ class Removal:
     file_id: int | None = None
     version_id: int | None = None
     through: int | None = None
+    # The highest Id of the files table when the delete was first seen.
+    rows_through: int | None = None
     reason: str = ""
     open: bool = True
     outcome: str = ""

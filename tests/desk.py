@@ -10,11 +10,12 @@ import sqlalchemy as sa
 from cbk.appside import recorder
 from cbk.appside.schema import DELETE_LOG, FILES
 from cbk.edges.catalog import Catalog
-from cbk.edges.catalog.tables import facts, versions
+from cbk.edges.catalog.tables import facts, removals, versions
 from cbk.errors import BrokerUnavailable, DownloadError
 from cbk.jobs.backup import back_up
 from cbk.jobs.kit import open_kit
 from cbk.jobs.poll import poll
+from cbk.jobs.prune import prune
 from cbk.jobs.setup import initialise
 from cbk.model import CopyHeader
 from cbk.rules.layout import split_key
@@ -28,6 +29,7 @@ class CollectingCourier:
 
     def __init__(self):
         self.sent = []
+        self.prunes = []
         self.waiting = set()
         self.away = False
 
@@ -36,6 +38,12 @@ class CollectingCourier:
             if self.away:
                 raise BrokerUnavailable("the messages could not be sent: ConnectionError", hint="is Redis running?")
             self.sent.append(version.source_id)
+
+    def send_prunes(self, planned, now):
+        for each in planned:
+            if self.away:
+                raise BrokerUnavailable("the messages could not be sent: ConnectionError", hint="is Redis running?")
+            self.prunes.append((each.removal, each.removal.due_at - now))
 
     def waiting_backups(self):
         return self.waiting
@@ -134,6 +142,38 @@ class Desk:
         with self.application.begin() as connection:
             connection.execute(sa.insert(FILES).values(row))
 
+    def delete(self, row_id, *, delete_id=None, deleted_at=None):
+        """Note in the delete log that the file of this row was deleted; gives the log row's Id."""
+        values = {"FileId": int(row_id)}
+        if deleted_at is not None:
+            values["DeletedAt"] = deleted_at
+        if delete_id is not None:
+            values["Id"] = int(delete_id)
+        with self.application.begin() as connection:
+            return str(connection.execute(sa.insert(DELETE_LOG).values(values)).inserted_primary_key[0])
+
+    def take_back(self, delete_id):
+        with self.application.begin() as connection:
+            connection.execute(sa.delete(DELETE_LOG).where(DELETE_LOG.c.Id == int(delete_id)))
+
+    def change_delete(self, delete_id, **columns):
+        with self.application.begin() as connection:
+            connection.execute(sa.update(DELETE_LOG).where(DELETE_LOG.c.Id == int(delete_id)).values(columns))
+
+    @contextmanager
+    def source_away(self):
+        """The application's database does not answer."""
+        database = self.folder / "app.db"
+        self.kit.source.close()
+        database.rename(self.folder / "away.db")
+        database.mkdir()
+        try:
+            yield
+        finally:
+            database.rmdir()
+            (self.folder / "away.db").rename(database)
+            self.kit.source.close()
+
     def break_tables(self):
         DELETE_LOG.drop(self.application)
 
@@ -153,7 +193,22 @@ class Desk:
             with suppress(DownloadError):
                 self.back_up(row_id)
 
+    def prune(self, delete_id=None, version_id=None):
+        return prune(self.kit, self.courier, delete_id=delete_id, version_id=version_id)
+
+    def let_go(self):
+        """Poll, and do the prunes that were sent; gives their summaries."""
+        self.poll()
+        sent, self.courier.prunes = self.courier.prunes, []
+        return [self.prune(removal.delete_id, removal.version_id) for removal, _ in sent]
+
     # What there is
+
+    def removals(self):
+        """The catalog's removals by the Id of their delete-log row, or of their version."""
+        with self.kit.catalog.database.reading() as connection:
+            rows = connection.execute(sa.select(removals)).all()
+        return {row.delete_id or row.version_id: row for row in rows}
 
     def versions(self):
         """The catalog's versions by (key, number)."""
@@ -198,6 +253,14 @@ class Desk:
                 instant = versions.c[column]
                 moved = self.kit.catalog.database.later_sql(-by)
                 connection.execute(sa.update(versions).where(instant.is_not(None)).values({column: moved}))
+
+    def pass_grace(self, by=timedelta(days=30)):
+        """Move what removals wait for into the past, so that all of them are due and none is armed."""
+        with self.kit.catalog.database.writing() as connection:
+            for column in (removals.c.first_seen_at, removals.c.due_at):
+                moved = sa.type_coerce(column, sa.BigInteger) - by // timedelta(milliseconds=1)
+                connection.execute(sa.update(removals).values({column.name: sa.type_coerce(moved, column.type)}))
+            connection.execute(sa.update(removals).values(armed_until=None))
 
     def expire_leases(self):
         self.pass_time(lease_until=timedelta(minutes=1))

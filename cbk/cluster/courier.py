@@ -5,15 +5,38 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from cbk.edges.catalog import Planned
 from cbk.errors import BrokerUnavailable
 from cbk.model import Version
 
 MESSAGES_PER_PIPELINE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Message:
+    """The arguments of a task, what Flower shows for them, and the seconds until it is to run."""
+
+    args: tuple[str, ...] = ()
+    kwargs: dict[str, int] = field(default_factory=dict)
+    shown: str
+    countdown: float | None = None
+
+
+def _prune_message(planned: Planned, now: datetime) -> _Message:
+    removal = planned.removal
+    return _Message(
+        args=() if removal.delete_id is None else (removal.delete_id,),
+        kwargs={} if removal.version_id is None else {"version_id": removal.version_id},
+        shown=f"({planned.label!r},)",
+        countdown=max((removal.due_at - now).total_seconds(), 0) or None,
+    )
 
 
 class CeleryCourier:
@@ -30,14 +53,23 @@ class CeleryCourier:
 
     def send_backups(self, versions: Iterable[Version]) -> None:
         """Send one `cbk.backup` task per version. Raises BrokerUnavailable; some may have been sent then."""
+        self._send("cbk.backup", [_Message(args=(version.source_id,), shown=f"({version.label!r},)") for version in versions])
+
+    def send_prunes(self, planned: Iterable[Planned], now: datetime) -> None:
+        """Send one `cbk.prune` task per removal, with the countdown until it is due. Raises BrokerUnavailable, as above."""
+        self._send("cbk.prune", [_prune_message(each, now) for each in planned])
+
+    def _send(self, task: str, messages: list[_Message]) -> None:
         try:
             pool: Any = self._app.producer_pool
             with pool.acquire(block=True) as producer, producer.batch(MESSAGES_PER_PIPELINE):
-                for version in versions:
+                for message in messages:
                     self._app.send_task(
-                        "cbk.backup",
-                        (version.source_id,),
-                        argsrepr=f"({version.label!r},)",
+                        task,
+                        message.args,
+                        message.kwargs,
+                        countdown=message.countdown,
+                        argsrepr=message.shown,
                         kwargsrepr="{}",
                         producer=producer,
                         retry=False,

@@ -15,6 +15,7 @@ from cbk.cluster.process import kit
 from cbk.errors import CbkError
 from cbk.jobs import backup as backup_job
 from cbk.jobs import poll as poll_job
+from cbk.jobs import prune as prune_job
 from cbk.jobs import resync as resync_job
 from cbk.model import Summary
 
@@ -53,6 +54,13 @@ def poll(self: Any) -> str:
 def backup(self: Any, file_id: int | str) -> str:
     """Back up the version of the row `file_id`."""
     return _run(self, "backup", lambda: backup_job.back_up(kit(), str(file_id)))
+
+
+@app.task(bind=True, name="cbk.prune", throws=(CbkError,))
+def prune(self: Any, delete_id: int | str | None = None, version_id: int | None = None) -> str:
+    """Prune what the delete-log row `delete_id` covers, or the replaced version `version_id`, if it is due."""
+    row = None if delete_id is None else str(delete_id)
+    return _run(self, "prune", lambda: prune_job.prune(kit(), CeleryCourier(app), delete_id=row, version_id=version_id))
 
 
 @app.task(bind=True, name="cbk.resync", throws=(CbkError,))

@@ -5,6 +5,7 @@
     <root>/.cbk/incoming/      copies in arrival
     <root>/.cbk/lock           held while empty folders are removed
     <root>/.cbk/quarantine/    copies that turned out bad; nothing here is ever deleted by the kit
+    <root>/.cbk/trash/         copies that were pruned, where CBK_TRASH keeps them for a while
     <root>/<place>/v1.gzip     a copy, at the *location* that rules/layout.py gives it
 
 A copy comes in like this, in this order, and counts only once all of it is done (bytes before record):
@@ -31,18 +32,29 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from cbk.errors import ArchiveError, CopyCorrupt, CopyExists, CopyMissing, DiskFailed, DiskFull, HashMismatch, RootMissing
+from cbk.errors import (
+    ArchiveError,
+    CopyCorrupt,
+    CopyExists,
+    CopyMissing,
+    CopySwapped,
+    DiskFailed,
+    DiskFull,
+    HashMismatch,
+    RootMissing,
+)
 from cbk.model import CopyHeader, Written
 from cbk.rules.gzip_format import HEADER_MAX_BYTES, Decoder, Encoder, decode_header, encode_header
 from cbk.rules.layout import COPY_NAME
 
 Tick = Callable[[], None]
+OnRead = Callable[[int], None]
 
 FORMAT = 1  # of the folder tree; a later release that changes it counts up
 
@@ -51,6 +63,7 @@ _IDENTITY = f"{_KIT}/identity"
 _INCOMING = f"{_KIT}/incoming"
 _LOCK = f"{_KIT}/lock"
 _QUARANTINE = f"{_KIT}/quarantine"
+_TRASH = f"{_KIT}/trash"
 _README = f"{_KIT}/README.txt"
 _NOT_BUCKETS = frozenset({_KIT, "lost+found"})
 
@@ -64,6 +77,7 @@ _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPLACE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_BYTES = 64 * 1024
+_DROP_EVERY_BYTES = 8 * 1024 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
 _AT_FDCWD = -100  # <fcntl.h>
@@ -87,13 +101,18 @@ How to see whose copy it is, and the SHA-256 that its content must have
 What is in .cbk
     identity      tells this disk from others; the kit writes nothing where it is missing, so leave it
     incoming      copies that are arriving; of no use after the kit has stopped
-    quarantine    copies that turned out damaged
+    quarantine    copies that turned out damaged, some with a .json beside them that says what was found
+    trash         copies of files that were deleted, for a while
 """
 
 _DENIED_HINT = "the user that the workers run as must own the backup root"
+_GONE_HINT = "the network share or the disk went away under the kit: mount it again; work goes on by itself"
 _KINDS: dict[int, tuple[type[ArchiveError], str | None]] = {
     errno.ENOSPC: (DiskFull, "make room on the backup disk, or prune; work goes on by itself"),
     errno.EDQUOT: (DiskFull, "raise the quota of the workers' user, or prune; work goes on by itself"),
+    errno.EROFS: (DiskFailed, "see dmesg for why it became read-only; check the disk and mount it for writing"),
+    errno.ESTALE: (DiskFailed, _GONE_HINT),
+    errno.ENOTCONN: (DiskFailed, _GONE_HINT),
     errno.EACCES: (ArchiveError, _DENIED_HINT),
     errno.EPERM: (ArchiveError, _DENIED_HINT),
     errno.EEXIST: (ArchiveError, "something else has that name"),
@@ -104,10 +123,11 @@ _KINDS: dict[int, tuple[type[ArchiveError], str | None]] = {
 
 
 class Room(NamedTuple):
-    """Bytes that the workers may still write, and all that the disk has."""
+    """Bytes that the workers may still write, all that the disk has, and whether it is mounted read-only."""
 
     free: int
     total: int
+    read_only: bool
 
 
 class Archive:
@@ -170,7 +190,8 @@ class Archive:
         self.require()
         with _disk_errors(f"measure {self.root}"):
             usage = shutil.disk_usage(self.root)
-        return Room(free=usage.free, total=usage.total)
+            read_only = bool(os.statvfs(self.root).f_flag & os.ST_RDONLY)
+        return Room(free=usage.free, total=usage.total, read_only=read_only)
 
     # ---- in ------------------------------------------------------------------------------------------------------------------
 
@@ -228,23 +249,43 @@ class Archive:
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
             return decode_header(os.read(descriptor, HEADER_MAX_BYTES))[0]
 
-    def check(self, location: str, *, sha256: str, size: int | None = None, tick: Tick | None = None) -> Written:
-        """Read a copy from the disk, inflate it and compare it with `sha256`. Raises CopyMissing or CopyCorrupt.
+    def check(
+        self,
+        location: str,
+        *,
+        sha256: str,
+        size: int | None = None,
+        of: tuple[str, str, int] | None = None,
+        tick: Tick | None = None,
+        on_read: OnRead | None = None,
+    ) -> Written:
+        """Read a copy from the disk, inflate it and compare it with `sha256`. Raises CopyMissing, CopySwapped or CopyCorrupt.
 
-        `tick` is called with each chunk, so that a lease can be kept; what it raises ends the check.
+        `of` is the storage, key and version that its header must name, where that is asked. `tick` is called with each chunk, so that
+        a lease can be kept, and `on_read` with the number of bytes of each read; what they raise ends the check.
         """
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
-            header, written = _verify(descriptor, tick)
+            header, written = _verify(descriptor, tick, on_read)
             if header.sha256 != sha256 or size not in {None, header.size}:
                 expected = f"{sha256} ({header.size if size is None else size} bytes)"
-                raise CopyCorrupt(
+                raise CopySwapped(
                     f"is a good copy of other bytes: SHA-256 {header.sha256} ({header.size} bytes), expected {expected}"
                 )
+            if of not in {None, (header.storage, header.key, header.version)}:
+                raise CopySwapped(f"is the copy of {header.storage}/{header.key} v{header.version}")
             return written
+
+    def digest(self, location: str, *, on_read: OnRead | None = None) -> tuple[str, int]:
+        """SHA-256 in hex and size of the gzip file as it lies on the disk, not inflated. Raises CopyMissing. `on_read` as in `check`."""
+        with _disk_errors(f"read {location}"), self._open(location) as descriptor, _uncached(descriptor):
+            reading = _Reading(descriptor, on_read)
+            for _ in reading:
+                pass
+            return reading.sha256, reading.size
 
     def open_copy(self, location: str) -> Iterator[bytes]:
         """The bytes of a copy, inflated, in chunks. They count only once the iteration has ended without CopyCorrupt."""
-        with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
+        with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor, _uncached(descriptor):
             yield from Decoder(_Reading(descriptor))
 
     def walk(self) -> Iterator[str]:
@@ -310,6 +351,59 @@ class Archive:
             _sync_folder(target)
             _sync_folder(source)
         return f"{_QUARANTINE}/{new_name}"
+
+    def describe(self, quarantined: str, evidence: Mapping[str, object]) -> None:
+        """Put what is known about a copy beside it in quarantine, as JSON: `x-1.gzip` gets `x-1.json`."""
+        with _disk_errors(f"describe {quarantined}"):
+            self._place(quarantined.removesuffix(".gzip") + ".json", json.dumps(evidence, indent=1).encode() + b"\n")
+
+    def trash(self, location: str, name: str) -> bool:
+        """Move a copy into the trash as `name`, and remove the folders that it leaves empty. False where neither place has it.
+
+        Safe to repeat: what was moved already stays.
+        """
+        self.require()
+        _plain_name(name)
+        place, copy = _split(location)
+        with _disk_errors(f"move {location} to the trash"), _folder(self._root, _TRASH, create=True) as target:
+            with contextlib.suppress(FileNotFoundError), _folder(self._root, place) as source:
+                os.rename(copy, name, src_dir_fd=source, dst_dir_fd=target)
+                _sync_folder(target)
+                _sync_folder(source)
+            with self._folders_held():
+                self._remove_empty(place)
+            return _exists(target, name)
+
+    def take_from_trash(self, name: str, location: str) -> None:
+        """Put a copy back at its place. Raises CopyMissing where the trash has none, CopyExists where its place is taken.
+
+        Safe to repeat: one that is back already stays.
+        """
+        self.require()
+        _plain_name(name)
+        place, copy = _split(location)
+        with _disk_errors(f"bring back {location}"), _folder(self._root, _TRASH, create=True) as source:
+            if not _exists(source, name):
+                raise CopyMissing(f"{location} is not in the trash", hint="the next poll or `cbk resync` fetches it again")
+            with self._folders_held(), _folder(self._root, place, create=True) as target:
+                try:
+                    _move(source, name, target, copy)
+                except FileExistsError:
+                    raise CopyExists(f"{location} is there already", hint="`cbk resync` tells whether it is good") from None
+                _sync_folder(target)
+                _sync_folder(source)
+
+    def empty_trash(self, name: str) -> None:
+        """Delete a copy from the trash for good; one that is gone already is fine."""
+        self.require()
+        _plain_name(name)
+        with (
+            _disk_errors(f"remove {name} from the trash"),
+            contextlib.suppress(FileNotFoundError),
+            _folder(self._root, _TRASH) as folder,
+        ):
+            os.unlink(name, dir_fd=folder)
+            _sync_folder(folder)
 
     def sweep(self, keep: Callable[[str], bool]) -> int:
         """Remove the parts that workers left behind when they died: those whose name `keep` denies. Gives their number."""
@@ -449,7 +543,7 @@ class Part:
         with _disk_errors(f"read part {self.name}"), _about(f"part {self.name}"):
             descriptor = os.open(self._path, _READ_FLAGS)
             try:
-                header, written = _verify(descriptor, tick)
+                header, written = _verify(descriptor, tick, None)
             finally:
                 os.close(descriptor)
             if header != self.header:
@@ -489,11 +583,13 @@ class Part:
 
 
 class _Reading:
-    """A file's bytes in chunks, counted and hashed on the way."""
+    """A file's bytes in chunks, counted and hashed on the way; what was read does not stay in the page cache."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, on_read: OnRead | None = None) -> None:
         self.size = 0
         self._descriptor = descriptor
+        self._on_read = on_read
+        self._dropped = 0
         self._sha256 = hashlib.sha256()
 
     @property
@@ -504,17 +600,32 @@ class _Reading:
         while data := os.read(self._descriptor, _READ_BYTES):
             self._sha256.update(data)
             self.size += len(data)
+            if self.size - self._dropped >= _DROP_EVERY_BYTES:
+                os.posix_fadvise(self._descriptor, self._dropped, self.size - self._dropped, os.POSIX_FADV_DONTNEED)
+                self._dropped = self.size
+            if self._on_read:
+                self._on_read(len(data))
             yield data
 
 
-def _verify(descriptor: int, tick: Tick | None) -> tuple[CopyHeader, Written]:
+@contextmanager
+def _uncached(descriptor: int) -> Iterator[None]:
+    """Ask the disk for a file, not the page cache, and leave nothing of it there in the end: other files' pages stay."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        yield
+    finally:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _verify(descriptor: int, tick: Tick | None, on_read: OnRead | None) -> tuple[CopyHeader, Written]:
     """Read a copy to its end; raises CopyCorrupt unless its bytes are what its header and its trailer say."""
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # ask the disk, not the page cache
-    reading = _Reading(descriptor)
-    decoder = Decoder(reading)
-    for _ in decoder:
-        if tick:
-            tick()
+    with _uncached(descriptor):
+        reading = _Reading(descriptor, on_read)
+        decoder = Decoder(reading)
+        for _ in decoder:
+            if tick:
+                tick()
     written = Written(sha256=decoder.sha256, size=decoder.size, stored_size=reading.size, stored_sha256=reading.sha256)
     return decoder.header, written
 
@@ -560,7 +671,7 @@ def _about(subject: str) -> Iterator[None]:
     try:
         yield
     except CopyCorrupt as exc:
-        raise CopyCorrupt(f"{subject}: {exc.message}", hint=exc.hint) from exc
+        raise type(exc)(f"{subject}: {exc.message}", hint=exc.hint) from exc
 
 
 # ---- the file system ---------------------------------------------------------------------------------------------------------
@@ -606,6 +717,14 @@ def _sync_folder(descriptor: int) -> None:
     except OSError as exc:
         if exc.errno not in _NOT_SUPPORTED:
             raise
+
+
+def _exists(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _split(location: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from cbk.edges.catalog import Keeper
 from cbk.errors import CatalogError, CbkError, CopyCorrupt, CopyExists, CopyMissing, LeaseLost, RootMissing, SourceError
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Kit
+from cbk.jobs.room import check_room
 from cbk.model import AcceptedRow, Claim, CopyHeader, Summary, Version, Written
 from cbk.rules.layout import copy_location, split_key
 from cbk.rules.outcome import Outcome, after_failure, decide_fetch
@@ -22,10 +23,15 @@ GIVE_BACK = timedelta(seconds=30)
 def back_up(kit: Kit, source_id: str) -> Summary:
     """Store the version of this row. Doubled, late and stray messages return quietly.
 
+    While the disk takes nothing new (`jobs.room`), nothing is claimed.
+
     Raises what went wrong, after recording what became of the version and when it is tried again, or after giving it back where a
     part of the kit is away; LeaseLost where another worker has taken it over, with nothing recorded.
     """
     kit.require_disk()
+    problem = check_room(kit)
+    if problem is not None:  # its dispatch runs out, and it is sent again once there is room
+        return Summary(outcome="put off", facts={"row": source_id, "reason": problem.message})
     claim = kit.catalog.work.claim(source_id, kit.settings.lease) or _claim_unseen(kit, source_id)
     if isinstance(claim, Summary):
         return claim
@@ -79,7 +85,13 @@ def _fetch_and_store(kit: Kit, claim: Claim) -> Summary:
     if written is None:
         written = _download(kit, claim, decision.row, keeper)
         outcome = "stored"
-    kit.catalog.work.record_stored(claim, written)
+    try:
+        kit.catalog.work.record_stored(claim, written)
+    except LeaseLost:
+        if kit.catalog.work.is_pruned(version.id):
+            # It slept through the lease, and the version was pruned meanwhile: nobody else knows of these bytes.
+            kit.archive.remove(copy_location(version.place, version.number))
+        raise
     _settle_siblings(kit, version)
     return _summary(outcome, version, size=written.size, stored_size=written.stored_size)
 

@@ -58,6 +58,17 @@ def _write(kit: Kit, accepted: list[AcceptedRow], refused: list[DeclinedRow]) ->
     taken = intake.taken_places(candidate_place_keys(newcomers, kit.settings.bucket))
     plan = plan_intake(accepted, known=known, taken=taken, bucket_of=kit.settings.bucket)
     if plan.files or plan.versions or plan.declined or refused:
-        settle_files(kit, intake.write(plan, refused))
+        settle_files(kit, intake.write(plan, refused, grace=kit.settings.grace_period))
+    if plan.repeats and kit.source.ids_are_ordered():
+        _note_recreations(kit, plan.repeats)
     declined = frozenset(row.source_id for row in [*refused, *plan.declined])
     return Taken(new=len(plan.versions), declined=declined)
+
+
+def _note_recreations(kit: Kit, repeats: list[AcceptedRow]) -> None:
+    """Rows that bring a known version again: one that was written after the file was deleted has created it again."""
+    for row in repeats:
+        named = kit.catalog.work.versions_named(row.storage, row.key)
+        version = next((version for version in named if version.number == row.number), None)
+        if version is not None and version.deleted:
+            kit.catalog.removals.end_for_recreation(file_id=version.file_id, number=row.number, row_id=int(row.source_id))

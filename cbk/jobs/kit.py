@@ -6,11 +6,12 @@ import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 from uuid import uuid4
 
 from cbk.edges.archive import Archive
-from cbk.edges.catalog import Catalog
+from cbk.edges.catalog import Catalog, Planned
 from cbk.edges.download import Downloader
 from cbk.edges.notify import Notifier
 from cbk.edges.source import Source
@@ -26,6 +27,9 @@ class Courier(Protocol):
 
     def send_backups(self, versions: Iterable[Version]) -> None:
         """Send one backup task for each version. Raises BrokerUnavailable; some may have been sent then."""
+
+    def send_prunes(self, planned: Iterable[Planned], now: datetime) -> None:
+        """Send one prune task for each removal, to run when it is due. Raises BrokerUnavailable; some may have been sent then."""
 
     def waiting_backups(self) -> set[str]:
         """Row ids of the backup tasks that no worker has taken yet. Raises BrokerUnavailable."""

@@ -9,11 +9,15 @@ from time import monotonic
 
 from cbk.edges.catalog import Leases
 from cbk.errors import CbkError, LeaseLost
+from cbk.jobs import retention
+from cbk.jobs.clock import note_clock
+from cbk.jobs.deletes import new_deletes, take_deletes
 from cbk.jobs.dispatch import dispatch
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Courier, Kit
+from cbk.jobs.prune import HOP
 from cbk.jobs.stream import Stream
-from cbk.model import AcceptedRow, SourceRow, Summary
+from cbk.model import AcceptedRow, DeleteRow, SourceRow, Summary
 from cbk.rules.links import link_digest, link_expires_at
 from cbk.rules.outcome import is_worth_another_try
 from cbk.rules.rows import read_row
@@ -28,6 +32,8 @@ FARTHEST = timedelta(days=3)
 # The part of the poll interval for which a poll stays to keep the window full while there is a backlog.
 STAY = 0.8
 
+_COUNTED = ("read", "new", "declined", "deletes", "sent", "prunes")
+
 Pause = Callable[[float], bool]
 
 
@@ -39,7 +45,11 @@ class _Poll:
     read: int = 0
     new: int = 0
     declined: int = 0
+    deletes: int = 0
     sent: int = 0
+    prunes: int = 0
+    # What comes due is sent once the brake has looked at it.
+    may_prune: bool = False
     dispatched_at: float = field(default=float("-inf"))
 
     def take(self, rows: list[SourceRow]) -> None:
@@ -54,6 +64,8 @@ class _Poll:
             raise LeaseLost("another poll has taken over")
         if monotonic() - self.dispatched_at >= TOP_UP_SECONDS:
             self.sent += dispatch(self.kit, self.courier)
+            if self.may_prune:
+                self.prunes += retention.send_due(self.kit, self.courier)
             self.dispatched_at = monotonic()
 
 
@@ -75,9 +87,16 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
         _recheck(run)
         files.reconcile()
         settle_files(kit, kit.catalog.work.unsettled_files(UNSETTLED_FILES))
+        clock_problem = note_clock(kit)
+        if clock_problem is None:
+            # A grace that began by a wrong clock could end too early by the right one.
+            _take_deletes(run, files)
+            retention.tend(kit)
+            run.may_prune = True
         run.dispatched_at = float("-inf")
         run.breathe()
         _sweep(kit)
+        retention.finish(kit, clock_is_trusted=clock_problem is None)
         kit.catalog.facts.set(**{"poll.finished_at": kit.catalog.database.now().isoformat(), "poll.problem": None})
         _stay(run, until=started + kit.settings.poll_interval.total_seconds() * STAY, pause=pause)
     except LeaseLost:
@@ -90,7 +109,7 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
         raise
     finally:
         leases.release(LEASE)
-    return Summary(outcome="polled", facts={"read": run.read, "new": run.new, "declined": run.declined, "sent": run.sent})
+    return Summary(outcome="polled", facts={name: getattr(run, name) for name in _COUNTED})
 
 
 def _files_of(run: _Poll) -> Stream[SourceRow]:
@@ -104,6 +123,28 @@ def _files_of(run: _Poll) -> Stream[SourceRow]:
         take=run.take,
         breathe=run.breathe,
     )
+
+
+def _take_deletes(run: _Poll, files: Stream[SourceRow]) -> None:
+    source = run.kit.source
+
+    def take(rows: list[DeleteRow]) -> None:
+        if new_deletes(run.kit, rows):
+            # A version that was written before its file was deleted must be known before the delete is: it is covered then.
+            files.take_in_new()
+            run.deletes += take_deletes(run.kit, rows)
+
+    deletes = Stream(
+        name="deletes",
+        kit=run.kit,
+        is_ordered=source.deletes_are_ordered,
+        rows_after=source.deletes_after,
+        sum_between=source.deletes_sum_between,
+        take=take,
+        breathe=run.breathe,
+    )
+    deletes.take_in_new()
+    deletes.reconcile()
 
 
 def _recheck(run: _Poll) -> None:
@@ -139,7 +180,11 @@ def _sweep(kit: Kit) -> None:
 
 def _stay(run: _Poll, *, until: float, pause: Pause) -> None:
     """While more is due than the window holds, keep it full."""
-    while run.kit.catalog.work.backlog() and monotonic() + TOP_UP_SECONDS < until:
+    while _more_is_due(run) and monotonic() + TOP_UP_SECONDS < until:
         if pause(TOP_UP_SECONDS):
             return
         run.breathe()
+
+
+def _more_is_due(run: _Poll) -> bool:
+    return bool(run.kit.catalog.work.backlog()) or (run.may_prune and run.kit.catalog.removals.waits_to_be_sent(HOP))

@@ -49,11 +49,12 @@ class NewVersion:
 
 @dataclass(slots=True, kw_only=True)
 class IntakePlan:
-    """What to write. `declined` are rows that contradict a version that is known already."""
+    """What to write. `declined` are rows that contradict a version that is known, `repeats` other rows that bring it again."""
 
     files: list[NewFile] = field(default_factory=list)
     versions: list[NewVersion] = field(default_factory=list)
     declined: list[DeclinedRow] = field(default_factory=list)
+    repeats: list[AcceptedRow] = field(default_factory=list)
 
 
 def plan_intake(
@@ -82,6 +83,8 @@ def plan_intake(
             plan.versions.append(_new_version(row))
         elif earlier.sha256 != row.sha256:
             plan.declined.append(_contradiction(row, earlier))
+        elif earlier.source_id != row.source_id:
+            plan.repeats.append(row)
     return plan
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from cbk.edges.catalog.brakes import Brakes
 from cbk.edges.catalog.database import Database
 from cbk.edges.catalog.engine import catalog_errors, open_engine
+from cbk.edges.catalog.holds import Holds
 from cbk.edges.catalog.intake import Intake
 from cbk.edges.catalog.leases import Facts, Leases
+from cbk.edges.catalog.removals import Removals
 from cbk.edges.catalog.report import Report
 from cbk.edges.catalog.work import Work
 from cbk.errors import CatalogOutdated
@@ -25,6 +28,9 @@ class Catalog:
         self.database = Database(self.engine)
         self.intake = Intake(self.database)
         self.work = Work(self.database, holder)
+        self.removals = Removals(self.database)
+        self.brakes = Brakes(self.database)
+        self.holds = Holds(self.database)
         self.leases = Leases(self.database, holder)
         self.facts = Facts(self.database)
         self.report = Report(self.database)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches
-from cbk.edges.catalog.tables import declined, files, marks, versions
+from cbk.edges.catalog.removals import cover_late_versions
+from cbk.edges.catalog.tables import declined, files, marks, removals, versions
 from cbk.errors import CatalogUnavailable
 from cbk.model import DeclinedRow, VersionState
 from cbk.rules.intake import FileName, IntakePlan, KnownVersion
@@ -71,8 +73,10 @@ class Intake:
                 taken.update(digests[digest] for digest in connection.scalars(query))
         return taken
 
-    def write(self, plan: IntakePlan, refused: Iterable[DeclinedRow] = ()) -> list[int]:
+    def write(self, plan: IntakePlan, refused: Iterable[DeclinedRow] = (), *, grace: timedelta) -> list[int]:
         """Write what the plan adds, in one transaction; return the ids of the files that now have several versions.
+
+        A version that a delete covers already, because its row committed late, is deleted too: `grace` from now.
 
         The only version of a file is due at once. Files of several versions need `rules.wanted` to say which of them is.
         Raises CatalogUnavailable where another process added the same file in between: gather and plan again.
@@ -83,6 +87,7 @@ class Intake:
                 assert isinstance(now, datetime)
                 ids = self._write_files(connection, plan)
                 several = self._write_versions(connection, plan, ids, now)
+                cover_late_versions(connection, several, now, grace)
                 self._write_declined(connection, [*plan.declined, *refused], now)
         except sa.exc.IntegrityError as error:
             raise CatalogUnavailable("another process took in the same rows at the same time") from error
@@ -149,25 +154,28 @@ class Intake:
 
     def _write_declined(self, connection: sa.Connection, rows: list[DeclinedRow], now: datetime) -> None:
         for batch in in_batches(rows):
-            ids = [row.source_id for row in batch]
-            query = sa.select(declined.c.source_id, declined.c.first_seen_at).where(declined.c.source_id.in_(ids))
+            # A row whose file was deleted need not be mended any more.
+            deleted = set(connection.scalars(_deleted_rows([row.source_id for row in batch])))
+            wanting = {row.source_id: row for row in batch if row.source_id not in deleted}
+            query = sa.select(declined.c.source_id, declined.c.first_seen_at).where(declined.c.source_id.in_(wanting))
             first_seen = {row.source_id: row.first_seen_at for row in connection.execute(query)}
-            connection.execute(sa.delete(declined).where(declined.c.source_id.in_(ids)))
-            connection.execute(
-                sa.insert(declined),
-                [
-                    {
-                        "source_id": row.source_id,
-                        "storage": row.storage,
-                        "key": row.key,
-                        "version": row.version,
-                        "reason": row.reason,
-                        "first_seen_at": first_seen.get(row.source_id, now),
-                        "checked_at": now,
-                    }
-                    for row in {row.source_id: row for row in batch}.values()
-                ],
-            )
+            connection.execute(sa.delete(declined).where(declined.c.source_id.in_([row.source_id for row in batch])))
+            if wanting:
+                connection.execute(
+                    sa.insert(declined),
+                    [
+                        {
+                            "source_id": row.source_id,
+                            "storage": row.storage,
+                            "key": row.key,
+                            "version": row.version,
+                            "reason": row.reason,
+                            "first_seen_at": first_seen.get(row.source_id, now),
+                            "checked_at": now,
+                        }
+                        for row in wanting.values()
+                    ],
+                )
 
     def declined_ids(self, limit: int) -> list[str]:
         """Ids of declined rows that can be read again, longest unchecked first. An overlong Id was shortened: it names no row."""
@@ -215,6 +223,10 @@ class Intake:
         """Forget marks that no poll can need any more."""
         with self._database.writing() as connection:
             connection.execute(sa.delete(marks).where(marks.c.stream == stream, marks.c.highest_id < highest_id))
+
+
+def _deleted_rows(source_ids: list[str]) -> sa.Select[Any]:
+    return sa.select(removals.c.row_id).where(removals.c.row_id.in_(source_ids), removals.c.outcome.in_(("", "done", "unknown")))
 
 
 def _mark_newest(connection: sa.Connection, file_ids: list[int]) -> None:

@@ -36,6 +36,15 @@ class Work:
             row = connection.execute(query).first()
         return version_of(row) if row else None
 
+    def versions_of_rows(self, source_ids: Iterable[str]) -> dict[str, Version]:
+        """The highest version that each of these rows brought, of those that brought any."""
+        found: dict[str, Version] = {}
+        with self._database.reading() as connection:
+            for batch in in_batches(list(source_ids)):
+                query = select_versions().where(versions.c.source_id.in_(batch)).order_by(versions.c.number)
+                found.update({row.source_id: version_of(row) for row in connection.execute(query)})
+        return found
+
     def versions_of_file(self, file_id: int) -> list[Version]:
         """All versions of a file."""
         return self.versions_of_files([file_id]).get(file_id, [])
@@ -203,6 +212,12 @@ class Work:
         alive = (versions.c.fence == fence, versions.c.holder.is_not(None), versions.c.lease_until > self._database.now_sql)
         with self._database.reading() as connection:
             return connection.scalar(sa.select(versions.c.id).where(versions.c.id == version_id, *alive)) is not None
+
+    def is_pruned(self, version_id: int) -> bool:
+        """Whether the record says that the version is gone."""
+        query = sa.select(versions.c.id).where(versions.c.id == version_id, versions.c.state == VersionState.PRUNED.value)
+        with self._database.reading() as connection:
+            return connection.scalar(query) is not None
 
     def has_siblings(self, file_id: int) -> bool:
         """Whether the file has more than one version."""

@@ -1,0 +1,93 @@
+"""Take in rows of the delete log: which file each names, and which of its versions the delete covers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cbk.edges.catalog import NewDelete
+from cbk.jobs.intake import take_in
+from cbk.jobs.kit import Kit
+from cbk.model import DeleteRow, Removal, Version
+from cbk.rules.retention import covered_through
+
+# How a removal ended where the same row of the delete log, found again, is a new delete.
+_OVER_FOR_NOW = frozenset({"taken back", "unknown"})
+
+
+def new_deletes(kit: Kit, rows: Sequence[DeleteRow]) -> list[DeleteRow]:
+    """Those of these rows that say something new: unknown, changed to name another file, or back after they were gone."""
+    known = kit.catalog.removals.known([row.id for row in rows])
+    return [row for row in rows if _is_new(row, known.get(row.id))]
+
+
+def _is_new(row: DeleteRow, known: Removal | None) -> bool:
+    return known is None or known.row_id != row.file_id or known.outcome in _OVER_FOR_NOW
+
+
+def take_deletes(kit: Kit, rows: Sequence[DeleteRow]) -> int:
+    """Note the new ones of these rows, whose grace runs from now; returns how many.
+
+    Every version is to be taken in that was there when the rows were read: one that is seen later counts as a re-creation.
+    """
+    fresh = new_deletes(kit, rows)
+    if not fresh:
+        return 0
+    named = _versions_of_rows(kit, [row.file_id for row in fresh])
+    through = _covered(kit, fresh, named)
+    deletes = [
+        NewDelete(
+            delete_id=row.id,
+            row_id=row.file_id,
+            file_id=named[row.file_id].file_id if row.file_id in named else None,
+            through=through.get(row.id),
+        )
+        for row in fresh
+    ]
+    rows_through = kit.catalog.intake.highest_id("files") if kit.source.ids_are_ordered() else None
+    kit.catalog.removals.record(deletes, kit.settings.grace_period, rows_through)
+    kit.catalog.intake.forgive([row.file_id for row in fresh])
+    return len(fresh)
+
+
+def resolve(kit: Kit, removal: Removal) -> bool:
+    """Find the file of a delete whose row was not known when it was first seen. False: it still is not."""
+    version = _versions_of_rows(kit, [removal.row_id or ""]).get(removal.row_id or "")
+    if version is None:
+        return False
+    known = kit.catalog.work.versions_of_file(version.file_id)
+    seen_before = [other.number for other in known if other.first_seen_at and other.first_seen_at <= removal.first_seen_at]
+    kit.catalog.removals.resolve(removal.id, file_id=version.file_id, through=max([version.number, *seen_before]))
+    return True
+
+
+def _versions_of_rows(kit: Kit, row_ids: list[str]) -> dict[str, Version]:
+    """The version of each of these rows; rows that no poll has seen are taken in first."""
+    named = kit.catalog.work.versions_of_rows(row_ids)
+    unseen = [row_id for row_id in row_ids if row_id and row_id not in named]
+    rows = list(kit.source.rows(unseen).values()) if unseen else []
+    if rows:
+        take_in(kit, rows)
+        named |= kit.catalog.work.versions_of_rows([row.id for row in rows])
+    return named
+
+
+def _covered(kit: Kit, deletes: Sequence[DeleteRow], named: dict[str, Version]) -> dict[str, int]:
+    """How far each delete goes, by its Id. Dates of creation are asked for only where they can matter."""
+    files = kit.catalog.work.versions_of_files({version.file_id for version in named.values()})
+    dated = [row for row in deletes if row.deleted_at is not None and row.file_id in named]
+    higher = [
+        version.source_id
+        for row in dated
+        for version in files[named[row.file_id].file_id]
+        if version.number > named[row.file_id].number
+    ]
+    created = {row_id: row.created_at for row_id, row in kit.source.rows(sorted(set(higher))).items()} if higher else {}
+    return {
+        row.id: covered_through(
+            named[row.file_id].number,
+            {version.number: created.get(version.source_id) for version in files[named[row.file_id].file_id]},
+            row.deleted_at,
+        )
+        for row in deletes
+        if row.file_id in named
+    }

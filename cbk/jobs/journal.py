@@ -1,0 +1,34 @@
+"""The journal on the disk: holds and open removals, so that a lost catalog neither shortens a grace nor forgets a hold."""
+
+from __future__ import annotations
+
+from cbk.jobs.kit import Kit
+from cbk.rules.journal import JOURNAL_NAME, JournalRemoval, encode_journal
+
+_WRITTEN = "journal.written"
+
+
+def write_journal(kit: Kit) -> None:
+    """Write the journal where anything in it has changed since it was last written. Raises ArchiveError or CatalogError."""
+    fingerprint = kit.catalog.removals.fingerprint()
+    if kit.catalog.facts.get(_WRITTEN) == fingerprint:
+        return
+    removals = [
+        JournalRemoval(
+            kind=planned.removal.kind,
+            first_seen_at=planned.removal.first_seen_at,
+            due_at=planned.removal.due_at,
+            delete_id=planned.removal.delete_id,
+            row_id=planned.removal.row_id,
+            storage=planned.storage,
+            key=planned.key,
+            number=planned.number,
+            through=planned.removal.through,
+            rows_through=planned.removal.rows_through,
+            outcome=planned.removal.outcome,
+            open=planned.removal.open,
+        )
+        for planned in kit.catalog.removals.planned()
+    ]
+    kit.archive.write_note(JOURNAL_NAME, encode_journal(kit.catalog.holds.all(), removals, kit.catalog.database.now()))
+    kit.catalog.facts.set(**{_WRITTEN: fingerprint})

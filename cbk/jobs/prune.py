@@ -1,0 +1,156 @@
+"""Prune what a removal covers, when it is due: ask the application's row and the disk once more, decide, record, then remove.
+
+Record before bytes: a copy that the record still calls stored is there. Bytes that a worker leaves when it dies, the next poll
+removes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime, timedelta
+
+from cbk.edges.catalog import Planned, Verdict
+from cbk.errors import CopyCorrupt, CopyMissing, UsageError
+from cbk.jobs.clock import note_clock
+from cbk.jobs.deletes import resolve, take_deletes
+from cbk.jobs.kit import Courier, Kit
+from cbk.model import Hold, Removal, RemovalKind, Summary, Version, VersionState
+from cbk.rules.layout import copy_location
+from cbk.rules.retention import Keep, decide, when_due
+from cbk.settings import Settings
+
+# A message is sent when so much remains: well under the time after which Redis would deliver it a second time.
+HOP = timedelta(minutes=15)
+# What stays for a reason that has no end is looked at again after so many polls, at most after this time.
+LOOK_AGAIN_POLLS = 10
+LOOK_AGAIN_MAX = timedelta(hours=1)
+LATE_AT_LEAST = timedelta(seconds=5)
+
+
+def patience(settings: Settings) -> timedelta:
+    """How long after it was due a removal may be silent before its message counts as lost."""
+    return max(settings.poll_interval * 2, LATE_AT_LEAST)
+
+
+def prune(kit: Kit, courier: Courier, *, delete_id: str | None = None, version_id: int | None = None) -> Summary:
+    """Carry out the removal of this delete-log row, or of this replaced version. Early, late and doubled messages do no harm.
+
+    Raises UsageError unless one of them is given, SourceError, CatalogError or RootMissing: then a later poll sends it again.
+    """
+    if (delete_id is None) == (version_id is None):
+        raise UsageError("a prune takes the Id of a delete-log row", hint="such as --args='[\"17\"]'")
+    kit.require_disk()
+    removals = kit.catalog.removals
+    removal = removals.of_delete(delete_id) if delete_id is not None else removals.of_version(version_id or 0)
+    if removal is None:
+        return Summary(outcome="nothing to do", facts={"delete": delete_id, "version": version_id, "reason": "no poll has seen it"})
+    if not removal.open:
+        return _summary("nothing to do", removal, reason=f"it is over: {removal.outcome}")
+    problem = note_clock(kit)
+    if problem is not None:
+        return _summary("kept", removal, reason=problem)
+    now = kit.catalog.database.now()
+    due_at = when_due(removal, kit.settings.grace_period)
+    if now < due_at:
+        return _wait(kit, courier, removal, due_at, now)
+    if removal.kind is RemovalKind.DELETED:
+        over = _ask_the_row(kit, removal)
+        if over is not None:
+            return over
+    return _carry_out(kit, removal)
+
+
+def _wait(kit: Kit, courier: Courier, removal: Removal, due_at: datetime, now: datetime) -> Summary:
+    """It is early: come back when it is due, or leave it to the poll that comes before that."""
+    kit.catalog.removals.postpone(removal.id, due_at)
+    if due_at - now <= HOP:
+        kit.catalog.removals.note_armed(removal.id, due_at + patience(kit.settings))
+        named = Planned(removal=dataclasses.replace(removal, due_at=due_at), storage=None, key=None, number=None)
+        courier.send_prunes([named], now)
+    return _summary("early", removal, due_at=due_at.isoformat())
+
+
+def _ask_the_row(kit: Kit, removal: Removal) -> Summary | None:
+    """Whether the delete still stands, by the application's row. None: it does, and the file is known."""
+    row = kit.source.delete_row(removal.delete_id or "")
+    if row is None:
+        kit.catalog.removals.take_back(removal.id, outcome="taken back", reason="its delete-log row is gone")
+        return _summary("taken back", removal)
+    if row.file_id != removal.row_id:
+        take_deletes(kit, [row])
+        return _summary("kept", removal, reason="its delete-log row names another file now: the grace starts anew")
+    if removal.file_id is None and not resolve(kit, removal):
+        kit.catalog.removals.take_back(removal.id, outcome="unknown", reason="it names no row that the kit knows")
+        return _summary("nothing to do", removal, reason="it names no row that the kit knows")
+    return None
+
+
+def _carry_out(kit: Kit, removal: Removal) -> Summary:
+    _check_survivor(kit, removal)
+    settings = kit.settings
+
+    def judge(removal: Removal, versions: list[Version], holds: list[Hold], now: datetime) -> Verdict:
+        gone, kept = {}, []
+        for version in versions:
+            if not removal.covers(version) or version.state is VersionState.PRUNED:
+                continue
+            decision = decide(
+                version,
+                removal=removal,
+                versions=versions,
+                holds=holds,
+                now=now,
+                grace=settings.grace_period,
+                keep_versions=settings.keep_versions,
+            )
+            if isinstance(decision, Keep):
+                kept.append(decision)
+            else:
+                gone[version.id] = decision.reason
+        if not kept:
+            return Verdict(gone=gone)
+        untils = [keep.until for keep in kept if keep.until is not None]
+        look_again = min(settings.poll_interval * LOOK_AGAIN_POLLS, LOOK_AGAIN_MAX)
+        return Verdict(gone=gone, kept=kept[0].reason, look_again_at=min([now + look_again, *untils]))
+
+    done = kit.catalog.removals.carry_out(removal.id, judge)
+    if done is None:
+        return _summary("nothing to do", removal, reason="it is over")
+    gone, verdict = done
+    for version in gone:
+        remove_bytes(kit, version)
+    names = ", ".join(version.label for version in gone)
+    return _summary("kept" if verdict.kept else "pruned", removal, pruned=names, count=len(gone), reason=verdict.kept)
+
+
+def _check_survivor(kit: Kit, removal: Removal) -> None:
+    """Read the newest copy of a file that lives on: where it is bad, the record says so first, and the rule keeps the older one."""
+    if removal.file_id is None:
+        return
+    stored = [version for version in kit.catalog.work.versions_of_file(removal.file_id) if version.state is VersionState.STORED]
+    staying = [version for version in stored if not version.deleted and not removal.covers(version)]
+    if not staying:
+        return
+    newest = max(staying, key=lambda version: version.number)
+    try:
+        kit.archive.check(copy_location(newest.place, newest.number), sha256=newest.sha256)
+    except CopyMissing:
+        kit.catalog.work.make_due([newest.id], reason="its copy was not on the disk")
+    except CopyCorrupt:
+        kit.catalog.work.make_due([newest.id], reason="its copy was corrupt")
+
+
+def remove_bytes(kit: Kit, version: Version) -> None:
+    """Take the copy of a version that is pruned in the record off its place: into the trash, where there is one, or away."""
+    location = copy_location(version.place, version.number)
+    trash_name = f"{version.id}.gzip"
+    if kit.settings.trash and kit.archive.trash(location, trash_name):
+        kit.catalog.removals.bytes_gone(version.id, trash_name=trash_name, trash=kit.settings.trash)
+    else:
+        kit.archive.remove(location)
+        kit.catalog.removals.bytes_gone(version.id)
+
+
+def _summary(outcome: str, removal: Removal, **facts: object) -> Summary:
+    named = {"delete": removal.delete_id, "row": removal.row_id, "version": removal.version_id}
+    return Summary(outcome=outcome, facts=named | facts)

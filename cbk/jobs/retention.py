@@ -1,0 +1,113 @@
+"""The part of a poll that lets things go: what was deleted or replaced, after its grace, unless something keeps it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+
+from cbk.errors import DiskFull
+from cbk.jobs.deletes import resolve, take_deletes
+from cbk.jobs.journal import write_journal
+from cbk.jobs.kit import Courier, Kit
+from cbk.jobs.notify import tell_once
+from cbk.jobs.prune import HOP, patience, remove_bytes
+from cbk.model import Brake
+from cbk.rules.brake import SLOTS_PER_WINDOW, continues, find_burst, limit_of
+from cbk.rules.retention import is_replaced
+
+RECHECK_DELETES = 500
+OLDER_COPIES = 1000
+LEFTOVERS = 1000
+# A brake is joined by what a burst still brings within so many polls.
+JOINING_POLLS = 3
+
+
+def tend(kit: Kit) -> None:
+    """Look at open deletes again, give replaced copies their grace, and pull the brake where too much comes due at once."""
+    _recheck_deletes(kit)
+    _schedule_replaced(kit)
+    _brake(kit)
+
+
+def send_due(kit: Kit, courier: Courier) -> int:
+    """Send what comes due soon and what was lost on the way; returns how many. Raises BrokerUnavailable."""
+    removals, settings = kit.catalog.removals, kit.settings
+    room = settings.dispatch_window - removals.armed()
+    if room <= 0:
+        return 0
+    planned = removals.arm(room, hop=HOP, patience=patience(settings))
+    if planned:
+        try:
+            courier.send_prunes(planned, kit.catalog.database.now())
+        except BaseException:
+            removals.disarm(each.removal.id for each in planned)
+            raise
+    return len(planned)
+
+
+def finish(kit: Kit, *, clock_is_trusted: bool) -> None:
+    """Remove the bytes that a worker left when it died after recording, and those whose time in the trash is over."""
+    removals = kit.catalog.removals
+    for version in removals.leftovers(LEFTOVERS):
+        remove_bytes(kit, version)
+    if clock_is_trusted:
+        for version in removals.in_trash(over=True):
+            if version.trash_name is not None:
+                kit.archive.empty_trash(version.trash_name)
+            removals.out_of_trash(version, stored=False)
+    # A full disk says so elsewhere; what is pruned makes room for the journal of a later poll.
+    with suppress(DiskFull):
+        write_journal(kit)
+
+
+def _recheck_deletes(kit: Kit) -> None:
+    """A delete whose row is gone was taken back; one whose row names another file begins anew."""
+    removals = kit.catalog.removals
+    listed = [removal for removal in removals.next_to_check(RECHECK_DELETES) if removal.delete_id is not None]
+    if not listed:
+        return
+    rows = kit.source.delete_rows([removal.delete_id or "" for removal in listed])
+    for removal in listed:
+        row = rows.get(removal.delete_id or "")
+        if row is None:
+            removals.take_back(removal.id, outcome="taken back", reason="its delete-log row is gone")
+        elif row.file_id != removal.row_id:
+            take_deletes(kit, [row])
+        elif removal.file_id is None:
+            resolve(kit, removal)
+
+
+def _schedule_replaced(kit: Kit) -> None:
+    files = kit.catalog.work.versions_of_files(kit.catalog.removals.files_with_older_copies(OLDER_COPIES))
+    replaced = [
+        version for versions in files.values() for version in versions if is_replaced(version, versions, kit.settings.keep_versions)
+    ]
+    if replaced:
+        kit.catalog.removals.schedule(replaced, kit.settings.grace_period)
+
+
+def _brake(kit: Kit) -> None:
+    """Pull the brake where more comes due within its window than is let go without a person's word."""
+    brakes, settings = kit.catalog.brakes, kit.settings
+    stored = brakes.stored_files()
+    limit = limit_of(stored_files=stored, files=settings.brake_files, share=settings.brake_share)
+    recent = brakes.newcomers(settings.poll_interval * JOINING_POLLS)
+    if recent is not None and continues(recent[1], limit=limit):
+        brakes.join(recent[0])
+    slot = max(settings.brake_window / SLOTS_PER_WINDOW, timedelta(milliseconds=1))
+    burst = find_burst(brakes.count_by_slot(slot), limit=limit)
+    if burst:
+        brake = brakes.pull(burst, slot, stored_files=stored)
+        if brake is not None:
+            _tell(kit, brake)
+
+
+def _tell(kit: Kit, brake: Brake) -> None:
+    tell_once(
+        kit,
+        f"brake-{brake.id}",
+        f"{brake.removals} removals are held back",
+        f"{brake.removals} removals would come due within a short time; {brake.stored_files} files have a copy. Nothing of it goes "
+        f"before somebody has looked: `cbk prune --plan` lists them, `cbk prune --approve {brake.id}` lets them go, "
+        f"`cbk prune --reject {brake.id}` keeps the files.",
+    )
