@@ -18,6 +18,7 @@
     │   ├── CopyMissing              a copy that should be there is not
     │   ├── CopyExists               a copy is there already, and is not overwritten
     │   └── CopyCorrupt              a copy does not inflate to the bytes it stands for
+    │       └── CopySwapped            a good copy, but of something else
     ├── TargetError                the place that files are restored to
     │   └── TargetUnavailable        away, or refusing us now                          retryable
     ├── LeaseLost                  another worker holds this piece of work now
@@ -151,6 +152,10 @@ class CopyExists(ArchiveError):
 
 class CopyCorrupt(ArchiveError):
     """A copy does not inflate to the bytes that its row and its header stand for."""
+
+
+class CopySwapped(CopyCorrupt):
+    """A good copy of something else lies in its place."""
 
 
 class TargetError(CbkError):

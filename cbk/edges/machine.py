@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 # adjtimex(2): the return value when the clock is not synchronised, and the size of struct timex with room to spare.
 _TIME_ERROR = 5
 _TIMEX_BYTES = 512
+# ioprio_set(2) has no function in the C library, and a number of its own on each kind of machine.
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "armv7l": 314, "armv6l": 314, "i686": 289}
+_IOPRIO_WHO_PROCESS = 1
+_LOWEST_BEST_EFFORT = (2 << 13) | 7
 # What keeps a clock, as /proc/<pid>/comm has it (15 characters): systemd-timesyncd, chrony, ntpd of any kind, ntpd-rs.
 _CLOCK_KEEPERS = frozenset({"systemd-timesyn", "chronyd", "ntpd", "openntpd", "ntpsec", "ntp-daemon"})
 
@@ -62,3 +67,14 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def read_gently() -> None:
+    """Let everything else on the machine read and write before this thread, where the disk's scheduler knows priorities.
+
+    Best effort, not idle: beside an endless backlog an idle reader would never come to its end. The processor's priority stays: a
+    thread that is taken from its core while it holds the interpreter's lock would stop every other thread of its process.
+    """
+    number = _IOPRIO_SET.get(platform.machine())
+    if number is not None:
+        ctypes.CDLL(None, use_errno=True).syscall(number, _IOPRIO_WHO_PROCESS, 0, _LOWEST_BEST_EFFORT)
