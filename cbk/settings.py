@@ -186,6 +186,10 @@ class Settings(BaseSettings):
     dispatch_window: int = Field(
         default=2000, ge=1, le=10000, description="Backup tasks in flight at the most, whatever the backlog."
     )
+    min_free_space: Size | None = Field(
+        default=None,
+        description="No download starts while the backup disk has less free space. Default: 1GiB, or 2 % of a smaller disk.",
+    )
     max_file_size: Size = Field(default=0, description="Larger objects are declined. 0: no limit.")
     connect_timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="For the origin and the databases.")
     read_timeout: PositiveDuration = Field(default=timedelta(seconds=30), description="How long an origin may send nothing.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from cbk.errors import CbkError
 from cbk.jobs.kit import Courier, Kit
+from cbk.jobs.room import check_room
 
 
 def dispatch(kit: Kit, courier: Courier) -> int:
-    """Send as many due versions as the window has room for; returns how many. Raises RootMissing, BrokerUnavailable.
+    """Send as many due versions as the window has room for; returns how many. Raises ArchiveError, BrokerUnavailable.
 
-    A version whose lease ran out in silence is sent again, unless its message still waits in the queue.
+    A version whose lease ran out in silence is sent again, unless its message still waits in the queue. Nothing is sent while the
+    disk takes nothing new (`jobs.room`).
     """
     work, settings = kit.catalog.work, kit.settings
     kit.require_disk()
@@ -18,7 +20,7 @@ def dispatch(kit: Kit, courier: Courier) -> int:
         waiting = courier.waiting_backups()
         work.extend_dispatched([source_id for source_id in silent if source_id in waiting], settings.lease)
     room = settings.dispatch_window - work.in_flight()
-    if room <= 0:
+    if room <= 0 or check_room(kit) is not None:
         return 0
     versions = work.dispatch(room, settings.lease)
     if versions:
