@@ -9,8 +9,9 @@ from enum import StrEnum
 from cbk.edges import machine
 from cbk.edges.broker import check_broker
 from cbk.errors import CbkError
+from cbk.jobs.clock import check_clock
 from cbk.jobs.kit import Kit
-from cbk.rules.health import describe_age
+from cbk.rules.health import CLOCK_HINT, describe_age
 from cbk.settings import unknown_names
 
 FREE_SHARE_LOW = 0.10
@@ -67,6 +68,15 @@ def _settings(kit: Kit) -> Iterator[Finding]:
         )
 
 
+    for number in kit.notifier.unknown():
+        yield Finding(
+            part="settings",
+            level=Level.FAIL,
+            message=f"URL {number} of CBK_NOTIFY is of no service that Apprise knows",
+            hint="correct it; `cbk notify --test` sends a message",
+        )
+
+
 def _source(kit: Kit) -> Iterator[Finding]:
     report = kit.source.check()
     yield _ok("source", "both tables are there, with every required column")
@@ -116,12 +126,16 @@ def _clock(kit: Kit) -> Iterator[Finding]:
         yield _warn(
             "clock",
             "the operating system says that the clock is not synchronised",
-            "`timedatectl` shows why; install systemd-timesyncd",
+            "`timedatectl` shows why; install systemd-timesyncd, for a container on its host",
         )
     elif synchronised is None:
         yield _warn("clock", "this system does not tell whether the clock is synchronised", "make sure that it is")
     else:
         yield _ok("clock", "synchronised")
+    problem = check_clock(kit)
+    if problem:
+        yield Finding(part="clock", level=Level.FAIL, message=f"nothing is pruned: {problem}", hint=CLOCK_HINT)
+        return
     skew = abs((machine.now() - kit.catalog.database.now()).total_seconds())
     if skew > CLOCK_SKEW_SECONDS:
         yield _warn("clock", f"this machine and the catalog's database differ by {skew:.0f} s", "synchronise both")

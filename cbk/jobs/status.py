@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cbk.edges.catalog import Counts, Unprotected
+from cbk.jobs.clock import check_clock
 from cbk.jobs.kit import Kit
 from cbk.rules.health import Problem, judge
 
@@ -45,5 +46,6 @@ def take_status(kit: Kit) -> Status:
         poll_problem=facts.get("poll.problem"),
         now=counts.now,
         poll_interval=kit.settings.poll_interval,
+        clock_problem=check_clock(kit),
     )
     return Status(counts=counts, unprotected=kit.catalog.report.unprotected(), problems=problems, polled_at=polled_at)

@@ -21,6 +21,8 @@ HINTS = {
     VersionState.DECLINED: "the row does not make sense: mend it, or write a new one with a higher Version",
 }
 
+CLOCK_HINT = "set the clock right and let a service keep it; where it is right already, `cbk prune --trust-clock`"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -38,9 +40,11 @@ def judge(
     poll_problem: str | None,
     now: datetime,
     poll_interval: timedelta,
+    clock_problem: str | None = None,
 ) -> list[Problem]:
     """The problems, gravest first; none means that everything is protected. `by_state` counts files by their newest version."""
-    problems = _poll_problems(polled_at, poll_problem, now, poll_interval)
+    problems = [Problem(message=f"nothing is pruned: {clock_problem}", hint=CLOCK_HINT)] if clock_problem else []
+    problems += _poll_problems(polled_at, poll_problem, now, poll_interval)
     for state in VersionState:
         count = by_state.get(state, 0)
         if count and state is not VersionState.STORED:

@@ -1,6 +1,7 @@
 """`examine`: each part of a kit that is odd or broken is found, and told with what to do."""
 
 import os
+from datetime import timedelta
 
 import pytest
 import redis
@@ -165,6 +166,22 @@ def test_clock_that_may_be_wrong_is_odd(desk, environment, state, told):
 
 def test_clocks_that_differ_are_odd(desk, environment):
     now = doctor.machine.now
-    environment.setattr(doctor.machine, "now", lambda: now().replace(year=2020))
+    environment.setattr(doctor.machine, "now", lambda: now() + timedelta(seconds=30))
     [(message, _)] = found(desk, "clock", Level.WARN)
     assert message.startswith("this machine and the catalog's database differ by ")
+
+
+def test_clock_that_keeps_from_pruning_is_broken(desk, environment):
+    now = doctor.machine.now
+    environment.setattr(doctor.machine, "now", lambda: now() - timedelta(days=14, hours=1))
+    [(message, hint)] = found(desk, "clock", Level.FAIL)
+    assert message == "nothing is pruned: this machine's clock and that of the catalog's database differ by 14 days"
+    assert "--trust-clock" in hint
+    assert found(desk, "clock", Level.WARN) == []
+
+
+def test_service_to_tell_that_there_is_not_is_broken_and_its_url_is_not_shown(make_desk):
+    desk = make_desk(notify="json://127.0.0.1/, nosuch://user:sesame@example.com")
+    [(message, hint)] = found(desk, "settings", Level.FAIL)
+    assert message == "URL 2 of CBK_NOTIFY is of no service that Apprise knows"
+    assert "sesame" not in message + hint

@@ -12,7 +12,7 @@ MINUTE = timedelta(minutes=1)
 HARMLESS = {VersionState.STORED, VersionState.SUPERSEDED, VersionState.PRUNED}
 
 
-def problems(*, states=None, declined_rows=0, polled_at=NOW, poll_problem=None, interval=MINUTE):
+def problems(*, states=None, declined_rows=0, polled_at=NOW, poll_problem=None, interval=MINUTE, **more):
     found = judge(
         by_state=states or {},
         declined_rows=declined_rows,
@@ -20,6 +20,7 @@ def problems(*, states=None, declined_rows=0, polled_at=NOW, poll_problem=None, 
         poll_problem=poll_problem,
         now=NOW,
         poll_interval=interval,
+        **more,
     )
     assert all(problem.hint for problem in found)
     return [problem.message for problem in found]
@@ -77,6 +78,12 @@ def test_failed_poll_is_a_problem_before_it_is_late():
 
 def test_poll_in_the_future_shows_that_the_clock_went_back():
     assert problems(polled_at=NOW + 3 * MINUTE) == ["the last poll lies in the future: the clock went back"]
+
+
+def test_clock_that_keeps_from_pruning_is_named_before_what_comes_of_it():
+    late = "the application's tables were last read 730 days ago"
+    reason = "the clock jumped ahead by 730 days"
+    assert problems(clock_problem=reason, polled_at=NOW - 730 * 1440 * MINUTE) == [f"nothing is pruned: {reason}", late]
 
 
 def test_clocks_that_differ_by_a_moment_are_no_problem():
