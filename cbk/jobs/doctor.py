@@ -67,7 +67,6 @@ def _settings(kit: Kit) -> Iterator[Finding]:
             "name your storage's host, such as *.s3.eu-central-1.amazonaws.com",
         )
 
-
     for number in kit.notifier.unknown():
         yield Finding(
             part="settings",
