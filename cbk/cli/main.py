@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from cbk.cli.look import ls, status
+from cbk.cli.notify import notify
 from cbk.cli.setup import doctor, init, schema
 from cbk.cli.work import resync
 from cbk.errors import CbkError
@@ -41,7 +42,7 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (init, doctor, status, ls, resync, schema):
+for command in (init, doctor, status, ls, resync, schema, notify):
     cli.add_command(command)
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
-# It writes the URLs that it cannot read into its log.
-logging.getLogger("apprise").propagate = False
+# It writes the URLs that it does not understand into its log.
+logging.getLogger("apprise").disabled = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,6 +188,7 @@ def test_secret_is_shown_neither_by_settings_nor_by_a_problem(environment):
     environment.setenv("CBK_BROKER_URL", "redis://:hunter2@redis/0")
     environment.setenv("CBK_CATALOG_URL", SOURCE)
     environment.setenv("CBK_FLOWER_AUTH", "dev:hunter2")
+    environment.setenv("CBK_NOTIFY", "json://dev:hunter2@host/")
     settings = load_settings()
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
     for name in ("SOURCE_URL", "CATALOG_URL", "BROKER_URL"):
@@ -200,6 +201,30 @@ def test_secret_is_shown_neither_by_settings_nor_by_a_problem(environment):
 def test_flower_auth_that_is_no_user_and_password_is_refused(environment, text):
     environment.setenv("CBK_FLOWER_AUTH", text)
     assert problems() == ["CBK_FLOWER_AUTH: expected user:password, without commas and blanks"]
+
+
+@pytest.mark.parametrize(
+    ("text", "urls"),
+    [
+        ("", []),
+        (" , ", []),
+        ("json://host/", ["json://host/"]),
+        (
+            "mailto://u:p@example.com?to=a@x,b@x, tgram://t/1\nntfy://n",
+            ["mailto://u:p@example.com?to=a@x,b@x", "tgram://t/1", "ntfy://n"],
+        ),
+        (",syslog://,", ["syslog://"]),
+    ],
+)
+def test_urls_of_who_is_told_stand_apart_by_commas_or_blanks(environment, text, urls):
+    environment.setenv("CBK_NOTIFY", text)
+    assert load_settings().notify_urls == urls
+
+
+@pytest.mark.parametrize("text", ["hunter2", "hunter2 json://host/", "http:/hunter2"])
+def test_who_is_told_is_no_url_and_not_shown(environment, text):
+    environment.setenv("CBK_NOTIFY", text)
+    assert problems() == ["CBK_NOTIFY: expected Apprise URLs such as mailto://user:password@example.com, apart by commas or blanks"]
 
 
 def test_flower_auth_that_is_empty_is_none(environment):

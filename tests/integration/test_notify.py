@@ -1,0 +1,226 @@
+"""Messages reach a real receiver, once; a service that is away, slow or unknown hurts nobody, and no URL is ever shown."""
+
+import json
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+from cbk.cli.main import cli
+from cbk.edges import notify
+from cbk.edges.catalog.tables import leases
+from cbk.edges.notify import Delivery, Notifier
+from cbk.jobs.notify import forget, tell_once
+from cbk.settings import Settings
+
+NOBODY = "json://user:sesame@127.0.0.1:9/"
+
+
+class Receiver:
+    """A webhook: what it was sent is in `messages`; `answer` is its status, and it waits for `open` before it gives it."""
+
+    def __init__(self, server):
+        self.url = f"json://user:sesame@127.0.0.1:{server.server_port}/?x=secret"
+        self.messages = []
+        self.answer = 200
+        self.open = threading.Event()
+        self.open.set()
+
+    @property
+    def subjects(self):
+        return [message["title"] for message in self.messages]
+
+
+@contextmanager
+def receiving():
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            receiver.open.wait(30)
+            receiver.messages.append(message)
+            self.send_response(receiver.answer)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        receiver = Receiver(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield receiver
+        receiver.open.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def receiver():
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def desk(make_desk, receiver):
+    return make_desk(notify=receiver.url)
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.DEBUG)
+    return caplog
+
+
+def shown(log):
+    return [(record.getMessage(), getattr(record, "facts", {})) for record in log.records if record.name.startswith("cbk")]
+
+
+def test_message_reaches_the_service_as_it_was_written(receiver):
+    assert Notifier([receiver.url]).notify("300 removals are held back", "<b>näher</b> & \\n: `cbk prune`\nsecond line")
+    (message,) = receiver.messages
+    assert message["title"] == "300 removals are held back"
+    assert message["message"] == "<b>näher</b> & \\n: `cbk prune`\nsecond line"
+
+
+def test_without_services_nobody_is_told_and_nothing_is_loaded(log):
+    notifier = Notifier([])
+    assert not notifier.is_configured
+    assert not notifier.notify("subject", "text")
+    assert log.records == []
+
+
+def test_every_service_gets_the_message(receiver):
+    with receiving() as second:
+        assert Notifier([receiver.url, second.url]).notify("subject", "text")
+        assert (receiver.subjects, second.subjects) == (["subject"], ["subject"])
+
+
+@pytest.mark.parametrize(
+    ("url", "service", "reason"),
+    [
+        (NOBODY, "JSON", "it did not take the message"),
+        ("nosuch://user:sesame@example.com", "URL 1", "no service that is known"),
+        ("slack://sesame", "URL 1", "no service that is known"),
+    ],
+)
+def test_service_that_is_away_or_unknown_is_one_line_without_its_url(log, url, service, reason):
+    assert not Notifier([url]).notify("subject", "text")
+    assert shown(log) == [("notification not sent", {"service": service, "reason": reason, "subject": "subject"})]
+    assert "sesame" not in log.text
+
+
+def test_service_that_refuses_is_a_failure(receiver):
+    receiver.answer = 500
+    assert Notifier([receiver.url]).deliver("subject", "text") == [Delivery(name="JSON", problem="it did not take the message")]
+
+
+def test_service_that_falls_silent_is_given_up(receiver, monkeypatch):
+    monkeypatch.setattr(notify, "TIMEOUT_SECONDS", 0.2)
+    receiver.open.clear()
+    started = time.monotonic()
+    assert not Notifier([receiver.url + "&rto=600"]).notify("subject", "text")
+    assert time.monotonic() - started < 20
+    receiver.open.set()
+
+
+def test_one_service_that_took_it_is_enough(receiver, log):
+    assert Notifier([NOBODY, receiver.url, "nosuch://x"]).notify("subject", "text")
+    assert receiver.subjects == ["subject"]
+    assert [facts["service"] for _, facts in shown(log)] == ["URL 3", "JSON"]
+
+
+def test_urls_are_shown_by_nothing(receiver):
+    settings = Settings(source_url="sqlite://", notify=receiver.url)
+    assert "sesame" not in repr(settings) + str(settings) + repr(Notifier(settings.notify_urls))
+
+
+# Once
+
+
+def tell(desk, key="brake-3", subject="held back"):
+    return tell_once(desk.kit, key, subject, "text")
+
+
+def test_what_goes_on_is_told_once(desk, receiver):
+    assert [tell(desk) for _ in range(3)] == [True, False, False]
+    assert receiver.subjects == ["held back"]
+
+
+def test_other_things_are_told_as_well(desk, receiver):
+    tell(desk)
+    tell(desk, "brake-4", "another")
+    assert receiver.subjects == ["held back", "another"]
+
+
+def test_what_was_forgotten_is_told_when_it_comes_again(desk, receiver):
+    tell(desk)
+    forget(desk.kit, "brake-3")
+    forget(desk.kit, "brake-3")
+    assert tell(desk)
+    assert len(receiver.messages) == 2
+
+
+def test_workers_that_tell_at_once_tell_once(desk, receiver):
+    receiver.open.clear()
+    told = []
+    threads = [threading.Thread(target=lambda: told.append(tell(desk))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    receiver.open.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == [False, False, False, True]
+    assert receiver.subjects == ["held back"]
+
+
+def test_what_no_service_took_is_told_later(desk, receiver):
+    receiver.answer = 500
+    assert not tell(desk)
+    receiver.answer = 200
+    assert not tell(desk)
+    assert len(receiver.messages) == 1
+    with desk.kit.catalog.database.writing() as connection:
+        connection.execute(sa.update(leases).values(until=desk.kit.catalog.database.now_sql))
+    assert tell(desk)
+    assert len(receiver.messages) == 2
+
+
+def test_nobody_to_tell_is_not_remembered_as_told(make_desk, receiver):
+    desk = make_desk()
+    assert not tell(desk)
+    desk.reopen(notify=receiver.url)
+    assert tell(desk)
+
+
+# The command
+
+
+def run(desk, monkeypatch, *arguments):
+    for name, value in desk.environment.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(cli, ["notify", *arguments])
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize(("urls", "code"), [("{}", 0), ("{} " + NOBODY, 3), (NOBODY, 1)])
+def test_test_message_tells_which_service_took_it(make_desk, receiver, monkeypatch, urls, code):
+    desk = make_desk(notify=urls.format(receiver.url))
+    exit_code, output = run(desk, monkeypatch, "--test")
+    assert exit_code == code
+    assert ("JSON: sent" in output, "JSON: it did not take the message" in output) == (code != 1, code != 0)
+    assert len(receiver.messages) == (code != 1)
+
+
+def test_test_message_as_json(desk, monkeypatch):
+    assert run(desk, monkeypatch, "--test", "--json") == (0, '{"service": "JSON", "sent": true, "problem": ""}\n')
+
+
+def test_test_message_to_nobody_is_wrong_usage(make_desk, monkeypatch):
+    for name, value in make_desk().environment.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(cli, ["notify", "--test"])
+    assert (type(done.exception).__name__, done.exception.message) == ("UsageError", "there is nobody to tell")
