@@ -10,6 +10,8 @@ import click
 
 from cbk.cli.look import ls, status
 from cbk.cli.notify import notify
+from cbk.cli.prune import hold, prune, release, undelete
+from cbk.cli.restore import cat, restore
 from cbk.cli.setup import doctor, init, schema
 from cbk.cli.work import resync
 from cbk.errors import CbkError
@@ -42,7 +44,7 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (init, doctor, status, ls, resync, schema, notify):
+for command in (init, doctor, status, ls, restore, cat, resync, prune, hold, release, undelete, schema, notify):
     cli.add_command(command)
 
 

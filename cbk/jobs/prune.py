@@ -142,6 +142,8 @@ def _check_survivor(kit: Kit, removal: Removal) -> None:
 
 def remove_bytes(kit: Kit, version: Version) -> None:
     """Take the copy of a version that is pruned in the record off its place: into the trash, where there is one, or away."""
+    if not kit.catalog.removals.is_leftover(version.id):
+        return  # it is done, or the version was brought back meanwhile
     location = copy_location(version.place, version.number)
     trash_name = f"{version.id}.gzip"
     if kit.settings.trash and kit.archive.trash(location, trash_name):

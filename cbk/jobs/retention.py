@@ -26,7 +26,7 @@ def tend(kit: Kit) -> None:
     """Look at open deletes again, give replaced copies their grace, and pull the brake where too much comes due at once."""
     _recheck_deletes(kit)
     _schedule_replaced(kit)
-    _brake(kit)
+    pull_brake(kit)
 
 
 def send_due(kit: Kit, courier: Courier) -> int:
@@ -86,7 +86,7 @@ def _schedule_replaced(kit: Kit) -> None:
         kit.catalog.removals.schedule(replaced, kit.settings.grace_period)
 
 
-def _brake(kit: Kit) -> None:
+def pull_brake(kit: Kit) -> None:
     """Pull the brake where more comes due within its window than is let go without a person's word."""
     brakes, settings = kit.catalog.brakes, kit.settings
     stored = brakes.stored_files()

@@ -5,10 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cbk.edges.catalog import Counts, Unprotected
+from cbk.edges.catalog import BRAKE_HELD, Counts, Unprotected
 from cbk.jobs.clock import check_clock
 from cbk.jobs.kit import Kit
-from cbk.rules.health import Problem, judge
+from cbk.jobs.room import check_room
+from cbk.model import Brake
+from cbk.rules.health import LATE_AT_LEAST, LATE_INTERVALS, Problem, judge, judge_retention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What waits to go: open removals, how many of them a brake holds, the brakes, and the holds in force."""
+
+    removals: int
+    braked: int
+    brakes: list[Brake]
+    holds: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +31,7 @@ class Status:
     unprotected: list[Unprotected]
     problems: list[Problem]
     polled_at: datetime | None
+    retention: Retention
 
     @property
     def is_protected(self) -> bool:
@@ -39,6 +52,7 @@ def take_status(kit: Kit) -> Status:
     counts = kit.catalog.report.counts()
     facts = kit.catalog.facts.all()
     polled_at = datetime.fromisoformat(facts["poll.finished_at"]) if "poll.finished_at" in facts else None
+    clock_problem = check_clock(kit)
     problems = judge(
         by_state=counts.by_state,
         declined_rows=counts.declined_rows,
@@ -46,6 +60,24 @@ def take_status(kit: Kit) -> Status:
         poll_problem=facts.get("poll.problem"),
         now=counts.now,
         poll_interval=kit.settings.poll_interval,
-        clock_problem=check_clock(kit),
+        clock_problem=clock_problem,
     )
-    return Status(counts=counts, unprotected=kit.catalog.report.unprotected(), problems=problems, polled_at=polled_at)
+    retention = _retention(kit, counts.now)
+    overdue = kit.catalog.removals.count_overdue(max(kit.settings.poll_interval * LATE_INTERVALS, LATE_AT_LEAST))
+    problems += judge_retention(retention.brakes, overdue=0 if clock_problem else overdue)
+    problem = check_room(kit)
+    if problem is not None:
+        problems.append(problem)
+    return Status(
+        counts=counts,
+        unprotected=kit.catalog.report.unprotected(),
+        problems=problems,
+        polled_at=polled_at,
+        retention=retention,
+    )
+
+
+def _retention(kit: Kit, now: datetime) -> Retention:
+    removals, braked = kit.catalog.removals.count_open()
+    in_force = [hold for hold in kit.catalog.holds.all() if hold.until is None or now < hold.until]
+    return Retention(removals=removals, braked=braked, brakes=kit.catalog.brakes.all(BRAKE_HELD), holds=len(in_force))

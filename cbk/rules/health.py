@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cbk.model import VersionState
+from cbk.model import Brake, VersionState
 
 # A poll may be late by so many intervals, or by this time, whichever is longer, before it counts as missing.
 LATE_INTERVALS = 3
@@ -55,6 +55,25 @@ def judge(
             Problem(
                 message=f"{declined_rows} {'row was' if declined_rows == 1 else 'rows were'} declined",
                 hint="`cbk ls --state declined` gives the reasons",
+            )
+        )
+    return problems
+
+
+def judge_retention(brakes: Iterable[Brake], *, overdue: int) -> list[Problem]:
+    """What keeps removals back that a person has to know of: a brake, and `overdue` ones that nothing explains."""
+    problems = [
+        Problem(
+            message=f"{brake.removals} removals at once are held back by brake {brake.id}",
+            hint=f"`cbk prune --plan` lists them; `cbk prune --approve {brake.id}` or `--reject {brake.id}` decides",
+        )
+        for brake in brakes
+    ]
+    if overdue:
+        problems.append(
+            Problem(
+                message=f"{overdue} {'removal is' if overdue == 1 else 'removals are'} overdue",
+                hint="does a worker serve the queue `prune`? `cbk prune` carries them out here",
             )
         )
     return problems

@@ -34,7 +34,8 @@ def stored(desk, location):
 def test_poll_takes_rows_in_and_sends_each_new_version_once(desk):
     ids = [desk.upload(f"{i}.txt", b"x") for i in range(3)]
     summary = desk.poll()
-    assert (summary.outcome, dict(summary.facts)) == ("polled", {"read": 3, "new": 3, "declined": 0, "sent": 3})
+    counted = {"read": 3, "new": 3, "declined": 0, "deletes": 0, "sent": 3, "prunes": 0}
+    assert (summary.outcome, dict(summary.facts)) == ("polled", counted)
     assert desk.courier.take() == ids
     desk.poll()
     assert desk.courier.take() == []

@@ -2,8 +2,21 @@
 
 from cbk.edges.catalog.catalog import Catalog
 from cbk.edges.catalog.leases import Leases
-from cbk.edges.catalog.removals import NewDelete, Planned, Verdict
+from cbk.edges.catalog.removals import BRAKE_HELD, NewDelete, Planned, Verdict
 from cbk.edges.catalog.report import Counts, Unprotected
+from cbk.edges.catalog.verification import Scope, Standing
 from cbk.edges.catalog.work import Keeper
 
-__all__ = ["Catalog", "Counts", "Keeper", "Leases", "NewDelete", "Planned", "Unprotected", "Verdict"]
+__all__ = [
+    "BRAKE_HELD",
+    "Catalog",
+    "Counts",
+    "Keeper",
+    "Leases",
+    "NewDelete",
+    "Planned",
+    "Scope",
+    "Standing",
+    "Unprotected",
+    "Verdict",
+]

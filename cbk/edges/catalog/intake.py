@@ -23,6 +23,11 @@ def name_digest(storage: str, key: str) -> str:
     return _digest(f"{storage}\0{key}")
 
 
+def place_digest(key_of_place: str) -> str:
+    """The SHA-256, in hex, that a place is unique by, from its `layout.place_key`."""
+    return _digest(key_of_place)
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -65,7 +70,7 @@ class Intake:
 
     def taken_places(self, place_keys: Iterable[str]) -> set[str]:
         """Of these place keys, those that are a file's already."""
-        digests = {_digest(place): place for place in place_keys}
+        digests = {place_digest(place): place for place in place_keys}
         taken: set[str] = set()
         with self._database.reading() as connection:
             for batch in in_batches(list(digests)):
@@ -101,7 +106,7 @@ class Intake:
                 "bucket": file.bucket,
                 "place": file.place,
                 "name_digest": name_digest(file.storage, file.key),
-                "place_digest": _digest(file.place_key),
+                "place_digest": place_digest(file.place_key),
             }
             for file in plan.files
         ]
@@ -149,7 +154,7 @@ class Intake:
         )
         several = sorted(ids[name] for name in counts if name not in alone)
         for batch in in_batches(several):
-            _mark_newest(connection, batch)
+            mark_newest(connection, batch)
         return several
 
     def _write_declined(self, connection: sa.Connection, rows: list[DeclinedRow], now: datetime) -> None:
@@ -229,7 +234,8 @@ def _deleted_rows(source_ids: list[str]) -> sa.Select[Any]:
     return sa.select(removals.c.row_id).where(removals.c.row_id.in_(source_ids), removals.c.outcome.in_(("", "done", "unknown")))
 
 
-def _mark_newest(connection: sa.Connection, file_ids: list[int]) -> None:
+def mark_newest(connection: sa.Connection, file_ids: list[int]) -> None:
+    """Note which version of each of these files (at most a batch) has the highest number, in the caller's transaction."""
     other = versions.alias()
     highest = sa.select(sa.func.max(other.c.number)).where(other.c.file_id == versions.c.file_id).scalar_subquery()
     connection.execute(sa.update(versions).where(versions.c.file_id.in_(file_ids)).values(newest=versions.c.number == highest))

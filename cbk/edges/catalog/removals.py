@@ -324,6 +324,12 @@ class Removals:
         with self._database.reading() as connection:
             return [version_of(row) for row in connection.execute(query)]
 
+    def is_leftover(self, version_id: int) -> bool:
+        """Whether the version's bytes have still to go."""
+        query = sa.select(versions.c.id).where(versions.c.id == version_id, versions.c.leftover.is_(True))
+        with self._database.reading() as connection:
+            return connection.scalar(query) is not None
+
     def bytes_gone(self, version_id: int, *, trash_name: str | None = None, trash: timedelta | None = None) -> None:
         """The bytes are off their place: gone, or in the trash under `trash_name` for the time `trash`."""
         until = self._database.later_sql(trash) if trash_name and trash else None

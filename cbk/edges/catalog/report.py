@@ -8,16 +8,20 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.database import Database, select_versions, version_of
+from cbk.edges.catalog.database import Database, begins_with, select_versions, version_of
 from cbk.edges.catalog.tables import declined, files, versions
 from cbk.model import DeclinedRow, Version, VersionState
+from cbk.rules.patterns import compile_pattern, literal_start
 
 PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How things stand, counted. `by_state` counts the newest version of each file; sizes are in bytes."""
+    """How things stand, counted. `by_state` counts the newest version of each file that is not deleted; sizes are in bytes.
+
+    `deleted_files` are those whose delete waits for the end of its grace.
+    """
 
     by_state: dict[VersionState, int]
     declined_rows: int
@@ -26,6 +30,7 @@ class Counts:
     stored_size: int
     oldest_unprotected_at: datetime | None
     newest_stored_seen_at: datetime | None
+    deleted_files: int
     now: datetime
 
     @property
@@ -57,8 +62,10 @@ class Report:
 
     def counts(self) -> Counts:
         """The counts at this moment, from one transaction."""
-        newest = versions.c.newest.is_(True)
+        newest = versions.c.newest.is_(True) & versions.c.deleted.is_(False)
         stored = versions.c.state == VersionState.STORED.value
+        deleted = versions.c.newest.is_(True) & versions.c.deleted.is_(True)
+        in_grace = deleted & (versions.c.state != VersionState.PRUNED.value)
         sizes = sa.select(sa.func.count(), sa.func.sum(versions.c.size), sa.func.sum(versions.c.stored_size)).where(stored)
         with self._database.reading() as connection:
             states = connection.execute(sa.select(versions.c.state, sa.func.count()).where(newest).group_by(versions.c.state))
@@ -74,12 +81,13 @@ class Report:
                 stored_size=int(stored_size or 0),
                 oldest_unprotected_at=connection.scalar(sa.select(sa.func.min(versions.c.first_seen_at)).where(newest, ~stored)),
                 newest_stored_seen_at=connection.scalar(sa.select(sa.func.max(versions.c.first_seen_at)).where(newest, stored)),
+                deleted_files=connection.scalar(sa.select(sa.func.count()).select_from(versions).where(in_grace)) or 0,
                 now=now,
             )
 
     def unprotected(self, *, groups: int = 20, examples: int = 3) -> list[Unprotected]:
         """Why files are not protected, the largest group first, at most `groups` of them."""
-        waits = [versions.c.newest.is_(True), versions.c.state != VersionState.STORED.value]
+        waits = [versions.c.newest.is_(True), versions.c.deleted.is_(False), versions.c.state != VersionState.STORED.value]
         grouped = (
             sa.select(versions.c.state, versions.c.reason, sa.func.count().label("number"))
             .where(*waits)
@@ -101,34 +109,73 @@ class Report:
         return found
 
     def versions(
-        self, *, storage: str | None = None, prefix: str | None = None, state: VersionState | None = None
+        self,
+        *,
+        storage: str | None = None,
+        bucket: str | None = None,
+        key: str | None = None,
+        prefix: str | None = None,
+        pattern: str | None = None,
+        state: VersionState | None = None,
+        newest: bool | None = None,
+        deleted: bool | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Iterator[Version]:
-        """All versions, in the order in which they were first seen, page by page: memory stays flat."""
-        query = select_versions().order_by(versions.c.id).limit(PAGE)
-        if storage is not None:
-            query = query.where(files.c.storage == storage)
-        if prefix is not None:
-            query = query.where(files.c.key.startswith(prefix, autoescape=True))
-        if state is not None:
-            query = query.where(versions.c.state == state.value)
+        """All versions, in the order in which they were first seen, page by page: memory stays flat.
+
+        What is not None narrows them down: to keys that begin with `prefix`, to those that match `pattern` (`rules.patterns`), to
+        the newest of each file or the others, to those that a delete covers or the others, and to those that were stored at `since`
+        or later and before `until`.
+        """
+        values = {
+            files.c.storage: storage,
+            files.c.bucket: bucket,
+            files.c.key: key,
+            versions.c.state: state and state.value,
+            versions.c.newest: newest,
+            versions.c.deleted: deleted,
+        }
+        query = select_versions().where(*(column == value for column, value in values.items() if value is not None))
+        query = query.where(*(begins_with(files.c.key, start) for start in _starts(prefix, pattern)))
+        if since is not None:
+            query = query.where(versions.c.stored_at >= since)
+        if until is not None:
+            query = query.where(versions.c.stored_at < until)
+        matches = compile_pattern(pattern or "*").match
         last = 0
         while True:
             with self._database.reading() as connection:
-                page = [version_of(row) for row in connection.execute(query.where(versions.c.id > last))]
-            yield from page
+                following = query.where(versions.c.id > last).order_by(versions.c.id).limit(PAGE)
+                page = [version_of(row) for row in connection.execute(following)]
+            yield from (version for version in page if matches(version.key))
             if len(page) < PAGE:
                 return
             last = page[-1].id
 
-    def declined_rows(self) -> Iterator[DeclinedRow]:
-        """Rows that cannot become a version."""
+    def declined_rows(
+        self, *, storage: str | None = None, key: str | None = None, prefix: str | None = None, pattern: str | None = None
+    ) -> Iterator[DeclinedRow]:
+        """Rows that cannot become a version, page by page; what is not None narrows them down, as in `versions`."""
+        values = {declined.c.storage: storage, declined.c.key: key}
+        query = sa.select(declined).where(*(column == value for column, value in values.items() if value is not None))
+        query = query.where(*(begins_with(declined.c.key, start) for start in _starts(prefix, pattern)))
+        matches = compile_pattern(pattern or "*").match
         last = ""
         while True:
-            query = sa.select(declined).where(declined.c.source_id > last).order_by(declined.c.source_id).limit(PAGE)
             with self._database.reading() as connection:
-                page = connection.execute(query).all()
+                following = query.where(declined.c.source_id > last).order_by(declined.c.source_id).limit(PAGE)
+                page = connection.execute(following).all()
             for row in page:
-                yield DeclinedRow(source_id=row.source_id, storage=row.storage, key=row.key, version=row.version, reason=row.reason)
+                if matches(row.key):
+                    yield DeclinedRow(
+                        source_id=row.source_id, storage=row.storage, key=row.key, version=row.version, reason=row.reason
+                    )
             if len(page) < PAGE:
                 return
             last = page[-1].source_id
+
+
+def _starts(prefix: str | None, pattern: str | None) -> list[str]:
+    """What a key has to begin with, as far as the database can tell."""
+    return [start for start in (prefix, literal_start(pattern) if pattern else None) if start]

@@ -64,6 +64,11 @@ class Work:
         with self._database.reading() as connection:
             return [version_of(row) for row in connection.execute(query)]
 
+    def storages_of(self, key: str) -> list[str]:
+        """The storages that have a file of this key."""
+        with self._database.reading() as connection:
+            return list(connection.scalars(sa.select(files.c.storage).where(files.c.key == key).order_by(files.c.storage)))
+
     # Dispatching
 
     def in_flight(self) -> int:
@@ -183,7 +188,7 @@ class Work:
                     "size": written.size,
                     "stored_size": written.stored_size,
                     "stored_sha256": written.stored_sha256,
-                    "stored_at": now,
+                    "stored_at": written.stored_at or now,
                     "verified_at": now,
                     **_FREE,
                 },
@@ -265,6 +270,8 @@ class Work:
     def make_due(self, version_ids: Iterable[int], *, reason: str) -> int:
         """Fetch these versions (again) now; returns how many. A copy that is stored must have been found bad by the caller."""
         values = {"state": VersionState.PENDING.value, "reason": reason, "attempts": 0, "due_at": self._database.now_sql}
+        # Bytes that were about to go stay: the backup finds them.
+        values |= {"leftover": False, "pruned_at": None}
         changed = 0
         with self._database.writing() as connection:
             for batch in in_batches(list(version_ids)):

@@ -1,0 +1,42 @@
+"""How values look to a person and to a program, and what a person may type for a time."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from cbk.errors import UsageError
+from cbk.settings import parse_duration
+
+
+def as_line(item: dict[str, Any]) -> str:
+    """One line of JSON with readable names, but nothing that a terminal obeys: DEL, C1 and the signs that turn a line around."""
+    text = json.dumps(item, ensure_ascii=False)
+    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in text)
+
+
+def as_text(value: object) -> str:
+    """One line of text, with nothing in it that a terminal obeys."""
+    text = "" if value is None else str(value)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def parse_instant(text: str, *, now: datetime, forward: bool) -> datetime:
+    """An instant from "2027-01-31", "2027-01-31 14:00", ISO 8601, or a duration from now: onwards where `forward`, else back.
+
+    Without a zone it is local time. Raises UsageError.
+    """
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    else:
+        return instant.astimezone(UTC)
+    try:
+        duration = parse_duration(text)
+        return now + duration if forward else now - duration
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{text!r} is no time", hint='such as "2027-01-31", "2027-01-31 14:00", "2027-01-31T14:00Z", or "30d"'
+        ) from None

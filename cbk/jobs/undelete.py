@@ -1,0 +1,67 @@
+"""Take a delete back by hand, and bring copies back from the trash."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from cbk.errors import CopyCorrupt, CopyExists, CopyMissing, UsageError
+from cbk.jobs.journal import write_journal
+from cbk.jobs.kit import Kit
+from cbk.model import Summary, Version, VersionState
+from cbk.rules.layout import copy_location, object_key
+
+REASON = "a person took the delete back"
+
+
+def undelete(kit: Kit, key: str, *, storage: str | None = None, dry_run: bool = False) -> Summary:
+    """Keep the file `key` although the application deleted it; what was pruned comes back from the trash.
+
+    What is no longer there is fetched again, where its row and its link still live. Raises UsageError where there is no such file,
+    or several storages have one.
+    """
+    kit.require_disk()
+    versions = _versions(kit, object_key("", key), storage)
+    file_id = versions[0].file_id
+    deletes = kit.catalog.removals.deletes_of_file(file_id)
+    trashed = kit.catalog.removals.in_trash(file_id=file_id)
+    if not deletes and not trashed:
+        return Summary(
+            outcome="nothing to do", facts={"key": key, "reason": "it is not deleted, and nothing of it is in the trash"}
+        )
+    labels = ", ".join(version.label for version in trashed)
+    if dry_run:
+        return Summary(outcome="would undelete", facts={"key": key, "deletes": len(deletes), "from_trash": labels})
+    # Record first: from here on nothing prunes it again.
+    for removal in deletes:
+        kit.catalog.removals.take_back(removal.id, outcome="rejected", reason=REASON)
+    back = [version.label for version in trashed if _bring_back(kit, version)]
+    newest = max(kit.catalog.work.versions_of_file(file_id), key=lambda version: version.number)
+    if newest.state is VersionState.PRUNED:
+        kit.catalog.work.make_due([newest.id], reason="undeleted, and its copy is gone")
+    write_journal(kit)
+    facts = {"key": key, "deletes": len(deletes), "from_trash": ", ".join(back), "newest": newest.label}
+    return Summary(outcome="undeleted", facts=facts | {"fetched_again": newest.state is VersionState.PRUNED})
+
+
+def _bring_back(kit: Kit, version: Version) -> bool:
+    """Whether the copy is back at its place, and good."""
+    location = copy_location(version.place, version.number)
+    try:
+        with suppress(CopyExists, CopyMissing):  # an earlier try put it back, or something else lies there: the check tells
+            kit.archive.take_from_trash(version.trash_name or "", location)
+        kit.archive.adopt(location, sha256=version.sha256)
+    except (CopyMissing, CopyCorrupt):
+        kit.catalog.removals.out_of_trash(version, stored=False)
+        return False
+    kit.catalog.removals.out_of_trash(version, stored=True)
+    return True
+
+
+def _versions(kit: Kit, key: str, storage: str | None) -> list[Version]:
+    storages = [storage] if storage is not None else kit.catalog.work.storages_of(key)
+    if len(storages) > 1:
+        raise UsageError(f"{key!r} is in several storages: {', '.join(storages)}", hint="say which with --storage")
+    versions = kit.catalog.work.versions_named(storages[0], key) if storages else []
+    if not versions:
+        raise UsageError(f"the kit knows no file {key!r}", hint="the key is Path + Name, with its extension: `cbk ls` lists them")
+    return versions
