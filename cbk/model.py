@@ -106,13 +106,15 @@ class CopyHeader:
 class Written:
     """A copy as it was written and read back: `size` of the object and `stored_size` on disk in bytes, both hashes in hex.
 
-    `stored_sha256` is the hash of the gzip file itself: it lets a copy be checked without inflating it.
+    `stored_sha256` is the hash of the gzip file itself: it lets a copy be checked without inflating it. `stored_at` is when its
+    last byte was written, as the file itself says, in whole milliseconds: a catalog that is rebuilt from the disk says the same.
     """
 
     sha256: str
     size: int
     stored_size: int
     stored_sha256: str
+    stored_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

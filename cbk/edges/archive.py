@@ -34,7 +34,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,10 +51,11 @@ from cbk.errors import (
 )
 from cbk.model import CopyHeader, Written
 from cbk.rules.gzip_format import HEADER_MAX_BYTES, Decoder, Encoder, decode_header, encode_header
-from cbk.rules.layout import COPY_NAME
+from cbk.rules.layout import COPY_NAME, PLACE_MAX_SEGMENTS
 
 Tick = Callable[[], None]
 OnRead = Callable[[int], None]
+OnProblem = Callable[[str, ArchiveError], None]
 
 FORMAT = 1  # of the folder tree; a later release that changes it counts up
 
@@ -76,6 +77,8 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPLACE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_SHORT_HEADER_BYTES = 4 * 1024  # one page, in which nearly every header ends
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _READ_BYTES = 64 * 1024
 _DROP_EVERY_BYTES = 8 * 1024 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
@@ -120,6 +123,14 @@ _KINDS: dict[int, tuple[type[ArchiveError], str | None]] = {
     errno.ELOOP: (ArchiveError, "there is a symbolic link below the backup root, and none is followed"),
     errno.ENOTDIR: (ArchiveError, "there is a file or a symbolic link where a folder should be"),
 }
+
+
+class Examined(NamedTuple):
+    """A copy as it lies on the disk, unverified: its header, its size in bytes, and when it was written, in whole milliseconds."""
+
+    header: CopyHeader
+    stored_size: int
+    stored_at: datetime
 
 
 class Room(NamedTuple):
@@ -246,8 +257,19 @@ class Archive:
 
     def inspect(self, location: str) -> CopyHeader:
         """What a copy says about itself, unverified. Raises CopyMissing, or CopyCorrupt where there is no header of ours."""
+        return self.examine(location).header
+
+    def examine(self, location: str) -> Examined:
+        """As `inspect`, with what the disk says about the file. It costs one small read, of whatever size the copy is."""
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
-            return decode_header(os.read(descriptor, HEADER_MAX_BYTES))[0]
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # no more than is asked for
+            prefix = os.read(descriptor, _SHORT_HEADER_BYTES)
+            try:
+                header, _ = decode_header(prefix)
+            except CopyCorrupt:
+                header, _ = decode_header(prefix + os.read(descriptor, HEADER_MAX_BYTES - len(prefix)))
+            status = os.fstat(descriptor)
+            return Examined(header, status.st_size, _written_at(status))
 
     def check(
         self,
@@ -288,11 +310,13 @@ class Archive:
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor, _uncached(descriptor):
             yield from Decoder(_Reading(descriptor))
 
-    def walk(self) -> Iterator[str]:
-        """The locations of all copies, in no order, in flat memory."""
+    def walk(self, on_problem: OnProblem | None = None) -> Iterator[str]:
+        """The locations of all copies, in no order, in flat memory.
+
+        A folder that cannot be listed goes to `on_problem` with the reason, and the walk goes on. Raises ArchiveError without it.
+        """
         self.require()
-        with _disk_errors(f"list {self.root}"):
-            yield from self._walk("")
+        yield from self._walk("", on_problem)
 
     # ---- notes ---------------------------------------------------------------------------------------------------------------
 
@@ -477,7 +501,16 @@ class Archive:
                     return
                 raise
 
-    def _walk(self, folder: str) -> Iterator[str]:
+    def _walk(self, folder: str, on_problem: OnProblem | None) -> Iterator[str]:
+        try:
+            with _disk_errors(f"list {folder or self._root}"):
+                yield from self._copies_below(folder, on_problem)
+        except ArchiveError as error:
+            if on_problem is None:
+                raise
+            on_problem(folder, error)
+
+    def _copies_below(self, folder: str, on_problem: OnProblem | None) -> Iterator[str]:
         try:
             entries = os.scandir(f"{self._root}/{folder}")
         except FileNotFoundError:  # removed since it was listed
@@ -486,8 +519,8 @@ class Archive:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if path not in _NOT_BUCKETS:
-                        yield from self._walk(path)
+                    if path not in _NOT_BUCKETS and path.count("/") < PLACE_MAX_SEGMENTS:
+                        yield from self._walk(path, on_problem)
                 elif folder and COPY_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                     yield path
 
@@ -626,8 +659,18 @@ def _verify(descriptor: int, tick: Tick | None, on_read: OnRead | None) -> tuple
         for _ in decoder:
             if tick:
                 tick()
-    written = Written(sha256=decoder.sha256, size=decoder.size, stored_size=reading.size, stored_sha256=reading.sha256)
+    written = Written(
+        sha256=decoder.sha256,
+        size=decoder.size,
+        stored_size=reading.size,
+        stored_sha256=reading.sha256,
+        stored_at=_written_at(os.fstat(descriptor)),
+    )
     return decoder.header, written
+
+
+def _written_at(status: os.stat_result) -> datetime:
+    return _EPOCH + timedelta(milliseconds=status.st_mtime_ns // 1_000_000)
 
 
 def _identity_in(content: bytes) -> str:

@@ -918,6 +918,69 @@ def test_walk_stands_folders_that_go_while_it_walks(archive):
                 archive.remove(f"b/x{other}/v1.gzip")
 
 
+@pytest.fixture
+def unreadable(archive, monkeypatch):
+    """A folder of two copies that the disk cannot list any more."""
+    store(archive, location="b/bad/v1.gzip")
+    store(archive, location="b/good/v1.gzip")
+    scandir = os.scandir
+
+    def fail(path):
+        if path.endswith("b/bad"):
+            raise OSError(errno.EIO, "input/output error")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+
+
+def test_walk_ends_at_a_folder_that_cannot_be_listed(archive, unreadable):
+    with pytest.raises(DiskFailed, match="cannot list b/bad"):
+        list(archive.walk())
+
+
+def test_walk_goes_on_past_a_folder_that_cannot_be_listed_where_somebody_is_told(archive, unreadable):
+    problems = []
+    assert list(archive.walk(lambda folder, error: problems.append((folder, type(error))))) == ["b/good/v1.gzip"]
+    assert problems == [("b/bad", DiskFailed)]
+
+
+def test_walk_stands_foreign_folders_of_any_depth(archive):
+    store(archive)
+    descriptor = os.open(archive.root, os.O_RDONLY)
+    for _ in range(600):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    assert list(archive.walk()) == [LOCATION]
+
+
+def test_examine_says_what_the_disk_says_of_the_file(archive):
+    written = store(archive)
+    os.utime(on_disk(archive), ns=(0, 1_772_366_400_123_999_999))
+    examined = archive.examine(LOCATION)
+    assert examined.header == make_header(size=len(CONTENT))
+    assert examined.stored_size == written.stored_size
+    assert examined.stored_at == datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
+
+
+def test_examine_reads_a_header_of_any_length(archive):
+    header = make_header(path="\0" * 2047 + "/", name="x")
+    with archive.incoming("1-1", header) as part:
+        part.write(CONTENT)
+        part.seal()
+        part.read_back()
+        archive.publish(part, LOCATION)
+    assert archive.examine(LOCATION).header.path == header.path
+
+
+def test_written_says_when_the_file_was_written(archive):
+    written = store(archive)
+    assert written.stored_at == archive.examine(LOCATION).stored_at
+    assert archive.check(LOCATION, sha256=make_header().sha256).stored_at == written.stored_at
+
+
 # ---- out ---------------------------------------------------------------------------------------------------------------------
 
 
