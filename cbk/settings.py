@@ -190,6 +190,15 @@ class Settings(BaseSettings):
         default=None,
         description="No download starts while the backup disk has less free space. Default: 1GiB, or 2 % of a smaller disk.",
     )
+    verify_every: Duration = Field(
+        default=timedelta(days=30), description="How long it takes at the most until every copy was read again. 0: none is."
+    )
+    verify_rate: Size = Field(
+        default=50_000_000, description="Bytes per second at the most that workers read to verify copies. 0: no limit."
+    )
+    drill_every: Duration = Field(
+        default=timedelta(0), description="How often some copies are restored for a test (`cbk drill`). 0: only when asked to."
+    )
     max_file_size: Size = Field(default=0, description="Larger objects are declined. 0: no limit.")
     connect_timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="For the origin and the databases.")
     read_timeout: PositiveDuration = Field(default=timedelta(seconds=30), description="How long an origin may send nothing.")

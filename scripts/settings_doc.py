@@ -130,7 +130,7 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
     if default is None or default in ("", {}):
         return "see left" if "Default: " in (field.description or "") else "none"
-    return f"`{_written(default)}`"
+    return f"`{_size(default) if _kind(field) == 'size' else _written(default)}`"
 
 
 def _written(value: object) -> str:
@@ -138,6 +138,10 @@ def _written(value: object) -> str:
     if isinstance(value, timedelta):
         return _duration(value)
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def _size(value: int) -> str:
+    return f"{value // 10**6}MB" if value and value % 10**6 == 0 else str(value)
 
 
 def _duration(value: timedelta) -> str:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from kombu import Queue
 
 from cbk.jobs.kit import DEFAULT_CONCURRENCY
+from cbk.rules.scrub import slice_interval
 from cbk.settings import Settings, load_settings
 
 QUEUES = ("poll", "backup", "prune", "verify")
 KEY_PREFIX = "cbk:"
 VISIBILITY_TIMEOUT_SECONDS = 3600
+ASK_FOR_DRILLS = timedelta(hours=1)
 
 
 def kit_config(settings: Settings | None = None) -> dict[str, Any]:
     """The kit's own configuration. Raises SettingsError."""
     settings = settings or load_settings()
-    interval = settings.poll_interval.total_seconds()
     return (
         _broker(settings)
         | _delivery()
@@ -25,14 +27,28 @@ def kit_config(settings: Settings | None = None) -> dict[str, Any]:
         | {
             # Beat keeps no file: every entry is an interval, and a poll is sent as soon as beat starts.
             "beat_scheduler": "celery.beat:Scheduler",
-            "beat_schedule": {
-                # A poll that could not start before the next one is due has nothing to add to it.
-                "poll": {"task": "cbk.poll", "schedule": interval, "options": {"expires": interval}},
-            },
+            "beat_schedule": _schedule(settings),
             "timezone": "UTC",
             "enable_utc": True,
         }
     )
+
+
+def _schedule(settings: Settings) -> dict[str, Any]:
+    schedule = {"poll": _every(settings.poll_interval, "cbk.poll")}
+    if settings.verify_every:
+        schedule["verify"] = _every(slice_interval(settings.verify_every), "cbk.verify")
+    if settings.drill_every:
+        # Asked for often, held when due: beat forgets with each restart when it sent the last one.
+        schedule["drill"] = _every(min(settings.drill_every, ASK_FOR_DRILLS), "cbk.drill", if_due=True)
+    return schedule
+
+
+def _every(interval: timedelta, task: str, **kwargs: object) -> dict[str, Any]:
+    """A message that could not be taken up before the next one is sent has nothing to add to it, and expires."""
+    seconds = interval.total_seconds()
+    entry = {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+    return entry | {"kwargs": kwargs} if kwargs else entry
 
 
 def _broker(settings: Settings) -> dict[str, Any]:
@@ -69,6 +85,7 @@ def _delivery() -> dict[str, Any]:
             "cbk.backup": {"queue": "backup"},
             "cbk.prune": {"queue": "prune"},
             "cbk.verify": {"queue": "verify"},
+            "cbk.drill": {"queue": "verify"},
         },
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,

@@ -14,9 +14,12 @@ from cbk.cluster.courier import CeleryCourier
 from cbk.cluster.process import kit
 from cbk.errors import CbkError
 from cbk.jobs import backup as backup_job
+from cbk.jobs import drill as drill_job
 from cbk.jobs import poll as poll_job
 from cbk.jobs import prune as prune_job
 from cbk.jobs import resync as resync_job
+from cbk.jobs import scrub as scrub_job
+from cbk.jobs.verify import Found
 from cbk.model import Summary
 
 PAUSE_STEP_SECONDS = 0.2
@@ -37,11 +40,12 @@ def _run(task: Any, name: str, work: Callable[[], Summary]) -> str:
 def _pause(seconds: float) -> bool:
     """Wait, and say whether this worker is to stop."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if (state.should_stop, state.should_terminate) != (None, None):
-            return True
-        time.sleep(PAUSE_STEP_SECONDS)
-    return False
+    while (state.should_stop, state.should_terminate) == (None, None):
+        left = until - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(left, PAUSE_STEP_SECONDS))
+    return True
 
 
 @app.task(bind=True, name="cbk.poll", throws=(CbkError,))
@@ -68,3 +72,26 @@ def resync(self: Any, storage: str | None = None, key: str | None = None, file_i
     """Resync one file, named by storage and key, or by the Id of one of its rows."""
     row = None if file_id is None else str(file_id)
     return _run(self, "resync", lambda: resync_job.resync(kit(), CeleryCourier(app), storage=storage, key=key, file_id=row))
+
+
+@app.task(bind=True, name="cbk.verify", throws=(CbkError,))
+def verify(self: Any, storage: str | None = None, key: str | None = None, prefix: str | None = None, *, quick: bool = False) -> str:
+    """Read the copies again that are named; without a name, the slice of all copies that is due."""
+
+    def work() -> Summary:
+        if storage is None and key is None and prefix is None:
+            return scrub_job.scrub(kit(), pause=_pause, on_found=_log_found)
+        named = {"storage": storage, "key": key, "prefix": prefix}
+        return scrub_job.verify_unattended(kit(), pause=_pause, on_found=_log_found, quick=quick, **named)
+
+    return _run(self, "verify", work)
+
+
+def _log_found(found: Found) -> None:
+    logs.get("verify").warning("bad copy", extra={"facts": found.facts})
+
+
+@app.task(bind=True, name="cbk.drill", throws=(CbkError,))
+def drill(self: Any, *, if_due: bool = False) -> str:
+    """Restore some copies for a test; with `if_due` only where CBK_DRILL_EVERY has passed since the last one."""
+    return _run(self, "drill", lambda: drill_job.drill_by_worker(kit(), pause=_pause, if_due=if_due))

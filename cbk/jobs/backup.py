@@ -7,7 +7,7 @@ from random import random
 
 from cbk.edges import machine
 from cbk.edges.catalog import Keeper
-from cbk.errors import CatalogError, CbkError, CopyCorrupt, CopyExists, CopyMissing, LeaseLost, RootMissing, SourceError
+from cbk.errors import CatalogError, CbkError, CopyCorrupt, CopyExists, CopyMissing, DiskFailed, LeaseLost, RootMissing, SourceError
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Kit
 from cbk.jobs.room import check_room
@@ -18,6 +18,8 @@ from cbk.rules.rows import read_row
 
 # A piece of work that was given back because a part of the kit is away is tried again after this, not at once.
 GIVE_BACK = timedelta(seconds=30)
+# A copy that the disk could not read in so many attempts is not waited for any longer.
+UNREADABLE_ATTEMPTS = 3
 
 
 def back_up(kit: Kit, source_id: str) -> Summary:
@@ -97,13 +99,21 @@ def _fetch_and_store(kit: Kit, claim: Claim) -> Summary:
 
 
 def _adopt(kit: Kit, version: Version, keeper: Keeper) -> Written | None:
-    """The copy that a worker left which died between publishing and recording; a bad one is put aside."""
+    """The copy that lies there already: a worker died between publishing and recording, or it could not be read for a while.
+
+    A bad one is put aside, and so is one that the disk fails to read again and again.
+    """
     location = copy_location(version.place, version.number)
     try:
         return kit.archive.adopt(location, sha256=version.sha256, tick=keeper.tick)
     except CopyMissing:
         return None
     except CopyCorrupt:
+        kit.archive.quarantine(location)
+        return None
+    except DiskFailed:
+        if version.attempts < UNREADABLE_ATTEMPTS:
+            raise  # a disk that was away for a moment gives it the next time
         kit.archive.quarantine(location)
         return None
 

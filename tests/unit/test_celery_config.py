@@ -40,7 +40,14 @@ def test_every_queue_of_the_contract_is_served_by_a_bare_worker():
 
 @pytest.mark.parametrize(
     ("task", "queue"),
-    [("cbk.poll", "poll"), ("cbk.backup", "backup"), ("cbk.resync", "poll"), ("cbk.prune", "prune"), ("cbk.verify", "verify")],
+    [
+        ("cbk.poll", "poll"),
+        ("cbk.backup", "backup"),
+        ("cbk.resync", "poll"),
+        ("cbk.prune", "prune"),
+        ("cbk.verify", "verify"),
+        ("cbk.drill", "verify"),
+    ],
 )
 def test_task_goes_to_its_queue(task, queue):
     assert routed(task) == queue
@@ -79,8 +86,23 @@ def test_message_of_a_worker_that_died_is_looked_for_often():
 
 @pytest.mark.parametrize(("interval", "seconds"), [("60s", 60.0), ("250ms", 0.25), ("1h", 3600.0)])
 def test_poll_that_waited_a_whole_interval_expires(interval, seconds):
-    [entry] = config(poll_interval=interval)["beat_schedule"].values()
+    entry = config(poll_interval=interval)["beat_schedule"]["poll"]
     assert entry == {"task": "cbk.poll", "schedule": seconds, "options": {"expires": seconds}}
+
+
+def test_verification_is_sent_in_slices_that_expire_before_the_next_one():
+    assert config()["beat_schedule"]["verify"] == {"task": "cbk.verify", "schedule": 600.0, "options": {"expires": 600.0}}
+    assert config(verify_every="1h")["beat_schedule"]["verify"]["schedule"] == 180.0
+
+
+def test_drill_is_asked_for_often_because_beat_forgets_when_it_sent_the_last():
+    entry = {"task": "cbk.drill", "schedule": 3600.0, "options": {"expires": 3600.0}, "kwargs": {"if_due": True}}
+    assert config(drill_every="7d")["beat_schedule"]["drill"] == entry
+    assert config(drill_every="5s")["beat_schedule"]["drill"]["schedule"] == 5.0
+
+
+def test_what_is_switched_off_is_not_sent():
+    assert set(config(verify_every=0)["beat_schedule"]) == {"poll"}
 
 
 def test_beat_keeps_no_file():
@@ -311,8 +333,7 @@ def test_task_names_are_those_of_the_contract(commands):
     code, out, err = commands.done("tasks")
     assert code == 0, err
     ours = {name for name in json.loads(out) if not name.startswith("celery.")}
-    assert ours <= {"cbk.poll", "cbk.backup", "cbk.prune", "cbk.resync", "cbk.verify"}
-    assert ours >= {"cbk.poll", "cbk.backup", "cbk.resync"}
+    assert ours == {"cbk.poll", "cbk.backup", "cbk.prune", "cbk.resync", "cbk.verify", "cbk.drill"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""Verification by a worker, when nobody waits for it: a slice of all copies at a time, at a bounded rate, by one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from time import monotonic
+
+from cbk.edges.catalog import Scope
+from cbk.errors import CbkError, LeaseLost
+from cbk.jobs.gentle import Gentle, Pause, alone
+from cbk.jobs.kit import Kit
+from cbk.jobs.notify import forget, tell_once
+from cbk.jobs.verify import Found, OnFound, Task, Verified, choose, verify
+from cbk.model import Summary, Version
+from cbk.rules.scrub import STAY, Slice, plan_slice, slice_interval
+
+LEASE = "verify"
+# Who found a bad copy, in its evidence.
+BY = "cbk.verify"
+# How many bad copies a message names.
+TOLD_BY_NAME = 20
+_SKIPPED = Summary(outcome="skipped", facts={"reason": "another verification is at work"})
+
+
+def verify_unattended(
+    kit: Kit,
+    *,
+    pause: Pause,
+    on_found: OnFound = lambda _found: None,
+    storage: str | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
+    quick: bool = False,
+) -> Summary:
+    """Verify the copies that `storage`, `key` and `prefix` name: gently, one reader and one verification at a time.
+
+    `pause(seconds)` waits and says whether the worker is to stop; then this ends before its time, and what was read counts.
+    """
+    with alone(kit, LEASE) as leases:
+        if leases is None:
+            return _SKIPPED
+        gentle, report = Gentle(kit, leases, LEASE, pause, rate=kit.settings.verify_rate), _Report(on_found)
+        task = choose(kit, storage=storage, key=key, prefix=prefix)
+        verified = verify(kit, task, by=BY, quick=quick, readers=1, on_found=report, on_read=gentle)
+        report.tell(kit)
+        return verified.summary
+
+
+def scrub(kit: Kit, *, pause: Pause, on_found: OnFound = lambda _found: None) -> Summary:
+    """Verify the slice that is due of all copies, longest unread first. `pause` as in `verify_unattended`.
+
+    Raises what `verify` does, after noting the problem for `status`.
+    """
+    if not kit.settings.verify_every:
+        return Summary(outcome="nothing to do", facts={"reason": "CBK_VERIFY_EVERY is 0"})
+    with alone(kit, LEASE) as leases:
+        if leases is None:
+            return _SKIPPED
+        report = _Report(on_found)
+        try:
+            verified = _read_slice(kit, Gentle(kit, leases, LEASE, pause, rate=kit.settings.verify_rate), report)
+        except LeaseLost:
+            raise
+        except CbkError as error:
+            kit.catalog.facts.set(**{"verify.problem": error.message})
+            raise
+        kit.catalog.facts.set(**{"verify.problem": None})
+        report.tell(kit)
+        return verified.summary
+
+
+def _read_slice(kit: Kit, gentle: Gentle, report: _Report) -> Verified:
+    catalog, every = kit.catalog, kit.settings.verify_every
+    reached = catalog.facts.get("verify.reached")
+    now = catalog.database.now()
+    copies, total = catalog.verification.total(Scope())
+    due = plan_slice(total=total, reached=datetime.fromisoformat(reached) if reached else None, now=now, every=every)
+    chosen = _Chosen(catalog.verification.copies(Scope(before=now)), due, stay=slice_interval(every) * STAY)
+    task = Task(copies=copies, size=due.budget, versions=chosen)
+    verified = verify(kit, task, by=BY, readers=1, on_found=report, on_read=gentle)
+    reached_now = due.reached(verified.size, all_read=chosen.are_all and not verified.stopped)
+    catalog.facts.set(**{"verify.reached": reached_now.isoformat()})
+    return verified
+
+
+class _Chosen:
+    """Copies until the slice is full or its time is over; `are_all` says whether neither was the end."""
+
+    def __init__(self, versions: Iterable[Version], due: Slice, *, stay: timedelta) -> None:
+        self.are_all = False
+        self._versions = versions
+        self._budget = due.budget
+        self._until = monotonic() + stay.total_seconds()
+
+    def __iter__(self) -> Iterator[Version]:
+        size = 0
+        for version in self._versions:
+            if size >= self._budget or monotonic() >= self._until:
+                return
+            size += version.stored_size or 0
+            yield version
+        self.are_all = True
+
+
+class _Report:
+    """Takes what is found, and tells people of it once: not with each slice, where the next ones find more of the same."""
+
+    def __init__(self, on_found: OnFound) -> None:
+        self._on_found = on_found
+        self._lines: list[str] = []
+        self._count = 0
+
+    def __call__(self, found: Found) -> None:
+        self._count += 1
+        if self._count <= TOLD_BY_NAME:
+            self._lines.append(f"{found.version.label}: {found.finding.value}")
+        self._on_found(found)
+
+    def tell(self, kit: Kit) -> None:
+        """Raises CatalogError."""
+        if not self._count:
+            forget(kit, BY)
+            return
+        copies = "1 bad copy" if self._count == 1 else f"{self._count} bad copies"
+        more = ["..."] if self._count > TOLD_BY_NAME else []
+        lines = ["They count no more, and are fetched again where their links live; `cbk status` tells how that goes."]
+        tell_once(kit, BY, f"{copies} found on the backup disk", "\n".join([*self._lines, *more, "", *lines]))
