@@ -14,6 +14,7 @@ from cbk.edges.catalog.intake import Intake
 from cbk.edges.catalog.leases import Facts, Leases
 from cbk.edges.catalog.removals import Removals
 from cbk.edges.catalog.report import Report
+from cbk.edges.catalog.selection import Selection
 from cbk.edges.catalog.verification import Verification
 from cbk.edges.catalog.work import Work
 from cbk.errors import CatalogOutdated
@@ -36,6 +37,7 @@ class Catalog:
         self.facts = Facts(self.database)
         self.report = Report(self.database)
         self.verification = Verification(self.database, holder)
+        self.selection = Selection(self.database)
 
     def upgrade(self) -> bool:
         """Make or migrate the tables; True where anything changed. Raises CatalogUnavailable."""

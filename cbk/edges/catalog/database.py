@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cbk.edges.catalog.engine import catalog_errors, now_in
-from cbk.edges.catalog.tables import files, versions
+from cbk.edges.catalog.tables import AnyText, files, versions
 from cbk.model import Version, VersionState
 
 # Bound parameters of one statement: SQLite allows 32,766 since 3.32.
@@ -105,6 +105,12 @@ def version_of(row: Any) -> Version:
     values = {column.name: row._mapping[column] for column in VERSION_COLUMNS}  # noqa: SLF001 - SQLAlchemy's documented name
     values["state"] = VersionState(values["state"])
     return Version(**values)
+
+
+def begins_with(column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
+    """Whether the column begins with `text`, to the letter: LIKE will not do, since SQLite's takes "Cars/" for "cars/"."""
+    start = sa.literal(text, AnyText)
+    return sa.func.substr(column, 1, sa.func.length(start), type_=AnyText) == start
 
 
 def in_batches(items: list[Any]) -> Iterator[list[Any]]:

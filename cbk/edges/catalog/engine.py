@@ -70,6 +70,20 @@ def _open_sqlite(url: URL) -> sa.Engine:
         connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "isolation_level": None, "check_same_thread": False},
     )
 
+    file = Path(path or "")
+
+    @sa.event.listens_for(engine, "do_connect")
+    def _connect(dialect: Any, record: Any, _arguments: list[Any], options: dict[str, Any]) -> Any:
+        record.info["frozen"] = is_frozen(file)
+        if record.info["frozen"]:
+            return dialect.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True, **options)
+        return None  # in the ordinary way
+
+    @sa.event.listens_for(engine, "checkout")
+    def _check(_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info["frozen"] != is_frozen(file):
+            raise sa_exc.DisconnectionError  # the pool opens another one
+
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -84,6 +98,21 @@ def _open_sqlite(url: URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if options.get("reading") else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def is_frozen(path: Path) -> bool:
+    """Whether a SQLite file lies where nothing can be written, and has no log beside it that holds more, or that somebody writes.
+
+    SQLite reads a file in WAL mode only with such a log beside it, or when it is told that nothing changes.
+    """
+    if not path.is_file() or os.access(path.parent, os.W_OK):
+        return False
+    if path.with_name(f"{path.name}-shm").exists():
+        return False
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size == 0
+    except FileNotFoundError:
+        return True
 
 
 def refuse_network_share(path: Path, mounts: Path = Path("/proc/self/mounts")) -> None:

@@ -73,7 +73,7 @@ class FolderTarget:
 
         Raises TargetError where something else is there and may not be replaced.
         """
-        with _target_errors(f"read {item.path}"):
+        with _target_errors(f"read {item.path!r}"):
             try:
                 with self._parent(item.path) as folder:
                     if _has(folder, _name(item.path), item):
@@ -92,7 +92,7 @@ class FolderTarget:
         content = iter(chunks)
         first = next(content, b"")  # a copy that cannot be read at all leaves no folders behind
         temporary = self._temporary(item.path)
-        with _target_errors(f"write {item.path}"), self._parent(item.path, create=True) as folder:
+        with _target_errors(f"write {item.path!r}"), self._parent(item.path, create=True) as folder:
             with contextlib.suppress(FileNotFoundError):  # of a restore that was killed
                 os.unlink(temporary, dir_fd=folder)
             descriptor = os.open(temporary, _CREATE_FLAGS, 0o666, dir_fd=folder)
@@ -204,7 +204,7 @@ class FolderTarget:
 
 
 def _taken(item: RestoreItem) -> TargetError:
-    return TargetError(f"something else is there already: {item.path}", hint="restore to an empty folder, or add --overwrite")
+    return TargetError(f"something else is there already: {item.path!r}", hint="restore to an empty folder, or add --overwrite")
 
 
 @contextmanager

@@ -1,0 +1,180 @@
+"""Getting files back: `restore` and `cat`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.filesize import decimal
+
+from cbk.cli.opening import opened
+from cbk.cli.progress import progress
+from cbk.cli.text import as_line, as_text, parse_instant
+from cbk.edges.targets import StreamTarget, open_target
+from cbk.errors import CbkError, UsageError
+from cbk.jobs.kit import Kit
+from cbk.jobs.restore import DEFAULT_JOBS, Outcome, Result, Totals, planned_restore, restore_one
+from cbk.rules.layout import object_key
+from cbk.rules.restore import Wish
+
+EXIT_SOME_FAILED = 3
+
+
+@click.command()
+@click.option("--to", "url", metavar="TARGET", help="Where to: a folder, which is made where it is missing.")
+@click.option("--stdout", "to_stdout", is_flag=True, help="Write the one file that is named to standard output instead.")
+@click.option("--storage", help="Only this storage.")
+@click.option("--key", help="Only the file of this key: Path + Name, as in the row, with its extension.")
+@click.option("--prefix", help="Only keys that begin like this.")
+@click.option("--version", "number", type=int, help="This version. Default: the newest one that has a copy.")
+@click.option("--at", "time", metavar="TIME", help='What was live then: "2026-11-20 14:00" (local time), ISO 8601, or "3d" ago.')
+@click.option("--deleted", is_flag=True, help="Also what was deleted, as long as its grace runs.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there with another content. Default: such a file fails.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="Files at the same time.")
+@click.option("--dry-run", is_flag=True, help="Say what would be restored, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One object per file, then a summary; docs/commands.md documents them.")
+@click.pass_obj
+def restore(
+    config: Path | None,
+    *,
+    url: str | None,
+    to_stdout: bool,
+    storage: str | None,
+    key: str | None,
+    prefix: str | None,
+    number: int | None,
+    time: str | None,
+    deleted: bool,
+    overwrite: bool,
+    jobs: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Bring files back, each compared with its SHA-256 while it is written. What is there already and right is skipped, so
+    that a restore that was interrupted goes on. Exit 3: finished, but some files could not be restored.
+
+    \b
+    Example:
+      cbk restore --to /mnt/new
+      cbk restore --to /mnt/new --prefix cars/ --at "2026-11-20 14:00"
+      cbk restore --stdout --key cars/id-1/thumbnail.png > thumbnail.png
+    """
+    if to_stdout == (url is not None):
+        raise UsageError("a restore takes --to or --stdout", hint="such as `cbk restore --to /mnt/new`")
+    if to_stdout and (dry_run or as_json or overwrite):
+        raise UsageError("--stdout writes the file and nothing else", hint="--dry-run, --json and --overwrite go with --to")
+    if key is not None and prefix is not None:
+        raise UsageError("--key and --prefix name different files", hint="give one of them")
+    if number is not None and time is not None:
+        raise UsageError("--version and --at name different versions", hint="give one of them")
+    with opened(config) as kit:
+        at = parse_instant(time, now=kit.catalog.database.now(), forward=False) if time else None
+        wish = Wish(storage=storage, key=_key(key), prefix=_key(prefix), number=number, at=at, deleted=deleted)
+        if url is None:
+            _write_out(kit, wish)
+        else:
+            _restore(kit, wish, url, overwrite=overwrite, jobs=jobs, dry_run=dry_run, as_json=as_json)
+
+
+def _restore(kit: Kit, wish: Wish, url: str, *, overwrite: bool, jobs: int, dry_run: bool, as_json: bool) -> None:
+    totals = Totals()
+    hints: dict[str, None] = {}
+    with closing(open_target(url, overwrite=overwrite)) as target, planned_restore(kit, target, wish, dry_run=dry_run) as planned:
+        try:
+            with (
+                progress("restoring", total=planned.size, in_bytes=True) as advance,
+                closing(planned.results(advance, jobs=jobs)) as results,
+            ):
+                for result in results:
+                    totals.add(result)
+                    if result.hint:
+                        hints[result.hint] = None
+                    _print_result(result, as_json=as_json)
+        except CbkError:
+            _print_totals(totals, url, wish.at, files=planned.files, as_json=as_json)
+            raise
+        _print_totals(totals, url, wish.at, files=planned.files, as_json=as_json)
+    for hint in hints:
+        click.echo(f"HINT: {hint}", err=True)
+    if totals.failed:
+        raise click.exceptions.Exit(EXIT_SOME_FAILED)
+
+
+def _print_result(result: Result, *, as_json: bool) -> None:
+    version = result.version
+    if as_json:
+        item = {
+            "outcome": result.outcome.value,
+            "storage": version.storage,
+            "bucket": version.bucket,
+            "key": version.key,
+            "version": version.number,
+            "sha256": version.sha256,
+            "size": version.size,
+            "path": result.path,
+            "older": result.is_older,
+            "reason": result.reason,
+        }
+        click.echo(as_line(item))
+    elif result.reason or result.outcome is Outcome.PLANNED:
+        click.echo(as_text(f"{result.outcome.value}: {version.label}{f': {result.reason}' if result.reason else ''}"))
+
+
+def _print_totals(totals: Totals, url: str, at: datetime | None, *, files: int, as_json: bool) -> None:
+    if as_json:
+        item: dict[str, Any] = {
+            "target": url,
+            "at": at.isoformat() if at else None,
+            "files": files,
+            "restored": totals.restored,
+            "present": totals.present,
+            "planned": totals.planned,
+            "older": totals.older,
+            "failed": totals.failed,
+            "unfinished": files - totals.files,
+            "size": totals.size,
+        }
+        click.echo(as_line(item))
+        return
+    parts = [
+        f"{totals.restored or totals.planned} {'would be ' if totals.planned else ''}restored ({decimal(totals.size)})",
+        f"{totals.present} there already" if totals.present else "",
+        f"{totals.older} in an older version" if totals.older else "",
+        f"{totals.failed} failed" if totals.failed else "",
+        f"{files - totals.files} not reached" if files > totals.files else "",
+    ]
+    as_of = f", as of {at:%Y-%m-%d %H:%M} UTC" if at else ""
+    click.echo(f"{files} {'file' if files == 1 else 'files'} to {url}{as_of}: {', '.join(filter(None, parts))}")
+
+
+@click.command()
+@click.argument("key")
+@click.option("--storage", help="The storage, where several have that key.")
+@click.option("--bucket", help="The bucket folder, where several have that key.")
+@click.option("--version", "number", type=int, help="This version. Default: the newest one that has a copy.")
+@click.pass_obj
+def cat(config: Path | None, *, key: str, storage: str | None, bucket: str | None, number: int | None) -> None:
+    """Write a file's content to standard output; also a deleted file's, as long as its grace runs. Exit 1: what came out is not
+    the file.
+
+    \b
+    Example:
+      cbk cat cars/id-1/thumbnail.png > thumbnail.png
+      cbk cat reports/2026.csv --version 3 | head
+    """
+    with opened(config) as kit:
+        _write_out(kit, Wish(storage=storage, bucket=bucket, key=_key(key), number=number, deleted=True))
+
+
+def _write_out(kit: Kit, wish: Wish) -> None:
+    choice = restore_one(kit, StreamTarget(sys.stdout.buffer), wish)
+    if choice.reason:
+        click.echo(as_text(f"cbk: v{choice.version.number} is an {choice.reason}"), err=True)
+
+
+def _key(key: str | None) -> str | None:
+    return None if key is None else object_key("", key)

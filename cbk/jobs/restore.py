@@ -1,0 +1,326 @@
+"""Bring files back: to a folder, to object storage, or one of them to a stream.
+
+Gather: which files are wished for, which version each gets (rules/restore.py), how many bytes that is, and which paths several of
+them want. Decide: where each goes. Apply: a few threads read copies, compare their bytes with the catalog's hash, and write. What
+is there already and right is left alone, so that a second run goes on where the first one ended.
+
+Nothing here writes to the backup disk or to the catalog: a restore works on a disk that is mounted read-only, and while backups go
+on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+
+from cbk.edges.targets import FolderTarget, Target, WantedPaths
+from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, RootMissing, TargetError, TargetUnavailable, UsageError
+from cbk.jobs.kit import Kit
+from cbk.model import RestoreItem, Version
+from cbk.rules.layout import copy_location, place_key, restore_path
+from cbk.rules.restore import Choice, Wish, choose
+
+DEFAULT_JOBS = 4
+# Files that wait for each thread, so that none of them stands still while the next page is read.
+AHEAD = 4
+
+Advance = Callable[[int], None]
+
+
+class Outcome(StrEnum):
+    """What became of a file."""
+
+    RESTORED = "restored"
+    PRESENT = "present"
+    PLANNED = "would restore"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One file of a restore: its version, and its path below the target.
+
+    `reason` says why it failed, or where `is_older`, why it is not the version that was wished for.
+    """
+
+    outcome: Outcome
+    version: Version
+    path: str
+    reason: str = ""
+    hint: str | None = None
+
+    @property
+    def is_older(self) -> bool:
+        """Whether an older version stands in for the one that was wished for."""
+        return self.outcome is not Outcome.FAILED and bool(self.reason)
+
+
+@dataclass(slots=True)
+class Totals:
+    """The results, counted; `size` is the bytes of what was restored, or would be."""
+
+    restored: int = 0
+    present: int = 0
+    planned: int = 0
+    failed: int = 0
+    older: int = 0
+    size: int = 0
+
+    def add(self, result: Result) -> None:
+        """Count one more."""
+        self.restored += result.outcome is Outcome.RESTORED
+        self.present += result.outcome is Outcome.PRESENT
+        self.planned += result.outcome is Outcome.PLANNED
+        self.failed += result.outcome is Outcome.FAILED
+        self.older += result.is_older
+        if result.outcome in {Outcome.RESTORED, Outcome.PLANNED}:
+            self.size += result.version.size or 0
+
+    @property
+    def files(self) -> int:
+        """How many results there were."""
+        return self.restored + self.present + self.planned + self.failed
+
+
+class _Stopped(Exception):
+    """The restore ends before its time."""
+
+
+@contextmanager
+def planned_restore(kit: Kit, target: Target, wish: Wish, *, dry_run: bool = False) -> Iterator[Restore]:
+    """The restore of all that `wish` names to `target`. With `dry_run`, nothing is written anywhere.
+
+    Raises UsageError where the wish names nothing, or the target lies within the backup root; CatalogError, RootMissing,
+    TargetUnavailable.
+    """
+    _require(kit)
+    folds = isinstance(target, FolderTarget) and _folds_names(kit, target, dry_run=dry_run)
+    with closing(WantedPaths(same=place_key if folds else str)) as paths:
+        yield Restore(kit, target, wish, paths, dry_run=dry_run)
+
+
+def _folds_names(kit: Kit, target: FolderTarget, *, dry_run: bool) -> bool:
+    if target.is_within(kit.archive.root):
+        hint = "choose a folder elsewhere: in there, only copies may lie"
+        raise UsageError(f"{target.folder} is within the backup root", hint=hint)
+    return not dry_run and target.folds_names()
+
+
+class Restore:
+    """A restore that is about to begin, with its number of `files` and their `size` in bytes. Made by `planned_restore`."""
+
+    def __init__(self, kit: Kit, target: Target, wish: Wish, paths: WantedPaths, *, dry_run: bool) -> None:
+        self.files = 0
+        self.size = 0
+        self._kit = kit
+        self._target = target
+        self._wish = wish
+        self._paths = paths
+        self._dry_run = dry_run
+        self._advance: Advance = _ignore
+        self._stopped = threading.Event()
+        # What is added from now on is left out: it could want the path of a file that is restored by then.
+        self._through = kit.catalog.selection.last_file_id()
+        for choice in self._choices():
+            self.files += 1
+            if choice.has_copy:
+                self.size += choice.version.size or 0
+                paths.add(_path(choice.version))
+        if not self.files:
+            raise _nothing_wished_for(wish)
+
+    def results(self, advance: Advance, *, jobs: int = DEFAULT_JOBS) -> Generator[Result]:
+        """Restore with `jobs` threads, and say how each file went, in no order. `advance` is called with the bytes that are done.
+
+        What is wrong with one file is its result. Raises TargetUnavailable or RootMissing where no other file would fare better.
+        Whoever does not iterate to the end closes the iteration: what is under way ends then, and leaves nothing unfinished behind.
+        """
+        self._advance = advance
+        running: set[Future[Result]] = set()
+        with ThreadPoolExecutor(jobs, thread_name_prefix="restore") as pool:
+            try:
+                for choice in self._choices():
+                    running.add(pool.submit(self._restore, choice, self._path_of(choice)))
+                    if len(running) >= jobs * AHEAD:
+                        done, running = wait(running, return_when=FIRST_COMPLETED)
+                        yield from _results_of(done)
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from _results_of(done)
+            finally:
+                self._stopped.set()
+                for future in running:
+                    future.cancel()
+
+    # ---- within --------------------------------------------------------------------------------------------------------------
+
+    def _choices(self) -> Iterator[Choice]:
+        return _choices(self._kit, self._wish, self._through)
+
+    def _path_of(self, choice: Choice) -> str:
+        path = _path(choice.version)
+        return _path(choice.version, contested=True) if choice.has_copy and self._paths.is_contested(path) else path
+
+    def _restore(self, choice: Choice, path: str) -> Result:
+        if not choice.has_copy:
+            return Result(outcome=Outcome.FAILED, version=choice.version, path=path, reason=choice.reason)
+        try:
+            return self._bring(choice, path)
+        except CopyMissing as missing:
+            again = self._choose_again(choice.version)
+            if again is None or again.version.id == choice.version.id:
+                return _failed(choice.version, path, missing)
+            return self._restore(again, path)  # it was replaced since, or is being fetched again
+        except (RootMissing, TargetUnavailable):
+            self._stopped.set()
+            raise
+        except (ArchiveError, TargetError) as error:
+            return _failed(choice.version, path, error)
+
+    def _bring(self, choice: Choice, path: str) -> Result:
+        item = _item(choice.version, path)
+        meter = _Meter(self._advance)
+        try:
+            outcome = self._deliver(item, meter)
+        finally:
+            meter.end(item.size)
+        return Result(outcome=outcome, version=choice.version, path=path, reason=choice.reason)
+
+    def _deliver(self, item: RestoreItem, meter: _Meter) -> Outcome:
+        if self._stopped.is_set():
+            raise _Stopped
+        if self._target.holds(item):
+            return Outcome.PRESENT
+        if self._dry_run:
+            self._kit.archive.inspect(item.location)
+            return Outcome.PLANNED
+        with closing(_content(self._kit, item, self._until_stopped(meter))) as content:
+            self._target.write(item, content)
+        return Outcome.RESTORED
+
+    def _until_stopped(self, meter: _Meter) -> Advance:
+        def tick(count: int) -> None:
+            if self._stopped.is_set():
+                raise _Stopped
+            meter.add(count)
+
+        return tick
+
+    def _choose_again(self, version: Version) -> Choice | None:
+        known = self._kit.catalog.selection.file(version.file_id)
+        return choose(known.versions, self._wish, known.deletions)
+
+
+def _results_of(done: Iterable[Future[Result]]) -> Iterator[Result]:
+    """What was done; those that stopped because another one failed for good say nothing, and that one raises."""
+    return (future.result() for future in done if not isinstance(future.exception(), _Stopped))
+
+
+def restore_one(kit: Kit, target: Target, wish: Wish) -> Choice:
+    """Write the one file that `wish` names to `target`, such as a stream, and say which version it was.
+
+    Raises UsageError where the wish names none or several; CopyMissing where it has no copy; CopyCorrupt where what was written is
+    not the file; CatalogError, RootMissing or TargetError.
+    """
+    _require(kit)
+    found = list(islice(_choices(kit, wish, kit.catalog.selection.last_file_id()), 2))
+    if not found:
+        raise _nothing_wished_for(wish)
+    if len(found) > 1:
+        names = " and ".join(f"{f'{each.version.storage}/{each.version.key}'!r} in {each.version.bucket!r}" for each in found)
+        raise UsageError(f"several files are meant, such as {names}", hint="name one by its key and storage")
+    choice = found[0]
+    if not choice.has_copy:
+        raise CopyMissing(choice.reason, hint="`cbk ls` says what has a copy, and why the rest has none")
+    item = _item(choice.version, _path(choice.version))
+    try:
+        with closing(_content(kit, item, _ignore)) as content:
+            target.write(item, content)
+    except CopyCorrupt as error:
+        hint = "what came out is not the file: throw it away; `cbk resync` fetches it again"
+        raise CopyCorrupt(error.message, hint=hint) from error
+    return choice
+
+
+# ---- what both ways have in common -------------------------------------------------------------------------------------------
+
+
+class _Meter:
+    """Bytes of one file, passed on to `advance`; in the end, all of them."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._done = 0
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._advance(count)
+
+    def end(self, size: int) -> None:
+        if self._done < size:
+            self._advance(size - self._done)
+
+
+def _ignore(_count: int) -> None:
+    pass
+
+
+def _require(kit: Kit) -> None:
+    kit.catalog.require_current()
+    kit.require_disk()
+
+
+def _choices(kit: Kit, wish: Wish, through: int) -> Iterator[Choice]:
+    for known in kit.catalog.selection.files(wish, through=through):
+        choice = choose(known.versions, wish, known.deletions)
+        if choice is not None:
+            yield choice
+
+
+def _path(version: Version, *, contested: bool = False) -> str:
+    return restore_path(version.bucket, version.key, version.storage, contested=contested)
+
+
+def _item(version: Version, path: str) -> RestoreItem:
+    return RestoreItem(
+        storage=version.storage,
+        bucket=version.bucket,
+        key=version.key,
+        number=version.number,
+        sha256=version.sha256,
+        size=version.size or 0,
+        location=copy_location(version.place, version.number),
+        path=path,
+        content_type=version.content_type,
+    )
+
+
+def _content(kit: Kit, item: RestoreItem, advance: Advance) -> Generator[bytes]:
+    """The bytes of a version, which are right only where the iteration ends without CopyCorrupt."""
+    digest = hashlib.sha256()
+    size = 0
+    for chunk in kit.archive.open_copy(item.location):
+        advance(len(chunk))
+        digest.update(chunk)
+        size += len(chunk)
+        yield chunk
+    if (digest.hexdigest(), size) != (item.sha256, item.size):
+        raise CopyCorrupt(f"{item.location}: is a good copy of other bytes: SHA-256 {digest.hexdigest()} ({size} bytes)")
+
+
+def _failed(version: Version, path: str, error: ArchiveError | TargetError) -> Result:
+    return Result(outcome=Outcome.FAILED, version=version, path=path, reason=error.message, hint=error.hint)
+
+
+def _nothing_wished_for(wish: Wish) -> UsageError:
+    if wish == dataclasses.replace(Wish(), deleted=wish.deleted):
+        return UsageError("the catalog knows no file", hint="is CBK_CATALOG_URL the right one? `cbk ls` lists what it knows")
+    hint = "`cbk ls` lists what there is; what was deleted is restored with --deleted, or as of a time before it was (--at)"
+    return UsageError("the catalog knows no such file", hint=hint)
