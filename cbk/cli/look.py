@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from cbk.cli.opening import opened
-from cbk.jobs.kit import Kit
+from cbk.cli.proof import verification_lines
+from cbk.cli.text import as_line, as_text, parse_instant
+from cbk.jobs.listing import Asked, find
 from cbk.jobs.status import Status, take_status
 from cbk.model import DeclinedRow, Version, VersionState
 from cbk.rules.health import describe_age
-from cbk.rules.layout import copy_location
+from cbk.rules.layout import copy_location, object_key
 
 EXIT_UNPROTECTED = 4
+TABLE_ROWS = 1000
+
+_PIPED = ("state", "storage", "key", "version", "size", "location", "reason")
+_PIPED_LONG = ("bucket", "row", "newest", "deleted", "stored_size", "stored_at", "verified_at", "pruned_at", "due_at", "sha256")
+_MORE_HEADINGS = ("on disk", "stored", "verified", "row")
 
 
 @click.command()
@@ -52,9 +60,23 @@ def _status_object(taken: Status) -> dict[str, Any]:
         "pending": counts.by_state.get(VersionState.PENDING, 0),
         "states": {state.value: count for state, count in sorted(counts.by_state.items())},
         "declined_rows": counts.declined_rows,
+        "deleted_files": counts.deleted_files,
+        "removals": taken.retention.removals,
+        "held_by_brake": taken.retention.braked,
+        "brakes": [
+            {"id": brake.id, "pulled_at": _text(brake.pulled_at), "removals": brake.removals, "stored_files": brake.stored_files}
+            for brake in taken.retention.brakes
+        ],
+        "holds": taken.retention.holds,
         "copies": counts.copies,
         "size": counts.size,
         "stored_size": counts.stored_size,
+        "oldest_verified_at": _text(taken.verification.oldest_at),
+        "overdue_copies": taken.verification.overdue,
+        "found_bad": taken.verification.found,
+        "last_found_bad_at": taken.verification.latest[-1]["at"] if taken.verification.latest else None,
+        "last_drill_at": _text(taken.drill.at) if taken.drill else None,
+        "last_drill_passed": taken.drill.passed if taken.drill else None,
         "last_poll_at": _text(taken.polled_at),
         "oldest_unprotected_at": _text(counts.oldest_unprotected_at),
         "newest_protected_at": _text(counts.newest_stored_seen_at),
@@ -73,50 +95,85 @@ def _print_status(console: Console, taken: Status) -> None:
     console.print(f"[bold {colour}]{verdict}[/]")
     console.print(f"if the cloud account were gone now: {counts.protected} of {counts.files} files, newest version each")
     console.print(f"copies      {counts.copies}, {_size(counts.size)} of objects in {_size(counts.stored_size)} on disk")
+    for line in verification_lines(taken):
+        console.print(escape(line))
     console.print(f"last poll   {describe_age(counts.now - taken.polled_at) + ' ago' if taken.polled_at else 'never'}")
+    if taken.retention.removals:
+        console.print(f"removals    {taken.retention.removals} wait for the end of a grace: `cbk prune --plan`")
     if counts.oldest_unprotected_at:
         console.print(f"lag         {describe_age(taken.lag)} since the oldest unprotected file was first seen")
     for problem in taken.problems:
         console.print(f"[red]- {escape(problem.message)}[/]\n  HINT: {escape(problem.hint)}")
     for group in taken.unprotected:
-        console.print(f"  {group.count} {group.state.value}: {escape(_plain(group.reason))}")
-        console.print(f"      {escape(_plain(', '.join(group.examples)))}{' ...' if group.count > len(group.examples) else ''}")
+        console.print(f"  {group.count} {group.state.value}: {escape(as_text(group.reason))}")
+        console.print(f"      {escape(as_text(', '.join(group.examples)))}{' ...' if group.count > len(group.examples) else ''}")
 
 
 @click.command()
-@click.option("--storage", help="Only this storage.")
+@click.argument("pattern", required=False)
+@click.option("--key", help="Only the file of this key.")
 @click.option("--prefix", help="Only keys that begin like this.")
+@click.option("--storage", help="Only this storage.")
+@click.option("--bucket", help="Only this bucket folder.")
 @click.option("--state", type=click.Choice([state.value for state in VersionState]), help="Only versions in this state.")
+@click.option("--newest", is_flag=True, help="Only the newest version of each file.")
+@click.option("--deleted/--no-deleted", default=None, help="Only what the application deleted, or only what it did not.")
+@click.option("--since", metavar="TIME", help='Only what was stored then or later: "2026-11-24", "2026-11-24 08:00", or "2d" ago.')
+@click.option("--until", metavar="TIME", help="Only what was stored before.")
+@click.option("--long", "is_long", is_flag=True, help="More columns.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line; docs/commands.md documents its shape.")
 @click.pass_obj
-def ls(config: Path | None, storage: str | None, prefix: str | None, state: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's way
+def ls(
+    config: Path | None,
+    *,
+    pattern: str | None,
+    key: str | None,
+    prefix: str | None,
+    storage: str | None,
+    bucket: str | None,
+    state: str | None,
+    newest: bool,
+    deleted: bool | None,
+    since: str | None,
+    until: str | None,
+    is_long: bool,
+    as_json: bool,
+) -> None:
     """List every version that the kit knows, with its state and the reason for it.
+
+    PATTERN is compared with the whole key: * stands for any characters, slashes too, ? for one, [abc] for one of these.
 
     \b
     Example:
-      cbk ls --prefix cars/ --state stored
+      cbk ls 'cars/*.png' --newest
+      cbk ls --prefix cars/ --state stored --since 2d
       cbk ls --json | jq -r 'select(.state == "expired") | .key'
     """
     with opened(config) as kit:
         kit.catalog.require_current()
-        listed = _listed(kit, storage, prefix, VersionState(state) if state else None)
+        now = kit.catalog.database.now()
+        asked = Asked(
+            storage=storage,
+            key=None if key is None else object_key("", key),
+            prefix=prefix and prefix.lstrip("/"),
+            pattern=pattern and pattern.lstrip("/"),
+            bucket=bucket,
+            state=VersionState(state) if state else None,
+            newest=newest or None,
+            deleted=deleted,
+            since=parse_instant(since, now=now, forward=False) if since else None,
+            until=parse_instant(until, now=now, forward=False) if until else None,
+        )
+        listed = (version_object(item) if isinstance(item, Version) else declined_object(item) for item in find(kit, asked))
         if as_json:
             for item in listed:
-                click.echo(_json_line(item))
+                click.echo(as_line(item))
         else:
-            _print_table(listed)
+            _print_table(listed, is_long=is_long)
 
 
-def _listed(kit: Kit, storage: str | None, prefix: str | None, state: VersionState | None) -> Iterator[dict[str, Any]]:
-    for version in kit.catalog.report.versions(storage=storage, prefix=prefix, state=state):
-        yield _version_object(version)
-    if state in {None, VersionState.DECLINED}:
-        for row in kit.catalog.report.declined_rows():
-            if (storage is None or row.storage == storage) and (prefix is None or row.key.startswith(prefix)):
-                yield _declined_object(row)
-
-
-def _version_object(version: Version) -> dict[str, Any]:
+def version_object(version: Version) -> dict[str, Any]:
+    """What `ls --json` says of a version."""
     stored = version.state is VersionState.STORED
     return {
         "storage": version.storage,
@@ -132,43 +189,51 @@ def _version_object(version: Version) -> dict[str, Any]:
         "stored_at": _text(version.stored_at),
         "row": version.source_id,
         "due_at": _text(version.due_at),
+        "newest": version.newest,
+        "deleted": version.deleted,
+        "verified_at": _text(version.verified_at),
+        "pruned_at": _text(version.pruned_at),
     }
 
 
-def _declined_object(row: DeclinedRow) -> dict[str, Any]:
-    nothing = dict.fromkeys(("location", "sha256", "size", "stored_size", "stored_at"))
+def declined_object(row: DeclinedRow) -> dict[str, Any]:
+    """What `ls --json` says of a declined row: the same names, with what could be made out of it."""
     named = {"storage": row.storage, "bucket": None, "key": row.key, "version": row.version}
-    return named | {"state": VersionState.DECLINED.value, "reason": row.reason} | nothing | {"row": row.source_id, "due_at": None}
+    nothing = dict.fromkeys(("location", "sha256", "size", "stored_size", "stored_at"))
+    unknown = dict.fromkeys(("due_at", "newest", "deleted", "verified_at", "pruned_at"))
+    return named | {"state": VersionState.DECLINED.value, "reason": row.reason} | nothing | {"row": row.source_id} | unknown
 
 
-def _json_line(item: dict[str, Any]) -> str:
-    """Readable names, but nothing that a terminal obeys: JSON leaves DEL, C1 and the signs that turn a line around as they are."""
-    text = json.dumps(item, ensure_ascii=False)
-    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in text)
-
-
-def _print_table(listed: Iterator[dict[str, Any]]) -> None:
+def _print_table(listed: Iterator[dict[str, Any]], *, is_long: bool) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
-        # For a pipe: tab-separated and unwrapped, in flat memory.
+        # For a pipe: tab-separated and unwrapped.
+        names = (*_PIPED, *_PIPED_LONG) if is_long else _PIPED
         for item in listed:
-            click.echo(
-                "\t".join(_plain(item[name]) for name in ("state", "storage", "key", "version", "size", "location", "reason"))
-            )
+            click.echo("\t".join(as_text(item[name]) for name in names))
         return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("state", "key", "version", "size", "location or reason"):
-        table.add_column(heading, overflow="fold")
-    for item in listed:
-        size = _size(item["size"]) if item["size"] is not None else ""
-        cells = (item["state"], f"{item['storage']}/{item['key']}", f"v{item['version']}", size, item["location"] or item["reason"])
-        table.add_row(*(escape(_plain(cell)) for cell in cells))
-    console.print(table)
+    headings = ("state", "key", "version", "size", *(_MORE_HEADINGS if is_long else ()), "location or reason")
+    # Tables of so many lines: one of all would hold all of it in memory.
+    for first in listed:
+        table = Table(box=None, pad_edge=False)
+        for heading in headings:
+            table.add_column(heading, overflow="fold")
+        for item in (first, *islice(listed, TABLE_ROWS - 1)):
+            table.add_row(*(escape(as_text(cell)) for cell in _cells(item, is_long=is_long)))
+        console.print(table)
 
 
-def _plain(value: object) -> str:
-    text = "" if value is None else str(value)
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+def _cells(item: dict[str, Any], *, is_long: bool) -> tuple[object, ...]:
+    state = f"{item['state']}, deleted" if item["deleted"] else item["state"]
+    shown: tuple[object, ...] = (state, f"{item['storage']}/{item['key']}", f"v{item['version']}", _size_or_nothing(item["size"]))
+    if is_long:
+        moments = ((item[name] or "").replace("T", " ")[:16] for name in ("stored_at", "verified_at"))
+        shown += (_size_or_nothing(item["stored_size"]), *moments, item["row"])
+    return (*shown, item["location"] or item["reason"])
+
+
+def _size_or_nothing(count: int | None) -> str:
+    return "" if count is None else _size(count)
 
 
 def _text(instant: datetime | None) -> str | None:

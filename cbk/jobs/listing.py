@@ -1,0 +1,51 @@
+"""Finding versions, and rows that could not become one, by what a person asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from cbk.jobs.kit import Kit
+from cbk.model import DeclinedRow, Version, VersionState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is wanted; None wants everything.
+
+    `pattern` is one of `rules.patterns`. `since` and `until` are about when a version was stored.
+    """
+
+    storage: str | None = None
+    key: str | None = None
+    prefix: str | None = None
+    pattern: str | None = None
+    bucket: str | None = None
+    state: VersionState | None = None
+    newest: bool | None = None
+    deleted: bool | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def takes_declined_rows(self) -> bool:
+        """Whether a declined row can be meant: it has no bucket, was never stored, and is no version of a file."""
+        nothing_of_a_version = (self.bucket, self.newest, self.since, self.until) == (None, None, None, None)
+        return nothing_of_a_version and not self.deleted and self.state in {None, VersionState.DECLINED}
+
+
+def find(kit: Kit, asked: Asked) -> Iterator[Version | DeclinedRow]:
+    """Versions in the order in which they were first seen, then declined rows; memory stays flat."""
+    named = {"storage": asked.storage, "key": asked.key, "prefix": asked.prefix, "pattern": asked.pattern}
+    yield from kit.catalog.report.versions(
+        **named,
+        bucket=asked.bucket,
+        state=asked.state,
+        newest=asked.newest,
+        deleted=asked.deleted,
+        since=asked.since,
+        until=asked.until,
+    )
+    if asked.takes_declined_rows:
+        yield from kit.catalog.report.declined_rows(**named)
