@@ -13,6 +13,7 @@ from cbk.cli.notify import notify
 from cbk.cli.prune import hold, prune, release, undelete
 from cbk.cli.restore import cat, restore
 from cbk.cli.setup import doctor, init, schema
+from cbk.cli.verify import drill, verify
 from cbk.cli.work import resync
 from cbk.errors import CbkError
 
@@ -44,7 +45,7 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (init, doctor, status, ls, restore, cat, resync, prune, hold, release, undelete, schema, notify):
+for command in (init, doctor, status, ls, restore, cat, verify, drill, resync, prune, hold, release, undelete, schema, notify):
     cli.add_command(command)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cbk.edges.catalog import BRAKE_HELD, Counts, Unprotected
+from cbk.edges.catalog import BRAKE_HELD, Counts, Standing, Unprotected
 from cbk.jobs.clock import check_clock
+from cbk.jobs.drill import Drill, last_drill
 from cbk.jobs.kit import Kit
 from cbk.jobs.room import check_room
 from cbk.model import Brake
 from cbk.rules.health import LATE_AT_LEAST, LATE_INTERVALS, Problem, judge, judge_retention
+from cbk.rules.scrub import drill_problems, overdue_before, verification_problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class Status:
     problems: list[Problem]
     polled_at: datetime | None
     retention: Retention
+    verification: Standing
+    drill: Drill | None
 
     @property
     def is_protected(self) -> bool:
@@ -65,6 +69,11 @@ def take_status(kit: Kit) -> Status:
     retention = _retention(kit, counts.now)
     overdue = kit.catalog.removals.count_overdue(max(kit.settings.poll_interval * LATE_INTERVALS, LATE_AT_LEAST))
     problems += judge_retention(retention.brakes, overdue=0 if clock_problem else overdue)
+    verification, drill = kit.catalog.verification.standing(overdue_before(counts.now, kit.settings.verify_every)), last_drill(kit)
+    problems += verification_problems(
+        overdue=verification.overdue, problem=facts.get("verify.problem"), every=kit.settings.verify_every
+    )
+    problems += drill_problems(failed=drill.problem if drill else None)
     problem = check_room(kit)
     if problem is not None:
         problems.append(problem)
@@ -74,6 +83,8 @@ def take_status(kit: Kit) -> Status:
         problems=problems,
         polled_at=polled_at,
         retention=retention,
+        verification=verification,
+        drill=drill,
     )
 
 
