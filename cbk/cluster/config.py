@@ -26,7 +26,7 @@ def kit_config(settings: Settings | None = None) -> dict[str, Any]:
         | _worker(settings)
         | {
             # Beat keeps no file: every entry is an interval, and a poll is sent as soon as beat starts.
-            "beat_scheduler": "celery.beat:Scheduler",
+            "beat_scheduler": "cbk.cluster.schedule:Scheduler",
             "beat_schedule": _schedule(settings),
             "timezone": "UTC",
             "enable_utc": True,

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery.beat import PersistentScheduler, Scheduler
+from kombu.utils.imports import symbol_by_name
 
 from cbk.cluster.config import kit_config
 from cbk.errors import SettingsError
@@ -106,7 +108,9 @@ def test_what_is_switched_off_is_not_sent():
 
 
 def test_beat_keeps_no_file():
-    assert config()["beat_scheduler"] == "celery.beat:Scheduler"
+    scheduler = symbol_by_name(config()["beat_scheduler"])
+    assert issubclass(scheduler, Scheduler)
+    assert not issubclass(scheduler, PersistentScheduler)
 
 
 def test_events_are_on_for_flower():
