@@ -321,7 +321,8 @@ def test_ls_as_json_is_one_object_per_line_with_the_documented_names(cbk, listed
     assert code == 0
     stored, failed, declined = map(json.loads, out.splitlines())
     names = ["storage", "bucket", "key", "version", "state", "reason", "location", "sha256", "size", "stored_size", "stored_at"]
-    assert [list(item) for item in (stored, failed, declined)] == [[*names, "row", "due_at"]] * 3
+    names += ["row", "due_at", "newest", "deleted", "verified_at", "pruned_at"]
+    assert [list(item) for item in (stored, failed, declined)] == [names] * 3
     assert (stored["bucket"], stored["key"], stored["version"], stored["state"]) == ("car-erp", "cars/a.png", 1, "stored")
     assert (stored["location"], stored["size"], stored["reason"]) == ("car-erp/cars/a/v1.gzip", 1, "")
     assert (listed.root / stored["location"]).stat().st_size == stored["stored_size"]
@@ -355,11 +356,63 @@ def test_ls_on_a_terminal_is_a_table(cbk, listed, environment):
         (["--prefix", "cars/b"], ["cars/b.png"]),
         (["--prefix", "dec"], ["declined.txt"]),
         (["--storage", "s3", "--prefix", "dec"], []),
+        (["--prefix", "CARS/"], []),
+        (["--prefix", "/cars/"], ["cars/a.png", "cars/b.png"]),
+        (["*.png"], ["cars/a.png", "cars/b.png"]),
+        (["/cars/**"], ["cars/a.png", "cars/b.png"]),
+        (["*.txt"], ["declined.txt"]),
+        (["a.png"], []),
+        (["cars/[!a].???", "--storage", "s3"], ["cars/b.png"]),
+        (["--key", "cars/a.png"], ["cars/a.png"]),
+        (["--key", "/cars/a.png"], ["cars/a.png"]),
+        (["--key", "declined.txt"], ["declined.txt"]),
+        (["--key", "cars/a"], []),
+        (["--bucket", "car-erp"], ["cars/a.png", "cars/b.png"]),
+        (["--newest"], ["cars/a.png", "cars/b.png"]),
+        (["--deleted"], []),
+        (["--no-deleted"], ["cars/a.png", "cars/b.png", "declined.txt"]),
+        (["--since", "1h"], ["cars/a.png"]),
+        (["--until", "1h"], []),
+        (["--since", "2000-01-01", "--until", "2999-01-01"], ["cars/a.png"]),
     ],
 )
 def test_ls_lists_only_what_is_asked_for(cbk, listed, options, keys):
     _, out, _ = cbk("ls", *options)
     assert [line.split("\t")[2] for line in out.splitlines()] == keys
+
+
+def test_ls_of_a_time_that_is_none_ends_with_2_and_says_what_one_is(cbk, listed):
+    code, out, err = cbk("ls", "--since", "yesterday")
+    assert (code, out) == (2, "")
+    assert err.startswith("cbk: 'yesterday' is no time\nHINT: such as ")
+
+
+def test_long_ls_into_a_pipe_has_its_further_columns_behind_the_others(cbk, listed):
+    short, long = ([line.split("\t") for line in cbk("ls", *options)[1].splitlines()] for options in ([], ["--long"]))
+    assert [line[:7] for line in long] == short
+    bucket, row, newest, deleted, stored_size, stored_at, verified_at, pruned_at, due_at, digest = long[0][7:]
+    assert (bucket, row, newest, deleted, pruned_at, due_at) == ("car-erp", "1", "True", "False", "", "")
+    assert int(stored_size) > 1
+    assert stored_at[:2] == verified_at[:2] == "20"
+    assert len(digest) == 64
+    assert len(long[2]) == len(long[0])
+
+
+def test_long_ls_on_a_terminal_has_more_columns(cbk, listed, environment):
+    environment.setenv("FORCE_COLOR", "1")
+    environment.setenv("COLUMNS", "200")
+    headings, stored, *_ = cbk("ls", "--long")[1].splitlines()
+    assert [heading in headings for heading in ("on disk", "stored", "verified", "row", "location or reason")] == [True] * 5
+    assert stored.split()[-2:] == ["1", "car-erp/cars/a/v1.gzip"]
+
+
+def test_ls_on_a_terminal_begins_another_table_after_so_many_lines(cbk, listed, environment):
+    environment.setenv("FORCE_COLOR", "1")
+    environment.setenv("COLUMNS", "150")
+    environment.setattr("cbk.cli.look.TABLE_ROWS", 2)
+    lines = cbk("ls")[1].splitlines()
+    assert [number for number, line in enumerate(lines) if "location or reason" in line] == [0, 3]
+    assert len(lines) == 5
 
 
 def test_ls_knows_every_state(cbk, listed):
