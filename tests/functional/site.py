@@ -198,8 +198,13 @@ class Site:
         return "".join(process.log for process in self._processes)
 
     def copies(self):
-        """Relative paths of all files on the disk outside `.cbk`."""
-        return {str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file() and ".cbk" not in path.parts}
+        """Relative paths of all files on the disk outside `.cbk`, while some of them may go."""
+        found = set()
+        for folder, folders, names in os.walk(self.root):
+            if ".cbk" in folders:
+                folders.remove(".cbk")
+            found.update(os.path.relpath(os.path.join(folder, name), self.root) for name in names)
+        return found
 
     def parts(self):
         return list((self.root / ".cbk" / "incoming").iterdir())
