@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from time import monotonic
 
 from cbk.edges.catalog import Scope
@@ -13,11 +13,13 @@ from cbk.jobs.kit import Kit
 from cbk.jobs.notify import forget, tell_once
 from cbk.jobs.verify import Found, OnFound, Task, Verified, choose, verify
 from cbk.model import Summary, Version
-from cbk.rules.scrub import STAY, Slice, plan_slice, slice_interval
+from cbk.rules.scrub import STAY, may_read, slice_interval
 
 LEASE = "verify"
 # Who found a bad copy, in its evidence.
 BY = "cbk.verify"
+# How finely the times at which copies were read are told apart for the pace: a hundredth of CBK_VERIFY_EVERY.
+BATCHES = 100
 # How many bad copies a message names.
 TOLD_BY_NAME = 20
 _SKIPPED = Summary(outcome="skipped", facts={"reason": "another verification is at work"})
@@ -72,35 +74,30 @@ def scrub(kit: Kit, *, pause: Pause, on_found: OnFound = lambda _found: None) ->
 
 def _read_slice(kit: Kit, gentle: Gentle, report: _Report) -> Verified:
     catalog, every = kit.catalog, kit.settings.verify_every
-    reached = catalog.facts.get("verify.reached")
     now = catalog.database.now()
-    copies, total = catalog.verification.total(Scope())
-    due = plan_slice(total=total, reached=datetime.fromisoformat(reached) if reached else None, now=now, every=every)
-    chosen = _Chosen(catalog.verification.copies(Scope(before=now)), due, stay=slice_interval(every) * STAY)
-    task = Task(copies=copies, size=due.budget, versions=chosen)
-    verified = verify(kit, task, by=BY, readers=1, on_found=report, on_read=gentle)
-    reached_now = due.reached(verified.size, all_read=chosen.are_all and not verified.stopped)
-    catalog.facts.set(**{"verify.reached": reached_now.isoformat()})
+    credit = int(catalog.facts.get("verify.credit") or 0)
+    limit = may_read(catalog.verification.batches(every / BATCHES), credit=credit, now=now, every=every)
+    chosen = _Chosen(catalog.verification.copies(Scope(before=now)), limit, stay=slice_interval(every) * STAY)
+    verified = verify(kit, Task(versions=chosen), by=BY, readers=1, on_found=report, on_read=gentle)
+    catalog.facts.set(**{"verify.credit": str(max(limit - verified.size, 0))})
     return verified
 
 
 class _Chosen:
-    """Copies until the slice is full or its time is over; `are_all` says whether neither was the end."""
+    """Copies for as long as they fit into `limit` bytes, and the time of the slice is not over."""
 
-    def __init__(self, versions: Iterable[Version], due: Slice, *, stay: timedelta) -> None:
-        self.are_all = False
+    def __init__(self, versions: Iterable[Version], limit: int, *, stay: timedelta) -> None:
         self._versions = versions
-        self._budget = due.budget
+        self._limit = limit
         self._until = monotonic() + stay.total_seconds()
 
     def __iter__(self) -> Iterator[Version]:
         size = 0
         for version in self._versions:
-            if size >= self._budget or monotonic() >= self._until:
-                return
             size += version.stored_size or 0
+            if size > self._limit or monotonic() >= self._until:
+                return
             yield version
-        self.are_all = True
 
 
 class _Report:

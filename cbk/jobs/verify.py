@@ -59,11 +59,11 @@ OnFound = Callable[[Found], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What is to be read: how many copies, of how many bytes on the disk (of a sample: about), and which, as they come."""
+    """What is to be read: the copies, as they come; their number, and their bytes on the disk (of a sample: about), if known."""
 
-    copies: int
-    size: int
     versions: Iterable[Version]
+    copies: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -69,36 +70,26 @@ def reason_of(finding: Finding, now: datetime) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
-    """What is to be read now: `budget` bytes, the last copy may go over it. Everything due up to `start` was read before."""
+class Batch:
+    """Copies of `size` bytes on the disk, none of which was read after `read_at`; None: not all of them were ever read."""
 
-    start: datetime
-    now: datetime
-    period: timedelta
-    total: int
-
-    @property
-    def budget(self) -> int:
-        """Bytes."""
-        return int(self.total * ((self.now - self.start) / self.period))
-
-    def reached(self, size: int, *, all_read: bool) -> datetime:
-        """Up to when all that is due was read, after `size` bytes; a large copy reads ahead. `all_read`: none is left."""
-        if all_read or not self.total:
-            return self.now
-        return self.start + self.period * (size / self.total)
+    read_at: datetime | None
+    size: int
 
 
-def plan_slice(*, total: int, reached: datetime | None, now: datetime, every: timedelta) -> Slice:
-    """The slice that is due: of `total` bytes on the disk, as large a part as of the period has passed since `reached`.
+def may_read(batches: Iterable[Batch], *, credit: int, now: datetime, every: timedelta) -> int:
+    """How many bytes may be read in this slice, `credit` of which the last ones left; a copy is read once it fits in.
 
-    After a downtime it is larger, all bytes at the most. `reached` is what the last slice reached, None before the first one; one
-    that no clock could have reached counts as none.
+    That much more is earned as takes the slowest steady rate at which each copy, longest unread first, is read in time. After a
+    downtime, or where copies come or go, it is another one. `batches` are ordered like the copies.
     """
-    period = every * PASS_SHARE
-    if reached is None or reached > now + period:
-        reached = now
-    return Slice(start=max(reached, now - period), now=now, period=period, total=total)
+    period, interval = every * PASS_SHARE, slice_interval(every)
+    size, earned = 0, 0
+    for batch in batches:
+        size += batch.size
+        left = interval if batch.read_at is None else max(batch.read_at + period - now, interval)
+        earned = max(earned, math.ceil((size - credit) * (interval / left)))
+    return min(credit + earned, size)
 
 
 def slice_interval(every: timedelta) -> timedelta:

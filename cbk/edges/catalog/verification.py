@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from cbk.edges.catalog.database import Database, select_versions, version_of
 from cbk.edges.catalog.tables import AnyText, Hex, Instant, facts, files, versions
 from cbk.model import Claim, Version, VersionState, Written
+from cbk.rules.scrub import Batch
 
 PAGE = 500
 # How many of the copies that were found bad are remembered by name.
@@ -57,10 +58,23 @@ class Verification:
 
     def total(self, scope: Scope) -> tuple[int, int]:
         """How many copies there are, and their bytes on the disk."""
-        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(versions.c.stored_size), 0)).join_from(versions, files)
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(versions.c.stored_size), 0)).select_from(versions)
+        if scope.storage is not None or scope.key is not None or scope.prefix is not None:
+            query = query.join(files)
         with self._database.reading() as connection:
             copies, size = connection.execute(query.where(*self._conditions(scope))).one()
         return copies, int(size)
+
+    def batches(self, width: timedelta) -> list[Batch]:
+        """All copies, longest unread first, those together that were read within the same `width` of time."""
+        now = self._database.now_sql
+        read_at = sa.case((versions.c.verified_at <= now, sa.type_coerce(versions.c.verified_at, sa.BigInteger)))
+        batch = (read_at // max(width // timedelta(milliseconds=1), 1)).label("batch")
+        first = sa.type_coerce(sa.func.min(read_at), Instant)
+        query = sa.select(batch, first, sa.func.sum(versions.c.stored_size)).where(_STORED).group_by(batch)
+        with self._database.reading() as connection:
+            found = [Batch(read_at=read_at, size=int(size or 0)) for _, read_at, size in connection.execute(query)]
+        return sorted(found, key=lambda batch: (batch.read_at is not None, batch.read_at))
 
     def copies(self, scope: Scope) -> Iterator[Version]:
         """The copies, longest unread first, page by page; those that are verified from now on do not come again."""
