@@ -1,11 +1,13 @@
 """What all object storage has in common: the objects that files become."""
 
 import hashlib
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cbk.edges.targets import open_target
 from cbk.edges.targets.objects import MIB, Naming, content_type, in_parts, parse_address, part_bytes, verified
 from cbk.errors import CopyCorrupt, TargetError, UsageError
 from cbk.model import RestoreItem
@@ -56,6 +58,16 @@ def test_address_that_makes_no_sense_is_refused_without_repeating_it(url):
 def test_address_without_a_container_is_refused():
     with pytest.raises(UsageError):
         parse_address("azure://account", "azure", "ACCOUNT", "CONTAINER")
+
+
+@pytest.mark.parametrize(("url", "module"), [("s3://new", "boto3"), ("azure://account/new", "azure.storage.blob")])
+def test_package_that_is_missing_is_named_with_its_cure(monkeypatch, url, module):
+    extra = url.partition(":")[0]
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"cbk.edges.targets.{extra}", raising=False)
+    with pytest.raises(UsageError, match=module) as refused:
+        open_target(url)
+    assert refused.value.hint == f"pip install 'cloud-backup-kit[{extra}]'"
 
 
 # Names
