@@ -11,6 +11,7 @@ import click
 from cbk.cli.look import ls, status
 from cbk.cli.notify import notify
 from cbk.cli.prune import hold, prune, release, undelete
+from cbk.cli.rebuild import rebuild
 from cbk.cli.restore import cat, restore
 from cbk.cli.setup import doctor, init, schema
 from cbk.cli.verify import drill, verify
@@ -45,7 +46,24 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-for command in (init, doctor, status, ls, restore, cat, verify, drill, resync, prune, hold, release, undelete, schema, notify):
+for command in (
+    init,
+    doctor,
+    status,
+    ls,
+    restore,
+    cat,
+    verify,
+    drill,
+    resync,
+    rebuild,
+    prune,
+    hold,
+    release,
+    undelete,
+    schema,
+    notify,
+):
     cli.add_command(command)
 
 

@@ -1,7 +1,7 @@
 """The backup disk: copies come in, are read back, are put under their names, and are found again.
 
     <root>/.cbk/identity       which disk this is; nothing is written where it is missing
-    <root>/.cbk/README.txt     for the person who has only the disk
+    <root>/.cbk/README.txt     for the person who has only the disk, and other notes of the kit
     <root>/.cbk/incoming/      copies in arrival
     <root>/.cbk/lock           held while empty folders are removed
     <root>/.cbk/quarantine/    copies that turned out bad; nothing here is ever deleted by the kit
@@ -50,7 +50,15 @@ from cbk.errors import (
     RootMissing,
 )
 from cbk.model import CopyHeader, Written
-from cbk.rules.gzip_format import HEADER_MAX_BYTES, Decoder, Encoder, decode_header, encode_header
+from cbk.rules.gzip_format import (
+    HEADER_MAX_BYTES,
+    TRAILER_BYTES,
+    Decoder,
+    Encoder,
+    decode_header,
+    encode_header,
+    ends_with_size,
+)
 from cbk.rules.layout import COPY_NAME, PLACE_MAX_SEGMENTS
 
 Tick = Callable[[], None]
@@ -65,7 +73,6 @@ _INCOMING = f"{_KIT}/incoming"
 _LOCK = f"{_KIT}/lock"
 _QUARANTINE = f"{_KIT}/quarantine"
 _TRASH = f"{_KIT}/trash"
-_README = f"{_KIT}/README.txt"
 _NOT_BUCKETS = frozenset({_KIT, "lost+found"})
 
 # What a file system answers to a call that it does not have; EPERM is what FAT says to link(2).
@@ -84,29 +91,6 @@ _DROP_EVERY_BYTES = 8 * 1024 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
 _AT_FDCWD = -100  # <fcntl.h>
-
-_README_TEXT = """\
-This disk holds the backup copies that Cloud Backup Kit keeps of files in object storage.
-
-Where things are
-    Each file has a folder, <bucket>/<name of the file without its extension>/, and each of its versions is one gzip file in there:
-    v1.gzip, v2.gzip and so on. Where two files would share a folder, the second one's keeps the extension, or has a hash behind it;
-    what no disk can hold in a name is spelt with %XX. In doubt, a copy's header says whose it is.
-
-How to get one file back, with nothing but gzip
-    gzip -dc -S .gzip car-erp/cars/id-1/thumbnail/v1.gzip > thumbnail.png
-    zcat < car-erp/cars/id-1/thumbnail/v1.gzip > thumbnail.png
-
-How to see whose copy it is, and the SHA-256 that its content must have
-    head -c 4096 v1.gzip | grep -ao '{"storage[^}]*}'
-    zcat < v1.gzip | sha256sum
-
-What is in .cbk
-    identity      tells this disk from others; the kit writes nothing where it is missing, so leave it
-    incoming      copies that are arriving; of no use after the kit has stopped
-    quarantine    copies that turned out damaged, some with a .json beside them that says what was found
-    trash         copies of files that were deleted, for a while
-"""
 
 _DENIED_HINT = "the user that the workers run as must own the backup root"
 _GONE_HINT = "the network share or the disk went away under the kit: mount it again; work goes on by itself"
@@ -166,8 +150,6 @@ class Archive:
             identity = {"uuid": str(uuid.uuid4()), "created": now.isoformat(), "format": FORMAT}
             with contextlib.suppress(FileExistsError):
                 archive._place(_IDENTITY, json.dumps(identity).encode() + b"\n")
-            with contextlib.suppress(FileExistsError):
-                archive._place(_README, _README_TEXT.encode())
         archive.require()
         return archive
 
@@ -257,18 +239,18 @@ class Archive:
 
     def inspect(self, location: str) -> CopyHeader:
         """What a copy says about itself, unverified. Raises CopyMissing, or CopyCorrupt where there is no header of ours."""
-        return self.examine(location).header
+        with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
+            return _header_of(descriptor)
 
     def examine(self, location: str) -> Examined:
-        """As `inspect`, with what the disk says about the file. It costs one small read, of whatever size the copy is."""
+        """As `inspect`, with what the disk says about the file, at the cost of two small reads, of whatever size the copy is.
+
+        Raises CopyCorrupt also where the copy does not end as one of that size does: it is cut short.
+        """
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # no more than is asked for
-            prefix = os.read(descriptor, _SHORT_HEADER_BYTES)
-            try:
-                header, _ = decode_header(prefix)
-            except CopyCorrupt:
-                header, _ = decode_header(prefix + os.read(descriptor, HEADER_MAX_BYTES - len(prefix)))
-            status = os.fstat(descriptor)
+            header, status = _header_of(descriptor), os.fstat(descriptor)
+            if not ends_with_size(os.pread(descriptor, TRAILER_BYTES, max(0, status.st_size - TRAILER_BYTES)), header.size):
+                raise CopyCorrupt(f"does not end as a copy of {header.size} bytes does: it is cut short, or was overwritten")
             return Examined(header, status.st_size, _written_at(status))
 
     def check(
@@ -283,8 +265,8 @@ class Archive:
     ) -> Written:
         """Read a copy from the disk, inflate it and compare it with `sha256`. Raises CopyMissing, CopySwapped or CopyCorrupt.
 
-        `of` is the storage, key and version that its header must name, where that is asked. `tick` is called with each chunk, so that
-        a lease can be kept, and `on_read` with the number of bytes of each read; what they raise ends the check.
+        `of` is the storage, key and version that its header must name, where that is asked. `tick` is called with each chunk, so
+        that a lease can be kept, and `on_read` with the number of bytes of each read; what they raise ends the check.
         """
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
             header, written = _verify(descriptor, tick, on_read)
@@ -298,7 +280,7 @@ class Archive:
             return written
 
     def digest(self, location: str, *, on_read: OnRead | None = None) -> tuple[str, int]:
-        """SHA-256 in hex and size of the gzip file as it lies on the disk, not inflated. Raises CopyMissing. `on_read` as in `check`."""
+        """SHA-256 in hex and size of the gzip file as it lies there, not inflated. Raises CopyMissing. `on_read` as in `check`."""
         with _disk_errors(f"read {location}"), self._open(location) as descriptor, _uncached(descriptor):
             reading = _Reading(descriptor, on_read)
             for _ in reading:
@@ -667,6 +649,15 @@ def _verify(descriptor: int, tick: Tick | None, on_read: OnRead | None) -> tuple
         stored_at=_written_at(os.fstat(descriptor)),
     )
     return decoder.header, written
+
+
+def _header_of(descriptor: int) -> CopyHeader:
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # no more than is asked for
+    prefix = os.read(descriptor, _SHORT_HEADER_BYTES)
+    try:
+        return decode_header(prefix)[0]
+    except CopyCorrupt:
+        return decode_header(prefix + os.read(descriptor, HEADER_MAX_BYTES - len(prefix)))[0]
 
 
 def _written_at(status: os.stat_result) -> datetime:

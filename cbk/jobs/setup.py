@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from cbk.edges import machine
 from cbk.edges.archive import Archive
+from cbk.edges.plain import plain_tools
 from cbk.errors import CatalogOutdated, RootMissing
 from cbk.jobs.kit import Kit
 
@@ -19,15 +20,27 @@ def initialise(kit: Kit, *, dry_run: bool = False) -> Iterator[str]:
     if kit.catalog.exists:
         _refuse_another_disk(kit)
     if dry_run:
-        yield f"would give {root} an identity, unless it has one"
+        yield f"would give {root} an identity, unless it has one, and put a README and a restore script beside it"
         yield f"would make or migrate the catalog at {kit.catalog.place}"
         return
     Archive.create(root, now=machine.now())
+    for name, content in plain_tools().items():
+        kit.archive.write_note(name, content)
     yield f"{root} is the disk {kit.archive.identity()}"
-    changed = kit.catalog.upgrade()
+    changed = prepare_catalog(kit)
     yield f"the catalog at {kit.catalog.place} {'is ready' if changed else 'was ready'}"
+    if kit.catalog.report.counts().copies == 0 and next(kit.archive.walk(), None) is not None:
+        yield "the disk has copies that this catalog does not know: let `cbk rebuild` take them in before workers start"
+
+
+def prepare_catalog(kit: Kit) -> bool:
+    """Make or migrate the catalog of the disk that is mounted; True where anything changed. Raises RootMissing or CatalogError."""
+    if kit.catalog.exists:
+        _refuse_another_disk(kit)
+    changed = kit.catalog.upgrade()
     _refuse_another_disk(kit)
     kit.catalog.facts.set(identity=kit.archive.identity())
+    return changed
 
 
 def _refuse_another_disk(kit: Kit) -> None:

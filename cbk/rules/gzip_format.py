@@ -45,6 +45,7 @@ _SUBFIELD = struct.Struct("<2sH")
 _CHECK = struct.Struct("<2sHI")  # a whole subfield
 _CHECK_ID = b"CC"
 _TRAILER = struct.Struct("<2I")  # CRC-32 and ISIZE
+TRAILER_BYTES = _TRAILER.size
 _DOCUMENT_MAX_BYTES = 65_535 - _SUBFIELD.size - _CHECK.size
 _FIELDS = tuple(field.name for field in dataclasses.fields(CopyHeader))
 _SIZE_WIDTH = 20  # digits; 2**63 has 19
@@ -212,6 +213,11 @@ class Encoder:
 def encode_trailer(crc32: int, size: int) -> bytes:
     """The last eight bytes of a gzip file; of a size of 4 GiB and more only the lower 32 bits are in it (RFC 1952 2.3.1)."""
     return _TRAILER.pack(crc32, size & 0xFFFF_FFFF)
+
+
+def ends_with_size(trailer: bytes, size: int) -> bool:
+    """Whether these last bytes of a gzip file are those of one that inflates to so many bytes, as far as its ISIZE tells."""
+    return len(trailer) == _TRAILER.size and _TRAILER.unpack(trailer)[1] == size & 0xFFFF_FFFF
 
 
 def _deflate(block: memoryview) -> bytes:

@@ -22,6 +22,7 @@ import pytest
 
 from cbk.edges import archive as module
 from cbk.edges.archive import Archive
+from cbk.edges.plain import plain_tools
 from cbk.errors import ArchiveError, CopyCorrupt, CopyExists, CopyMissing, DiskFailed, DiskFull, HashMismatch, RootMissing
 from cbk.model import CopyHeader
 from cbk.rules.gzip_format import encode_header
@@ -79,18 +80,16 @@ def files_below(folder):
 # ---- the disk and its identity -----------------------------------------------------------------------------------------------
 
 
-def test_create_gives_a_disk_an_identity_a_readme_and_its_folders(archive):
-    assert sorted(path.name for path in (archive.root / ".cbk").iterdir()) == ["README.txt", "identity", "incoming", "quarantine"]
+def test_create_gives_a_disk_an_identity_and_its_folders(archive):
+    assert sorted(path.name for path in (archive.root / ".cbk").iterdir()) == ["identity", "incoming", "quarantine"]
     identity = json.loads((archive.root / ".cbk/identity").read_text())
     assert identity == {"uuid": archive.identity(), "created": "2026-03-01T12:00:00+00:00", "format": 1}
 
 
 def test_create_changes_nothing_the_second_time(archive):
-    (archive.root / ".cbk/README.txt").write_text("mine")
     before = (archive.root / ".cbk/identity").read_bytes()
     assert Archive.create(archive.root, now=NOW).identity() == archive.identity()
     assert (archive.root / ".cbk/identity").read_bytes() == before
-    assert (archive.root / ".cbk/README.txt").read_text() == "mine"
 
 
 def test_create_by_many_at_once_gives_one_identity(tmp_path):
@@ -101,7 +100,7 @@ def test_create_by_many_at_once_gives_one_identity(tmp_path):
     for thread in threads:
         thread.join()
     assert len(found) == 1
-    assert files_below(tmp_path / "new") == [".cbk/README.txt", ".cbk/identity"]
+    assert files_below(tmp_path / "new") == [".cbk/identity"]
 
 
 def test_create_where_a_file_is_in_the_way_says_so(tmp_path):
@@ -283,7 +282,7 @@ def test_usage_tells_the_room_on_the_disk(archive):
 
 def test_readme_commands_do_what_they_say(archive):
     store(archive)
-    readme = (archive.root / ".cbk/README.txt").read_text()
+    readme = plain_tools()["README.txt"].decode()
     commands = [line.strip() for line in readme.splitlines() if line.startswith(("    gzip", "    zcat", "    head"))]
     output = []
     for command in commands:
@@ -320,7 +319,7 @@ def test_published_copy_is_what_read_back_says(archive):
 
 def test_publish_leaves_nothing_but_the_copy(archive):
     store(archive)
-    assert files_below(archive.root) == [".cbk/README.txt", ".cbk/identity", LOCATION]
+    assert files_below(archive.root) == [".cbk/identity", LOCATION]
 
 
 def test_copy_and_its_folders_are_closed_to_others(archive):
@@ -963,6 +962,16 @@ def test_examine_says_what_the_disk_says_of_the_file(archive):
     assert examined.header == make_header(size=len(CONTENT))
     assert examined.stored_size == written.stored_size
     assert examined.stored_at == datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("cut", [1, 8, 9, 100])
+def test_examine_notices_a_copy_that_is_cut_short(archive, cut):
+    store(archive, MEDIA)
+    content = on_disk(archive).read_bytes()
+    on_disk(archive).write_bytes(content[:-cut])
+    assert archive.inspect(LOCATION).size == len(MEDIA)
+    with pytest.raises(CopyCorrupt, match="it is cut short"):
+        archive.examine(LOCATION)
 
 
 def test_examine_reads_a_header_of_any_length(archive):

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from cbk.cli.main import cli, main
+from cbk.edges import plain
 from cbk.model import VersionState
 from tests.desk import Desk
 from tests.origin import Origin, status
@@ -182,10 +184,25 @@ def test_dry_init_says_what_would_be_done_and_does_nothing(cbk, desk, environmen
     code, out, _ = cbk("init", "--dry-run")
     assert code == 0
     assert out.splitlines() == [
-        f"would give {tmp_path}/disk an identity, unless it has one",
+        f"would give {tmp_path}/disk an identity, unless it has one, and put a README and a restore script beside it",
         f"would make or migrate the catalog at sqlite:///{tmp_path}/fresh.db",
     ]
     assert files_below(tmp_path) == before
+
+
+def test_init_puts_the_readme_and_the_restore_script_on_the_disk_and_refreshes_them(cbk, desk, environment):
+    for name in ("README.txt", "restore.sh"):
+        assert (desk.root / ".cbk" / name).read_bytes() == (Path(plain.__file__).parent / name).read_bytes()
+        (desk.root / ".cbk" / name).write_text("of an earlier release")
+    assert cbk("init")[0] == 0
+    for name in ("README.txt", "restore.sh"):
+        assert (desk.root / ".cbk" / name).read_bytes() == (Path(plain.__file__).parent / name).read_bytes()
+
+
+def test_init_of_a_new_catalog_says_that_the_disk_has_copies_already(cbk, desk, environment, tmp_path):
+    desk.leave_copy("a.txt", b"content", location="car-erp/a/v1.gzip")
+    environment.setenv("CBK_CATALOG_URL", f"sqlite:///{tmp_path}/fresh.db")
+    assert "let `cbk rebuild` take them in before workers start" in cbk("init")[1]
 
 
 def test_init_where_no_folder_can_be_made_ends_with_1_and_a_hint(cbk, desk, environment, tmp_path):

@@ -174,3 +174,12 @@ def test_json_of_a_resync_has_the_documented_shape(site):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | site
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     assert shape(json.loads(done.stdout)) == documented("resync")
+
+
+def test_json_of_a_rebuild_has_the_documented_shape(site):
+    damaged = Path(site["CBK_BACKUP_ROOT"]) / "b/x/v1.gzip"
+    damaged.parent.mkdir(parents=True)
+    damaged.touch()
+    result = CliRunner().invoke(cli, ["rebuild", "--json"])
+    problem, done = (json.loads(line) for line in result.stdout.splitlines())
+    assert (result.exit_code, shape(problem), shape(done)) == (3, documented("rebuild-problem"), documented("rebuild"))

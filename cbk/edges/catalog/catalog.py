@@ -12,6 +12,7 @@ from cbk.edges.catalog.engine import catalog_errors, open_engine
 from cbk.edges.catalog.holds import Holds
 from cbk.edges.catalog.intake import Intake
 from cbk.edges.catalog.leases import Facts, Leases
+from cbk.edges.catalog.rebuilding import Rebuilding
 from cbk.edges.catalog.removals import Removals
 from cbk.edges.catalog.report import Report
 from cbk.edges.catalog.selection import Selection
@@ -33,6 +34,7 @@ class Catalog:
         self.removals = Removals(self.database)
         self.brakes = Brakes(self.database)
         self.holds = Holds(self.database)
+        self.rebuilding = Rebuilding(self.database)
         self.leases = Leases(self.database, holder)
         self.facts = Facts(self.database)
         self.report = Report(self.database)

@@ -1,0 +1,77 @@
+"""Getting the catalog back: `rebuild`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cbk.cli.opening import opened
+from cbk.cli.progress import progress
+from cbk.cli.text import as_line, as_text
+from cbk.jobs.rebuild import Rebuilt
+from cbk.jobs.rebuild import rebuild as rebuild_job
+from cbk.rules.rebuild import Problem
+
+EXIT_SOME_FAILED = 3
+
+
+@click.command()
+@click.option(
+    "--verify/--trust-headers",
+    help="Inflate every copy and compare its SHA-256; else its header is trusted, and the scrub reads it first.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be added, and change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One object per line; docs/commands.md documents their shapes.")
+@click.pass_obj
+def rebuild(config: Path | None, verify: bool, dry_run: bool, as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """Make the catalog again from the copies on the disk, after it was lost, and ask the application for what has no copy.
+
+    What the catalog knows already stays as it is, so this may be broken off and run again. Stop beat and the workers first.
+    Exit 3: some copies were left out.
+
+    \b
+    Example:
+      cbk rebuild --dry-run
+      cbk rebuild
+    """
+
+    def tell(problem: Problem) -> None:
+        found = {"outcome": "problem", "location": problem.location, "reason": problem.reason}
+        click.echo(as_line(found) if as_json else f"{as_text(problem.location)}: {as_text(problem.reason)}")
+
+    with opened(config) as kit, progress("copies", total=None) as advance:
+        done = rebuild_job(kit, tell=tell, advance=advance, verify=verify, dry_run=dry_run)
+    outcome = "would rebuild" if dry_run else "rebuilt"
+    if as_json:
+        click.echo(as_line(_object(outcome, done)))
+    else:
+        _print(outcome, done)
+    if done.problems:
+        raise click.exceptions.Exit(EXIT_SOME_FAILED)
+
+
+def _object(outcome: str, done: Rebuilt) -> dict[str, Any]:
+    return {
+        "outcome": outcome,
+        "copies": done.copies,
+        "added": done.added,
+        "known": done.known,
+        "problems": done.problems,
+        "holds": done.holds,
+        "removals": done.removals,
+        "journal_written_at": done.journal_written_at.isoformat() if done.journal_written_at else None,
+        "rows": done.rows,
+        "pending": done.pending,
+        "notes": done.notes,
+    }
+
+
+def _print(outcome: str, done: Rebuilt) -> None:
+    left_out = done.copies - done.added - done.known
+    click.echo(f"{outcome}: {done.copies} copies; {done.added} added, {done.known} known already, {left_out} left out")
+    click.echo(f"from the journal: {done.holds} holds, {done.removals} removals whose grace goes on")
+    click.echo(f"from the source: {done.rows} rows, {done.pending} versions without a copy")
+    for note in done.notes:
+        click.echo(f"- {as_text(note)}")
