@@ -21,7 +21,7 @@ from enum import StrEnum
 from itertools import islice
 
 from cbk.edges.targets import FolderTarget, Target, WantedPaths
-from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, RootMissing, TargetError, TargetUnavailable, UsageError
+from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, CopySwapped, RootMissing, TargetError, TargetUnavailable, UsageError
 from cbk.jobs.kit import Kit
 from cbk.model import RestoreItem, Version
 from cbk.rules.layout import copy_location, place_key, restore_path
@@ -30,6 +30,8 @@ from cbk.rules.restore import Choice, Wish, choose
 DEFAULT_JOBS = 4
 # Files that wait for each thread, so that none of them stands still while the next page is read.
 AHEAD = 4
+
+_BAD_COPY_HINT = "`cbk resync` fetches a bad copy again, where its link lives; an older version may have a good one (--version)"
 
 Advance = Callable[[int], None]
 
@@ -101,9 +103,13 @@ def planned_restore(kit: Kit, target: Target, wish: Wish, *, dry_run: bool = Fal
     TargetUnavailable.
     """
     _require(kit)
+    # What is added from now on is left out: it could want the path of a file that is restored by then.
+    through = kit.catalog.selection.last_file_id()
+    if next(_choices(kit, wish, through), None) is None:  # before a folder is made for nothing
+        raise _nothing_wished_for(wish)
     folds = isinstance(target, FolderTarget) and _folds_names(kit, target, dry_run=dry_run)
     with closing(WantedPaths(same=place_key if folds else str)) as paths:
-        yield Restore(kit, target, wish, paths, dry_run=dry_run)
+        yield Restore(kit, target, wish, through, paths, dry_run=dry_run)
 
 
 def _folds_names(kit: Kit, target: FolderTarget, *, dry_run: bool) -> bool:
@@ -116,25 +122,22 @@ def _folds_names(kit: Kit, target: FolderTarget, *, dry_run: bool) -> bool:
 class Restore:
     """A restore that is about to begin, with its number of `files` and their `size` in bytes. Made by `planned_restore`."""
 
-    def __init__(self, kit: Kit, target: Target, wish: Wish, paths: WantedPaths, *, dry_run: bool) -> None:
+    def __init__(self, kit: Kit, target: Target, wish: Wish, through: int, paths: WantedPaths, *, dry_run: bool) -> None:
         self.files = 0
         self.size = 0
         self._kit = kit
         self._target = target
         self._wish = wish
+        self._through = through
         self._paths = paths
         self._dry_run = dry_run
         self._advance: Advance = _ignore
         self._stopped = threading.Event()
-        # What is added from now on is left out: it could want the path of a file that is restored by then.
-        self._through = kit.catalog.selection.last_file_id()
         for choice in self._choices():
             self.files += 1
             if choice.has_copy:
                 self.size += choice.version.size or 0
                 paths.add(_path(choice.version))
-        if not self.files:
-            raise _nothing_wished_for(wish)
 
     def results(self, advance: Advance, *, jobs: int = DEFAULT_JOBS) -> Generator[Result]:
         """Restore with `jobs` threads, and say how each file went, in no order. `advance` is called with the bytes that are done.
@@ -244,8 +247,7 @@ def restore_one(kit: Kit, target: Target, wish: Wish) -> Choice:
         with closing(_content(kit, item, _ignore)) as content:
             target.write(item, content)
     except CopyCorrupt as error:
-        hint = "what came out is not the file: throw it away; `cbk resync` fetches it again"
-        raise CopyCorrupt(error.message, hint=hint) from error
+        raise CopyCorrupt(f"{error.message}; what came out is not the file", hint=_BAD_COPY_HINT) from error
     return choice
 
 
@@ -312,11 +314,12 @@ def _content(kit: Kit, item: RestoreItem, advance: Advance) -> Generator[bytes]:
         size += len(chunk)
         yield chunk
     if (digest.hexdigest(), size) != (item.sha256, item.size):
-        raise CopyCorrupt(f"{item.location}: is a good copy of other bytes: SHA-256 {digest.hexdigest()} ({size} bytes)")
+        raise CopySwapped(f"{item.location}: is a good copy of other bytes: SHA-256 {digest.hexdigest()} ({size} bytes)")
 
 
 def _failed(version: Version, path: str, error: ArchiveError | TargetError) -> Result:
-    return Result(outcome=Outcome.FAILED, version=version, path=path, reason=error.message, hint=error.hint)
+    hint = _BAD_COPY_HINT if isinstance(error, CopyCorrupt) else error.hint
+    return Result(outcome=Outcome.FAILED, version=version, path=path, reason=error.message, hint=hint)
 
 
 def _nothing_wished_for(wish: Wish) -> UsageError:
