@@ -1,5 +1,6 @@
 """Real servers, one of each for a whole run and started only when a test asks for them, and small makers of values."""
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -7,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import local_servers
 from cbk.model import SourceRow
+from local_servers import S3, Postgres, Valkey
+
+# pytest-xdist runs several of us at once: nobody may take the port of another one's server that is down for a moment.
+_NUMBER, _COUNT = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+local_servers.PORTS = local_servers.PORTS[int(_NUMBER) :: int(_COUNT)]
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +29,6 @@ def servers_folder():
 @pytest.fixture(scope="session")
 def valkey(servers_folder):
     """The run's Valkey. A test that kills it starts it again."""
-    from local_servers import Valkey  # noqa: PLC0415 - a test without servers pays nothing for them
-
     with Valkey(servers_folder) as server:
         yield server
 
@@ -42,8 +47,6 @@ def broker_url(valkey):
 @pytest.fixture(scope="session")
 def postgres(servers_folder):
     """The run's PostgreSQL cluster. A test that kills it starts it again."""
-    from local_servers import Postgres  # noqa: PLC0415 - as above
-
     with Postgres(servers_folder) as server:
         yield server
 
@@ -60,8 +63,6 @@ def pg_database(postgres):
 @pytest.fixture(scope="session")
 def s3(servers_folder):
     """The run's S3 server. A test takes a bucket of its own name."""
-    from local_servers import S3  # noqa: PLC0415 - as above
-
     with S3(servers_folder) as server:
         yield server
 

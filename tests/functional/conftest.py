@@ -38,5 +38,5 @@ def make_site(postgres, pg_database, broker_url, origin):
 def site(make_site):
     """A site whose disk and catalog are ready."""
     site = make_site()
-    site.cbk("init")
+    site.init()
     return site

@@ -9,9 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import sqlalchemy as sa
+from click.testing import CliRunner
 
 from cbk.appside import recorder
 from cbk.appside.schema import ddl, grants
+from cbk.cli.main import cli
 from cbk.edges.catalog import Catalog
 from local_servers import wait_until
 
@@ -172,27 +174,40 @@ class Site:
     def beat(self):
         return self.celery("beat")
 
+    def init(self):
+        """What `cbk init` does, without the second that a process of its own takes to start."""
+        ours = {name: None for name in os.environ if name.startswith("CBK_")} | self.env
+        done = CliRunner(env=ours).invoke(cli, ["init"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
     def listed(self):
         """What `cbk ls --json` says, by (key, version)."""
         items = [json.loads(line) for line in self.cbk("ls", "--json").stdout.splitlines()]
         return {(item["key"], item["version"]): item for item in items}
 
     def states(self):
-        return {name: item["state"] for name, item in self.listed().items()}
+        """The states by (key, version), of declined rows as well; from the catalog itself, so that they may be waited for."""
+        with self.catalog() as catalog:
+            found = {(version.key, version.number): version.state.value for version in catalog.report.versions()}
+            return found | {(row.key, row.version): "declined" for row in catalog.report.declined_rows()}
+
+    def catalog(self):
+        """The catalog, opened as one more process would."""
+        return closing(Catalog(self.catalog_url, holder="test"))
 
     def status(self):
         return json.loads(self.cbk("status", "--json", expect=None).stdout)
 
-    def wait_protected(self, files, timeout_seconds=60):
+    def wait_protected(self, files, timeout_seconds=120):
         """Wait until so many files are protected and nothing is wrong."""
 
         def explain():
             return f"{files} protected files; status is {json.dumps(self.status(), indent=1)}\n{self.logs()[-3000:]}"
 
         # The catalog is looked at directly while waiting: a command each time would take the processor from the workers.
-        with closing(Catalog(self.catalog_url, holder="test")) as catalog:
+        with self.catalog() as catalog:
             wait_until(lambda: catalog.report.counts().protected >= files, timeout_seconds, explain, every_seconds=0.5)
-        wait_until(lambda: (status := self.status()).get("protected") and status["files"] == files, 30, explain, every_seconds=0.5)
+        wait_until(lambda: (status := self.status()).get("protected") and status["files"] == files, 60, explain, every_seconds=0.5)
 
     def logs(self):
         return "".join(process.log for process in self._processes)
@@ -203,7 +218,7 @@ class Site:
         for folder, folders, names in os.walk(self.root):
             if ".cbk" in folders:
                 folders.remove(".cbk")
-            found.update(os.path.relpath(os.path.join(folder, name), self.root) for name in names)
+            found.update(str((Path(folder) / name).relative_to(self.root)) for name in names)
         return found
 
     def parts(self):

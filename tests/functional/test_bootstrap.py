@@ -80,25 +80,26 @@ def project(tmp_path):
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory):
+    """A clone in which `scripts/bootstrap demo` has been run; `done` is how that ended."""
     project = Project(tmp_path_factory.mktemp("made-once") / "project")
-    done = project.bootstrap("dev")
-    assert done.returncode == 0, done.stderr
+    project.done = project.bootstrap("demo")
     return project
 
 
 @pytest.fixture
 def ready(project, made_once):
-    """A clone in which `scripts/bootstrap dev` has been run: a copy of one, made to believe that it was always here."""
+    """A clone in which `scripts/bootstrap demo` has been run: a copy of one, made to believe that it was always here."""
+    assert made_once.done.returncode == 0, made_once.done.stderr
     shutil.copytree(made_once.folder, project.folder, symlinks=True, dirs_exist_ok=True)
     state = project.venv / "cbk-bootstrap.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"folder": str(project.venv)}))
     return project
 
 
-def test_bootstrap_makes_an_environment_and_prints_its_commands(project):
-    done = project.bootstrap("runtime")
-    assert (done.returncode, done.stdout) == (0, f"{project.venv / 'bin'}\n"), done.stderr
-    assert project.works()
+def test_bootstrap_makes_an_environment_and_prints_its_commands(made_once):
+    done = made_once.done
+    assert (done.returncode, done.stdout) == (0, f"{made_once.venv / 'bin'}\n"), done.stderr
+    assert made_once.works()
 
 
 def test_bootstrap_needs_no_ensurepip(project, tmp_path):
@@ -113,26 +114,25 @@ def test_bootstrap_needs_no_ensurepip(project, tmp_path):
 
 
 def test_bootstrap_does_nothing_the_second_time(ready):
-    done = ready.bootstrap("dev")
+    done = ready.bootstrap("demo")
     assert (done.returncode, done.stderr, ready.builds) == (0, "", 1)
 
 
 def test_bootstrap_takes_a_larger_set_for_a_smaller_one(ready):
-    ready.bootstrap("demo")
+    ready.bootstrap("runtime")
     assert ready.builds == 1
 
 
-def test_bootstrap_installs_a_larger_set_over_a_smaller_one(project):
-    project.bootstrap("runtime")
-    project.bootstrap("demo")
-    assert project.builds == 2
+def test_bootstrap_installs_a_larger_set_over_a_smaller_one(ready):
+    ready.bootstrap("dev")
+    assert ready.builds == 2
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints/dev.txt"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints/demo.txt"])
 def test_bootstrap_installs_again_when_a_pin_changes(ready, name):
     with (ready.folder / name).open("a") as file:
         file.write("# changed\n")
-    ready.bootstrap("dev")
+    ready.bootstrap("demo")
     assert ready.builds == 2
 
 
@@ -141,7 +141,7 @@ def test_bootstrap_starts_afresh_after_a_run_that_was_cut_short(ready):
     state.write_text(json.dumps(json.loads(state.read_text()) | {"installed": None}))
     debris = next(ready.venv.glob("lib/*/site-packages")) / "half-a-package.py"
     debris.touch()
-    done = ready.bootstrap("dev")
+    done = ready.bootstrap("demo")
     assert done.returncode == 0, done.stderr
     assert ready.works()
     assert not debris.exists()
@@ -149,15 +149,15 @@ def test_bootstrap_starts_afresh_after_a_run_that_was_cut_short(ready):
 
 def test_bootstrap_says_so_before_it_installs(ready):
     """Whatever kills it in between, the next run knows."""
-    (ready.folder / "constraints/dev.txt").write_text("# changed\n")
+    (ready.folder / "constraints/demo.txt").write_text("# changed\n")
     (ready.folder / "backend.py").write_text("raise SystemExit('cut short')\n")
-    assert ready.bootstrap("dev").returncode == 1
+    assert ready.bootstrap("demo").returncode == 1
     assert json.loads((ready.venv / "cbk-bootstrap.json").read_text())["installed"] is None
 
 
 def test_bootstrap_asks_before_it_removes_what_it_cannot_know_for_its_own(ready):
     (ready.venv / "cbk-bootstrap.json").write_text('{"folder": ')
-    done = ready.bootstrap("dev")
+    done = ready.bootstrap("demo")
     assert (done.returncode, ready.works()) == (1, True)
     assert "HINT: remove it" in done.stderr
 
@@ -166,14 +166,14 @@ def test_bootstrap_starts_afresh_in_a_folder_that_was_moved(ready, tmp_path):
     ready.folder.rename(tmp_path / "moved")
     ready.folder = tmp_path / "moved"
     ready.venv = ready.folder / ".venv"
-    done = ready.bootstrap("dev")
+    done = ready.bootstrap("demo")
     assert done.returncode == 0, done.stderr
     assert ready.builds == 2
 
 
 def test_bootstrap_starts_afresh_when_its_python_is_gone(ready):
     (ready.venv / "bin/python").unlink()
-    done = ready.bootstrap("dev")
+    done = ready.bootstrap("demo")
     assert done.returncode == 0, done.stderr
     assert ready.works()
 

@@ -263,10 +263,10 @@ def test_service_runs_and_its_health_check_says_so(service, kit_environment, kit
             return subprocess.run(health, env=kit_environment, cwd=kit_folder, capture_output=True, check=False).returncode == 0
 
         try:
-            wait_until(is_healthy, 60, lambda: f"{service} to be healthy; its log:\n{(tmp_path / 'log').read_text()}")
+            wait_until(is_healthy, 90, lambda: f"{service} to be healthy; its log:\n{(tmp_path / 'log').read_text()}")
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(90)
 
 
 @pytest.mark.usefixtures("initialised")

@@ -54,7 +54,7 @@ def start_demo(temporary, tmp_path):
 
 def test_demo_protects_every_sample_and_cleans_up(start_demo, temporary, tmp_path):
     demo = start_demo()
-    code = demo.wait(120)
+    code = demo.wait(180)
     output = (tmp_path / "output").read_text()
     assert code == 0, output
     assert f"from nothing to {FILES} protected files" in output
@@ -70,12 +70,12 @@ def test_demo_that_is_kept_shows_flower_until_it_is_interrupted(start_demo, temp
         assert demo.poll() is None, (tmp_path / "output").read_text()
         return (tmp_path / "output").read_text()
 
-    wait_until(lambda: "up until ^C" in output(), 120, lambda: f"the demo to be up; it said:\n{output()}")
+    wait_until(lambda: "up until ^C" in output(), 180, lambda: f"the demo to be up; it said:\n{output()}")
     address = re.search(r"Flower: (http://127\.0\.0\.1:\d+)", output())[1]
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(address, timeout=10)
     demo.send_signal(signal.SIGINT)
-    assert demo.wait(60) == 130
+    assert demo.wait(120) == 130
     assert list(temporary.iterdir()) == []
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(address, timeout=10)

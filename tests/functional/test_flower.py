@@ -12,7 +12,7 @@ SECRET = "DEADBEEFSECRET"
 def test_flower_shows_object_names_to_those_with_the_password_and_no_secret(make_site):
     port = free_port()
     site = make_site(CBK_FLOWER_AUTH="dev:flower-password", CBK_FLOWER_PORT=str(port))
-    site.cbk("init")
+    site.init()
     address = f"http://127.0.0.1:{port}"
     site.celery("flower")
 
@@ -25,7 +25,7 @@ def test_flower_shows_object_names_to_those_with_the_password_and_no_secret(make
         except requests.ConnectionError:
             return False
 
-    wait_until(is_up, 30, lambda: f"Flower up\n{site.logs()}")
+    wait_until(is_up, 90, lambda: f"Flower up\n{site.logs()}")
     assert get("/api/tasks", auth=None).status_code == 401
     site.worker()
     site.upload("cars/id-1/thumbnail.png", b"png bytes")
@@ -35,7 +35,7 @@ def test_flower_shows_object_names_to_those_with_the_password_and_no_secret(make
     def tasks():
         return [task for task in get("/api/tasks").json().values() if task["name"] == "cbk.backup"]
 
-    wait_until(lambda: {task["state"] for task in tasks()} == {"SUCCESS", "FAILURE"}, 30, lambda: f"both tasks ended: {tasks()}")
+    wait_until(lambda: {task["state"] for task in tasks()} == {"SUCCESS", "FAILURE"}, 90, lambda: f"both tasks ended: {tasks()}")
     shown = json.dumps(tasks())
     assert "s3/cars/id-1/thumbnail.png v1" in shown
     pages = [get(path).text for path in ("/tasks", "/workers", "/broker", *(f"/task/{task['uuid']}" for task in tasks()))]

@@ -35,7 +35,7 @@ def run(script, folder, environment):
             start_new_session=True,
         )
         try:
-            code = shell.wait(timeout=90)
+            code = shell.wait(timeout=240)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)
