@@ -72,9 +72,13 @@ class Desk:
             **settings,
         }
         self.application = sa.create_engine(self.settings["source_url"])
-        FILES.metadata.create_all(self.application)
         self._kits = []
         self.kit = self.open()
+        self.prepare()
+
+    def prepare(self):
+        """The application's tables, the catalog's and the disk's identity."""
+        FILES.metadata.create_all(self.application)
         list(initialise(self.kit))
 
     def open(self, **settings):

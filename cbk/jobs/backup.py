@@ -10,6 +10,7 @@ from cbk.edges.catalog import Keeper
 from cbk.errors import CatalogError, CbkError, CopyCorrupt, CopyExists, CopyMissing, DiskFailed, LeaseLost, RootMissing, SourceError
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Kit
+from cbk.jobs.removing import remove_bytes
 from cbk.jobs.room import check_room
 from cbk.model import AcceptedRow, Claim, CopyHeader, Summary, Version, Written
 from cbk.rules.layout import copy_location, split_key
@@ -90,9 +91,9 @@ def _fetch_and_store(kit: Kit, claim: Claim) -> Summary:
     try:
         kit.catalog.work.record_stored(claim, written)
     except LeaseLost:
-        if kit.catalog.work.is_pruned(version.id):
-            # It slept through the lease, and the version was pruned meanwhile: nobody else knows of these bytes.
-            kit.archive.remove(copy_location(version.place, version.number))
+        # It slept through the lease, and the version was pruned meanwhile: nobody else knows of these bytes.
+        if kit.catalog.removals.note_leftover(version.id):
+            remove_bytes(kit, version)
         raise
     _settle_siblings(kit, version)
     return _summary(outcome, version, size=written.size, stored_size=written.stored_size)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from cbk.edges.catalog import NewDelete
 from cbk.jobs.intake import take_in
 from cbk.jobs.kit import Kit
-from cbk.model import DeleteRow, Removal, Version
+from cbk.model import AcceptedRow, DeleteRow, Removal, SourceRow, Version
 from cbk.rules.retention import covered_through
+from cbk.rules.rows import name_of, read_row
 
 # How a removal ended where the same row of the delete log, found again, is a new delete.
 _OVER_FOR_NOW = frozenset({"taken back", "unknown"})
@@ -49,15 +51,15 @@ def take_deletes(kit: Kit, rows: Sequence[DeleteRow]) -> int:
     return len(fresh)
 
 
-def resolve(kit: Kit, removal: Removal) -> bool:
-    """Find the file of a delete whose row was not known when it was first seen. False: it still is not."""
-    version = _versions_of_rows(kit, [removal.row_id or ""]).get(removal.row_id or "")
-    if version is None:
-        return False
-    known = kit.catalog.work.versions_of_file(version.file_id)
-    seen_before = [other.number for other in known if other.first_seen_at and other.first_seen_at <= removal.first_seen_at]
-    kit.catalog.removals.resolve(removal.id, file_id=version.file_id, through=max([version.number, *seen_before]))
-    return True
+def resolve(kit: Kit, removals: Sequence[Removal]) -> int:
+    """Find the files of deletes whose rows were not known when they were first seen; returns for how many that worked."""
+    named = _versions_of_rows(kit, [removal.row_id for removal in removals if removal.row_id])
+    found = [(removal, named[removal.row_id]) for removal in removals if removal.row_id in named]
+    for removal, version in found:
+        known = kit.catalog.work.versions_of_file(version.file_id)
+        seen_before = [other.number for other in known if other.first_seen_at and other.first_seen_at <= removal.first_seen_at]
+        kit.catalog.removals.resolve(removal.id, file_id=version.file_id, through=max([version.number, *seen_before]))
+    return len(found)
 
 
 def _versions_of_rows(kit: Kit, row_ids: list[str]) -> dict[str, Version]:
@@ -68,7 +70,16 @@ def _versions_of_rows(kit: Kit, row_ids: list[str]) -> dict[str, Version]:
     if rows:
         take_in(kit, rows)
         named |= kit.catalog.work.versions_of_rows([row.id for row in rows])
-    return named
+    others = ((row.id, _version_it_speaks_of(kit, row)) for row in rows if row.id not in named)
+    return named | {row_id: version for row_id, version in others if version is not None}
+
+
+def _version_it_speaks_of(kit: Kit, row: SourceRow) -> Version | None:
+    """For a row that brought no version, because it repeats one or was declined: its file counts all the same."""
+    name, accepted = name_of(row), read_row(row)
+    known = kit.catalog.work.versions_named(*name) if name else []
+    number = accepted.number if isinstance(accepted, AcceptedRow) else None
+    return next((version for version in known if version.number == number), max(known, key=attrgetter("number"), default=None))
 
 
 def _covered(kit: Kit, deletes: Sequence[DeleteRow], named: dict[str, Version]) -> dict[str, int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from cbk.errors import CatalogUnavailable
+from cbk.errors import ArchiveError, CatalogUnavailable
 from cbk.jobs.kit import Kit
+from cbk.jobs.removing import remove_bytes
 from cbk.model import AcceptedRow, DeclinedRow, SourceRow
 from cbk.rules.intake import candidate_place_keys, plan_intake
 from cbk.rules.rows import read_row
@@ -71,4 +73,6 @@ def _note_recreations(kit: Kit, repeats: list[AcceptedRow]) -> None:
         named = kit.catalog.work.versions_named(row.storage, row.key)
         version = next((version for version in named if version.number == row.number), None)
         if version is not None and version.deleted:
+            with suppress(ArchiveError):  # then it waits until the bytes that have to go are gone
+                remove_bytes(kit, version)
             kit.catalog.removals.end_for_recreation(file_id=version.file_id, number=row.number, row_id=int(row.source_id))

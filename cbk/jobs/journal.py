@@ -29,6 +29,7 @@ def write_journal(kit: Kit) -> None:
             open=planned.removal.open,
         )
         for planned in kit.catalog.removals.planned()
+        if planned.removal.file_id is not None  # the others keep nothing and remove nothing
     ]
     kit.archive.write_note(JOURNAL_NAME, encode_journal(kit.catalog.holds.all(), removals, kit.catalog.database.now()))
     kit.catalog.facts.set(**{_WRITTEN: fingerprint})

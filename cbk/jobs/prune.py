@@ -14,6 +14,7 @@ from cbk.errors import CopyCorrupt, CopyMissing, UsageError
 from cbk.jobs.clock import note_clock
 from cbk.jobs.deletes import resolve, take_deletes
 from cbk.jobs.kit import Courier, Kit
+from cbk.jobs.removing import remove_bytes
 from cbk.model import Hold, Removal, RemovalKind, Summary, Version, VersionState
 from cbk.rules.layout import copy_location
 from cbk.rules.retention import Keep, decide, when_due
@@ -57,6 +58,8 @@ def prune(kit: Kit, courier: Courier, *, delete_id: str | None = None, version_i
         over = _ask_the_row(kit, removal)
         if over is not None:
             return over
+        if removal.file_id is None:  # it has become known just now
+            removal = removals.of_delete(removal.delete_id or "") or removal
     return _carry_out(kit, removal)
 
 
@@ -74,13 +77,13 @@ def _ask_the_row(kit: Kit, removal: Removal) -> Summary | None:
     """Whether the delete still stands, by the application's row. None: it does, and the file is known."""
     row = kit.source.delete_row(removal.delete_id or "")
     if row is None:
-        kit.catalog.removals.take_back(removal.id, outcome="taken back", reason="its delete-log row is gone")
+        kit.catalog.removals.take_back(removal.id, outcome="taken back", reason="its delete-log row is gone", if_open=True)
         return _summary("taken back", removal)
     if row.file_id != removal.row_id:
         take_deletes(kit, [row])
         return _summary("kept", removal, reason="its delete-log row names another file now: the grace starts anew")
-    if removal.file_id is None and not resolve(kit, removal):
-        kit.catalog.removals.take_back(removal.id, outcome="unknown", reason="it names no row that the kit knows")
+    if removal.file_id is None and not resolve(kit, [removal]):
+        kit.catalog.removals.take_back(removal.id, outcome="unknown", reason="it names no row that the kit knows", if_open=True)
         return _summary("nothing to do", removal, reason="it names no row that the kit knows")
     return None
 
@@ -135,22 +138,16 @@ def _check_survivor(kit: Kit, removal: Removal) -> None:
     try:
         kit.archive.check(copy_location(newest.place, newest.number), sha256=newest.sha256)
     except CopyMissing:
-        kit.catalog.work.make_due([newest.id], reason="its copy was not on the disk")
+        _give_up(kit, newest, "its copy was not on the disk")
     except CopyCorrupt:
-        kit.catalog.work.make_due([newest.id], reason="its copy was corrupt")
+        _give_up(kit, newest, "its copy was corrupt")
 
 
-def remove_bytes(kit: Kit, version: Version) -> None:
-    """Take the copy of a version that is pruned in the record off its place: into the trash, where there is one, or away."""
-    if not kit.catalog.removals.is_leftover(version.id):
-        return  # it is done, or the version was brought back meanwhile
-    location = copy_location(version.place, version.number)
-    trash_name = f"{version.id}.gzip"
-    if kit.settings.trash and kit.archive.trash(location, trash_name):
-        kit.catalog.removals.bytes_gone(version.id, trash_name=trash_name, trash=kit.settings.trash)
-    else:
-        kit.archive.remove(location)
-        kit.catalog.removals.bytes_gone(version.id)
+def _give_up(kit: Kit, version: Version, reason: str) -> None:
+    """The copy counts no more, and is fetched again; one that was pruned or stored anew meanwhile is left as it is."""
+    claim = kit.catalog.verification.claim_bad(version, kit.settings.lease, reason=reason)
+    if claim is not None:
+        kit.catalog.work.give_back(claim, timedelta(0), reason=reason)
 
 
 def _summary(outcome: str, removal: Removal, **facts: object) -> Summary:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import timedelta
 
-from cbk.errors import DiskFull
+from cbk.edges.catalog import BRAKE_HELD
+from cbk.errors import ArchiveError, DiskFull
 from cbk.jobs.deletes import resolve, take_deletes
 from cbk.jobs.journal import write_journal
 from cbk.jobs.kit import Courier, Kit
 from cbk.jobs.notify import tell_once
-from cbk.jobs.prune import HOP, patience, remove_bytes
+from cbk.jobs.prune import HOP, patience
+from cbk.jobs.removing import remove_bytes
 from cbk.model import Brake
 from cbk.rules.brake import SLOTS_PER_WINDOW, continues, find_burst, limit_of
 from cbk.rules.retention import is_replaced
@@ -46,10 +48,17 @@ def send_due(kit: Kit, courier: Courier) -> int:
 
 
 def finish(kit: Kit, *, clock_is_trusted: bool) -> None:
-    """Remove the bytes that a worker left when it died after recording, and those whose time in the trash is over."""
+    """Remove the bytes that a worker left when it died after recording, and those whose time in the trash is over.
+
+    Raises what the disk said of one that could not be removed, after all the others.
+    """
     removals = kit.catalog.removals
+    problem: ArchiveError | None = None
     for version in removals.leftovers(LEFTOVERS):
-        remove_bytes(kit, version)
+        try:
+            remove_bytes(kit, version)
+        except ArchiveError as error:  # one that cannot be removed keeps none of the others
+            problem = error
     if clock_is_trusted:
         for version in removals.in_trash(over=True):
             if version.trash_name is not None:
@@ -58,6 +67,8 @@ def finish(kit: Kit, *, clock_is_trusted: bool) -> None:
     # A full disk says so elsewhere; what is pruned makes room for the journal of a later poll.
     with suppress(DiskFull):
         write_journal(kit)
+    if problem is not None:
+        raise problem
 
 
 def _recheck_deletes(kit: Kit) -> None:
@@ -67,14 +78,17 @@ def _recheck_deletes(kit: Kit) -> None:
     if not listed:
         return
     rows = kit.source.delete_rows([removal.delete_id or "" for removal in listed])
+    unresolved = []
     for removal in listed:
         row = rows.get(removal.delete_id or "")
         if row is None:
-            removals.take_back(removal.id, outcome="taken back", reason="its delete-log row is gone")
+            removals.take_back(removal.id, outcome="taken back", reason="its delete-log row is gone", if_open=True)
         elif row.file_id != removal.row_id:
             take_deletes(kit, [row])
         elif removal.file_id is None:
-            resolve(kit, removal)
+            unresolved.append(removal)
+    if unresolved:
+        resolve(kit, unresolved)
 
 
 def _schedule_replaced(kit: Kit) -> None:
@@ -97,9 +111,10 @@ def pull_brake(kit: Kit) -> None:
     slot = max(settings.brake_window / SLOTS_PER_WINDOW, timedelta(milliseconds=1))
     burst = find_burst(brakes.count_by_slot(slot), limit=limit)
     if burst:
-        brake = brakes.pull(burst, slot, stored_files=stored)
-        if brake is not None:
-            _tell(kit, brake)
+        brakes.pull(burst, slot, stored_files=stored)
+    # Also those that a poll pulled before it died, and what no service took the first time.
+    for brake in brakes.all(BRAKE_HELD):
+        _tell(kit, brake)
 
 
 def _tell(kit: Kit, brake: Brake) -> None:

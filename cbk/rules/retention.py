@@ -76,10 +76,14 @@ def _decide_deleted(version: Version, removal: Removal, others: list[Version]) -
 
 def _decide_replaced(version: Version, others: list[Version], keep_versions: int) -> Decision:
     newer = sorted(other.number for other in others if other.number > version.number and other.state is VersionState.STORED)
-    if version.state is VersionState.STORED and len(newer) < keep_versions:
-        kept = "the only verified copy" if not newer else f"one of the newest {keep_versions} copies"
-        return Keep(reason=f"{kept} of its file")
-    return Remove(reason=f"v{newer[0]} has replaced it, and the grace has passed" if newer else "it has no copy")
+    if len(newer) >= keep_versions:
+        return Remove(reason=f"v{newer[0]} has replaced it, and the grace has passed")
+    if newer:
+        return Keep(reason=f"one of the newest {keep_versions} versions of its file")
+    if version.state is VersionState.STORED:
+        return Keep(reason="the only verified copy of its file")
+    # Its own copy was found bad: an old one beats none, and it is fetched again where no newer one can be had.
+    return Keep(reason="no newer version of its file has a copy")
 
 
 def is_replaced(version: Version, versions: Iterable[Version], keep_versions: int) -> bool:

@@ -52,6 +52,14 @@ def read_row(row: SourceRow) -> AcceptedRow | DeclinedRow:
         )
 
 
+def name_of(row: SourceRow) -> tuple[str, str] | None:
+    """The (storage, key) that a row speaks of, also where it is declined for another reason. None where that makes no sense."""
+    try:
+        return _storage(row.storage), _key(row.path, row.name)
+    except _Declined:
+        return None
+
+
 def _source_id(value: str) -> str:
     if len(value) > ID_MAX_CHARACTERS:
         raise _Declined(f"Id is longer than {ID_MAX_CHARACTERS} characters")

@@ -65,7 +65,7 @@ def take(catalog, *rows, refused=()):
         taken=catalog.intake.taken_places(candidate_place_keys(rows, str)),
         bucket_of=str,
     )
-    return catalog.intake.write(plan, refused)
+    return catalog.intake.write(plan, refused, grace=timedelta(days=7))
 
 
 def states(catalog):

@@ -12,6 +12,9 @@ from cbk.edges.catalog.removals import BRAKE_HELD, close
 from cbk.edges.catalog.tables import EPOCH, brakes, removals, versions
 from cbk.model import Brake, VersionState
 
+# What a brake may hold: a removal that no brake was pulled on, of a file that the kit knows. Others would remove nothing.
+_FREE = (removals.c.open.is_(True), removals.c.brake_id.is_(None), removals.c.file_id.is_not(None))
+
 
 class Brakes:
     """Brakes, and the counts that pull them."""
@@ -20,41 +23,41 @@ class Brakes:
         self._database = database
 
     def count_by_slot(self, slot: timedelta) -> dict[int, int]:
-        """How many open removals that no brake was pulled on come due in each slot of this length, by its number since 1970."""
+        """How many removals that a brake may hold come due in each slot of this length, by its number since 1970."""
         length = slot // timedelta(milliseconds=1)
         # Whole division of integers, the same in both databases.
         number = sa.type_coerce(removals.c.due_at, sa.BigInteger).op("/", return_type=sa.BigInteger())(
             sa.literal_column(str(length))
         )
-        query = (
-            sa.select(number.label("slot"), sa.func.count())
-            .where(removals.c.open.is_(True), removals.c.brake_id.is_(None))
-            .group_by(sa.text("slot"))
-        )
+        query = sa.select(number.label("slot"), sa.func.count()).where(*_FREE).group_by(sa.text("slot"))
         with self._database.reading() as connection:
             return {int(found): count for found, count in connection.execute(query)}
 
     def stored_files(self) -> int:
         """How many files have a verified copy of their newest version, deleted or not."""
-        stored = (versions.c.newest.is_(True), versions.c.state == VersionState.STORED.value)
+        # Said of all columns of their index, so that what was pruned long ago costs nothing.
+        either = versions.c.deleted.in_([False, True])
+        stored = (versions.c.newest.is_(True), either, versions.c.state == VersionState.STORED.value)
         with self._database.reading() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(versions).where(*stored)) or 0
 
-    def pull(self, slots: Iterable[int], slot: timedelta, *, stored_files: int) -> Brake | None:
-        """Hold the removals that come due in these slots; None where there are none any more."""
-        spans = [(_start(number, slot), _start(number + 1, slot)) for number in slots]
-        due = sa.or_(*(sa.and_(removals.c.due_at >= start, removals.c.due_at < end) for start, end in spans))
+    def pull(self, slots: Iterable[int], slot: timedelta, *, stored_files: int) -> int | None:
+        """Hold the removals that come due in these slots; gives the brake's number, None where there are none any more."""
         now = self._database.now_sql
         with self._database.writing() as connection:
             made = sa.insert(brakes).values(pulled_at=now, joined_at=now, stored_files=stored_files, state=BRAKE_HELD)
-            brake_id = connection.execute(made).inserted_primary_key
-            assert brake_id is not None
-            held = sa.update(removals).where(removals.c.open.is_(True), removals.c.brake_id.is_(None), due)
-            count = connection.execute(held.values(brake_id=brake_id[0], armed_until=None)).rowcount
+            inserted = connection.execute(made).inserted_primary_key
+            assert inserted is not None
+            brake_id: int = inserted[0]
+            held = sa.update(removals).values(brake_id=brake_id, armed_until=None)
+            count = 0
+            for number in slots:
+                due = (removals.c.due_at >= _start(number, slot), removals.c.due_at < _start(number + 1, slot))
+                count += connection.execute(held.where(*_FREE, *due)).rowcount
             if not count:
-                connection.execute(sa.delete(brakes).where(brakes.c.id == brake_id[0]))
+                connection.execute(sa.delete(brakes).where(brakes.c.id == brake_id))
                 return None
-        return next(brake for brake in self.all(BRAKE_HELD) if brake.id == brake_id[0])
+        return brake_id
 
     def newcomers(self, patience: timedelta) -> tuple[int, int] | None:
         """The brake that was pulled or joined within `patience`, and how many removals were first seen since then."""
@@ -63,14 +66,14 @@ class Brakes:
             brake = connection.execute(sa.select(brakes).where(*recent).order_by(brakes.c.id.desc()).limit(1)).first()
             if brake is None:
                 return None
-            since = (removals.c.open.is_(True), removals.c.brake_id.is_(None), removals.c.first_seen_at >= brake.joined_at)
+            since = (*_FREE, removals.c.first_seen_at >= brake.joined_at)
             return brake.id, connection.scalar(sa.select(sa.func.count()).select_from(removals).where(*since)) or 0
 
     def join(self, brake_id: int) -> None:
         """The burst goes on: hold what was first seen since the brake was pulled or last joined."""
         with self._database.writing() as connection:
             joined_at = connection.scalar(sa.select(brakes.c.joined_at).where(brakes.c.id == brake_id))
-            since = (removals.c.open.is_(True), removals.c.brake_id.is_(None), removals.c.first_seen_at >= joined_at)
+            since = (*_FREE, removals.c.first_seen_at >= joined_at)
             connection.execute(sa.update(removals).where(*since).values(brake_id=brake_id, armed_until=None))
             connection.execute(sa.update(brakes).where(brakes.c.id == brake_id).values(joined_at=self._database.now_sql))
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
 from cbk.edges.catalog.holds import holds_in
 from cbk.edges.catalog.tables import brakes, files, removals, versions
+from cbk.errors import CatalogUnavailable
 from cbk.model import Hold, Removal, RemovalKind, Version, VersionState
 
 PAGE = 1000
@@ -87,33 +88,44 @@ class Removals:
         return found
 
     def record(self, deletes: Iterable[NewDelete], grace: timedelta, rows_through: int | None) -> None:
-        """Note deletes that are seen for the first time, or again after they were over: their grace runs from now."""
+        """Note deletes that are seen for the first time, or again after they were over: their grace runs from now.
+
+        Raises CatalogUnavailable where another process noted the same one in between: it is known next time.
+        """
         listed = list({delete.delete_id: delete for delete in deletes}.values())
-        with self._database.writing() as connection:
-            now = connection.scalar(sa.select(self._database.now_sql))
-            assert isinstance(now, datetime)
-            for batch in in_batches(listed):
-                known = removals.c.delete_id.in_([delete.delete_id for delete in batch])
-                before = connection.scalars(sa.select(removals.c.file_id).where(known)).all()
-                connection.execute(sa.delete(removals).where(known))
-                connection.execute(
-                    sa.insert(removals),
-                    [
-                        {
-                            "kind": RemovalKind.DELETED.value,
-                            "delete_id": delete.delete_id,
-                            "row_id": delete.row_id,
-                            "file_id": delete.file_id,
-                            "through": delete.through,
-                            "rows_through": rows_through,
-                            "first_seen_at": now,
-                            "due_at": now + grace,
-                            "open": True,
-                        }
-                        for delete in batch
-                    ],
-                )
-                _mark_deleted(connection, [*before, *(delete.file_id for delete in batch)])
+        try:
+            with self._database.writing() as connection:
+                now = connection.scalar(sa.select(self._database.now_sql))
+                assert isinstance(now, datetime)
+                for batch in in_batches(listed):
+                    self._record_batch(connection, batch, now, now + grace, rows_through)
+        except sa.exc.IntegrityError as error:
+            raise CatalogUnavailable("another process noted the same deletes at the same time") from error
+
+    def _record_batch(
+        self, connection: sa.Connection, batch: list[NewDelete], now: datetime, due_at: datetime, rows_through: int | None
+    ) -> None:
+        known = removals.c.delete_id.in_([delete.delete_id for delete in batch])
+        before = connection.scalars(sa.select(removals.c.file_id).where(known)).all()
+        connection.execute(sa.delete(removals).where(known))
+        connection.execute(
+            sa.insert(removals),
+            [
+                {
+                    "kind": RemovalKind.DELETED.value,
+                    "delete_id": delete.delete_id,
+                    "row_id": delete.row_id,
+                    "file_id": delete.file_id,
+                    "through": delete.through,
+                    "rows_through": rows_through,
+                    "first_seen_at": now,
+                    "due_at": due_at,
+                    "open": True,
+                }
+                for delete in batch
+            ],
+        )
+        _mark_deleted(connection, [*before, *(delete.file_id for delete in batch)])
 
     def resolve(self, removal_id: int, *, file_id: int, through: int) -> None:
         """The row that a delete names has become known: say which file that is."""
@@ -121,10 +133,13 @@ class Removals:
             connection.execute(sa.update(removals).where(removals.c.id == removal_id).values(file_id=file_id, through=through))
             _mark_deleted(connection, [file_id])
 
-    def take_back(self, removal_id: int, *, outcome: str, reason: str) -> None:
-        """End an open removal without removing anything."""
+    def take_back(self, removal_id: int, *, outcome: str, reason: str, if_open: bool = False) -> None:
+        """End a removal without removing anything; with `if_open`, one that was carried out meanwhile stays so."""
+        ours = sa.select(removals.c.id).where(removals.c.id == removal_id).with_for_update()
+        if if_open:
+            ours = ours.where(removals.c.open.is_(True))
         with self._database.writing() as connection:
-            close(self._database, connection, [removal_id], outcome, reason)
+            close(self._database, connection, connection.scalars(ours).all(), outcome, reason)
 
     def next_to_check(self, limit: int) -> list[Removal]:
         """Open deletes, longest unchecked first; they count as checked now."""
@@ -141,7 +156,10 @@ class Removals:
         return found
 
     def end_for_recreation(self, *, file_id: int, number: int, row_id: int) -> bool:
-        """A row that was written after a delete was seen brings the same version again: the delete no longer speaks of the file."""
+        """A row that was written after a delete was seen brings the same version again: the delete no longer speaks of the file.
+
+        False where no delete does, or where the version's bytes have still to go: then it is asked again once they have.
+        """
         overtaken = sa.select(removals.c.id).where(
             removals.c.kind == RemovalKind.DELETED.value,
             removals.c.file_id == file_id,
@@ -149,17 +167,18 @@ class Removals:
             removals.c.through >= number,
             removals.c.rows_through < row_id,
         )
-        again = sa.update(versions).where(
-            versions.c.file_id == file_id, versions.c.number == number, versions.c.leftover.is_(False)
-        )
+        ours = (versions.c.file_id == file_id, versions.c.number == number)
+        again = sa.update(versions).where(*ours)
         with self._database.writing() as connection:
             ids = list(connection.scalars(overtaken))
-            if not ids:
+            leaving = connection.scalar(sa.select(versions.c.leftover).where(*ours).with_for_update())
+            if not ids or leaving:
                 return False
             close(self._database, connection, ids, "re-created", f"row {row_id} created the file again")
             connection.execute(again.values(source_id=str(row_id)))
             pending = {"state": VersionState.PENDING.value, "reason": "created again", "attempts": 0, "pruned_at": None}
-            was_pruned = again.where(versions.c.state == VersionState.PRUNED.value)
+            # Where another delete was carried out that speaks of it still, it stays pruned.
+            was_pruned = again.where(versions.c.state == VersionState.PRUNED.value, versions.c.deleted.is_(False))
             connection.execute(was_pruned.values(**pending, due_at=self._database.now_sql))
             return True
 
@@ -197,15 +216,15 @@ class Removals:
     # Sending
 
     def armed(self) -> int:
-        """How many messages are on their way."""
-        query = sa.select(sa.func.count()).select_from(removals)
+        """How many messages are on their way, but for those about what something keeps: they must not keep others waiting."""
+        on_its_way = (removals.c.open.is_(True), removals.c.armed_until > self._database.now_sql, removals.c.reason == "")
         with self._database.reading() as connection:
-            return connection.scalar(query.where(removals.c.open.is_(True), removals.c.armed_until > self._database.now_sql)) or 0
+            return connection.scalar(sa.select(sa.func.count()).select_from(removals).where(*on_its_way)) or 0
 
     def arm(self, limit: int, *, hop: timedelta, patience: timedelta) -> list[Planned]:
         """Take up to `limit` removals that come due within `hop` and have no message on its way; each counts as sent.
 
-        It is sent again where it is still open `patience` after it came due.
+        What something was found to keep comes last. It is sent again where it is still open `patience` after it came due.
         """
         now_sql = self._database.now_sql
         unarmed = sa.or_(removals.c.armed_until.is_(None), removals.c.armed_until <= now_sql)
@@ -215,7 +234,7 @@ class Removals:
             .join(files, files.c.id == removals.c.file_id, isouter=True)
             .join(versions, versions.c.id == removals.c.version_id, isouter=True)
             .where(removals.c.open.is_(True), removals.c.due_at <= self._database.later_sql(hop), unarmed, ~_BRAKED)
-            .order_by(removals.c.due_at, removals.c.id)
+            .order_by(removals.c.reason != "", removals.c.due_at, removals.c.id)
             .limit(limit)
         )
         with self._database.writing() as connection:
@@ -280,9 +299,11 @@ class Removals:
         Gives the versions whose bytes have to go, and the verdict; None where the removal is over already.
         """
         with self._database.writing(durable=True) as connection:
-            row = connection.execute(_select().where(removals.c.id == removal_id).with_for_update(of=removals)).one()
-            removal = _removal_of(row)
-            if not removal.open:
+            # Locked first and read afterwards: a brake that was pulled while this waited for the lock shows then.
+            connection.execute(sa.select(removals.c.id).where(removals.c.id == removal_id).with_for_update())
+            row = connection.execute(_select().where(removals.c.id == removal_id)).first()
+            removal = _removal_of(row) if row else None
+            if removal is None or not removal.open:
                 return None
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
@@ -324,21 +345,25 @@ class Removals:
         with self._database.reading() as connection:
             return [version_of(row) for row in connection.execute(query)]
 
-    def is_leftover(self, version_id: int) -> bool:
-        """Whether the version's bytes have still to go."""
-        query = sa.select(versions.c.id).where(versions.c.id == version_id, versions.c.leftover.is_(True))
-        with self._database.reading() as connection:
-            return connection.scalar(query) is not None
+    def take_bytes(self, version_id: int, take: Callable[[], str | None], *, trash: timedelta) -> None:
+        """Where the bytes of a version have still to go, call `take`, which takes them off their place, and note that they are.
 
-    def bytes_gone(self, version_id: int, *, trash_name: str | None = None, trash: timedelta | None = None) -> None:
-        """The bytes are off their place: gone, or in the trash under `trash_name` for the time `trash`."""
-        until = self._database.later_sql(trash) if trash_name and trash else None
+        `take` gives their name in the trash, where they stay for the time `trash`, or None: they are gone. The record is locked
+        meanwhile: a worker that fell asleep after it had recorded must not take bytes that count again by now.
+        """
+        ours = versions.c.id == version_id
         with self._database.writing() as connection:
-            connection.execute(
-                sa.update(versions)
-                .where(versions.c.id == version_id)
-                .values(leftover=False, trash_name=trash_name, trash_until=until)
-            )
+            if not connection.scalar(sa.select(versions.c.leftover).where(ours).with_for_update()):
+                return
+            trash_name = take()
+            until = self._database.later_sql(trash) if trash_name else None
+            connection.execute(sa.update(versions).where(ours).values(leftover=False, trash_name=trash_name, trash_until=until))
+
+    def note_leftover(self, version_id: int) -> bool:
+        """A version that is pruned has bytes after all, and they have to go; False where it is not pruned."""
+        pruned = (versions.c.id == version_id, versions.c.state == VersionState.PRUNED.value)
+        with self._database.writing() as connection:
+            return connection.execute(sa.update(versions).where(*pruned).values(leftover=True)).rowcount == 1
 
     # Trash
 

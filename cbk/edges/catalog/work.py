@@ -218,12 +218,6 @@ class Work:
         with self._database.reading() as connection:
             return connection.scalar(sa.select(versions.c.id).where(versions.c.id == version_id, *alive)) is not None
 
-    def is_pruned(self, version_id: int) -> bool:
-        """Whether the record says that the version is gone."""
-        query = sa.select(versions.c.id).where(versions.c.id == version_id, versions.c.state == VersionState.PRUNED.value)
-        with self._database.reading() as connection:
-            return connection.scalar(query) is not None
-
     def has_siblings(self, file_id: int) -> bool:
         """Whether the file has more than one version."""
         query = sa.select(versions.c.id).where(versions.c.file_id == file_id).limit(2)
@@ -239,8 +233,7 @@ class Work:
                 values: dict[str, Any] = {"state": transition.state.value, "reason": transition.reason}
                 if transition.due is not None:
                     values["due_at"] = self._database.now_sql if transition.due else None
-                settled = versions.c.state.in_([VersionState.STORED.value, VersionState.PRUNED.value])
-                changed = sa.update(versions).where(versions.c.id == transition.version_id, ~settled)
+                changed = sa.update(versions).where(versions.c.id == transition.version_id, ~_settled())
                 connection.execute(changed.values(**values))
                 if transition.due is False:
                     connection.execute(changed.where(versions.c.holder.is_(None)).values(lease_until=None))
@@ -268,14 +261,19 @@ class Work:
             connection.execute(held.values(lease_until=now))
 
     def make_due(self, version_ids: Iterable[int], *, reason: str) -> int:
-        """Fetch these versions (again) now; returns how many. A copy that is stored must have been found bad by the caller."""
+        """Fetch these versions (again) now; returns how many. A copy that is stored must have been found bad by the caller.
+
+        What was pruned because its file is deleted stays so: no removal would speak of it any more.
+        """
         values = {"state": VersionState.PENDING.value, "reason": reason, "attempts": 0, "due_at": self._database.now_sql}
         # Bytes that were about to go stay: the backup finds them.
         values |= {"leftover": False, "pruned_at": None}
+        stays = sa.and_(versions.c.state == VersionState.PRUNED.value, versions.c.deleted.is_(True))
         changed = 0
         with self._database.writing() as connection:
             for batch in in_batches(list(version_ids)):
-                changed += connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(**values)).rowcount
+                ours = sa.update(versions).where(versions.c.id.in_(batch), ~stays)
+                changed += connection.execute(ours.values(**values)).rowcount
         return changed
 
     def refreshable(self, limit: int) -> list[tuple[Version, str]]:
@@ -300,7 +298,7 @@ class Work:
             for version_id, digest, expires_at in links:
                 connection.execute(
                     sa.update(versions)
-                    .where(versions.c.id == version_id, versions.c.state != VersionState.STORED.value, ~self._in_work())
+                    .where(versions.c.id == version_id, ~_settled(), ~self._in_work())
                     .values(
                         link_digest=digest,
                         link_expires_at=expires_at,
@@ -324,6 +322,11 @@ class Work:
         )
         if connection.execute(statement).rowcount != 1:
             raise LeaseLost(f"another worker holds {claim.version.label} now")
+
+
+def _settled() -> sa.ColumnElement[bool]:
+    """It was stored, or pruned, since whoever decides about it looked: that stands."""
+    return versions.c.state.in_([VersionState.STORED.value, VersionState.PRUNED.value])
 
 
 class Keeper:

@@ -1,0 +1,25 @@
+"""Take the bytes of what is pruned in the record off their place."""
+
+from __future__ import annotations
+
+from cbk.jobs.kit import Kit
+from cbk.model import Version
+from cbk.rules.layout import copy_location
+
+
+def remove_bytes(kit: Kit, version: Version) -> None:
+    """Take the copy of a version that is pruned in the record into the trash, where there is one, or away.
+
+    Does nothing where that is done, or where the version was brought back meanwhile. Raises ArchiveError or CatalogError: the next
+    poll tries it again.
+    """
+    location = copy_location(version.place, version.number)
+    trash_name = f"{version.id}.gzip"
+
+    def take() -> str | None:
+        if kit.settings.trash and kit.archive.trash(location, trash_name):
+            return trash_name
+        kit.archive.remove(location)
+        return None
+
+    kit.catalog.removals.take_bytes(version.id, take, trash=kit.settings.trash)
