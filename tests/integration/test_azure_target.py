@@ -356,6 +356,15 @@ def test_blob_that_was_restored_is_held_without_reading_it(target, azure, conten
     assert reads(azure) == 0
 
 
+def test_blob_is_looked_for_once(target, azure):
+    assert not target.holds(item(b"x"))
+    target.write(item(b"x"), [b"x"])
+    assert [method for method, _, _ in azure.asked] == ["HEAD", "PUT"]
+    with pytest.raises(TargetError, match="already"):
+        target.write(item(b"x"), [b"x"])
+    assert [method for method, _, _ in azure.asked] == ["HEAD", "PUT", "HEAD"]
+
+
 def put(azure, content, **headers):
     azure.blobs["a"] = (content, {"Content-Type": "text/plain", **headers})
 

@@ -492,6 +492,31 @@ def test_endpoint_that_knows_no_newer_headers_is_asked_without_them(gateway, thr
     assert len(refused) == known
 
 
+def test_object_is_looked_for_once(gateway, through, place):
+    wanted = place.item(b"x", "a")
+    assert not through.holds(wanted)
+    through.write(wanted, [b"x"])
+    assert sum(method == "HEAD" for method, _ in gateway.seen) == 1
+
+
+def test_look_at_one_object_says_nothing_about_another(gateway, through, place):
+    gateway.before = lambda method, path, headers: (501, error("NotImplemented")) if "if-none-match" in headers else None
+    place.put("b", b"other")
+    assert not through.holds(place.item(b"x", "a"))
+    with pytest.raises(TargetError, match="already"):
+        through.write(place.item(b"x", "b"), [b"x"])
+    assert place.body("b") == b"other"
+
+
+def test_look_at_an_object_counts_for_one_write(gateway, through, place):
+    gateway.before = lambda method, path, headers: (501, error("NotImplemented")) if "if-none-match" in headers else None
+    wanted = place.item(b"x", "a")
+    assert not through.holds(wanted)
+    through.write(wanted, [b"x"])
+    with pytest.raises(TargetError, match="already"):
+        through.write(wanted, [b"x"])
+
+
 def hide_checksums(headers):
     """As for encrypted objects: an ETag that is no MD5, and no checksum."""
     for name in [name for name in headers if name.lower().startswith("x-amz-checksum-")]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -75,6 +76,7 @@ class AzureTarget:
         self._naming = Naming(container, prefix)
         self._overwrite = overwrite
         self._part_size = part_size
+        self._found_absent = threading.local()
         retry = ExponentialRetry(
             initial_backoff=backoff_seconds,
             increment_base=2 * backoff_seconds,
@@ -92,6 +94,7 @@ class AzureTarget:
             blob = self._blob(item)
             found = _properties(blob)
             if found is None:
+                self._found_absent.url = blob.url
                 return False
             is_right = _is_right(item, blob, found)
             if not is_right and not self._overwrite:
@@ -106,7 +109,7 @@ class AzureTarget:
         """
         with _errors():
             blob = self._blob(item)
-            if not self._overwrite and _properties(blob) is not None:
+            if not self._overwrite and not self._is_absent(blob):
                 raise _taken()
             checked = verified(item, chunks)
             try:
@@ -135,6 +138,11 @@ class AzureTarget:
             hint = "choose a shorter prefix, or restore it to a folder"
             raise TargetError(f"its key is longer than the {NAME_MAX_CHARACTERS} characters that Azure allows", hint=hint)
         return self._service.get_blob_client(container, name)
+
+    def _is_absent(self, blob: BlobClient) -> bool:
+        """Whether nothing is there; not asked again by a thread that was told so right before."""
+        found, self._found_absent.url = getattr(self._found_absent, "url", None), None
+        return found == blob.url or _properties(blob) is None
 
     def _put(self, item: RestoreItem, blob: BlobClient, content: bytes) -> bool:
         """Send it in one request; gives whether the answer shows what the service has computed from the bytes."""

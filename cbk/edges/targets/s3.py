@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -91,6 +92,7 @@ class S3Target:
         self._overwrite = overwrite
         self._part_size = part_size
         self._seen: set[str] = set()
+        self._found_absent = threading.local()
         # Whether the endpoint was found not to know checksums other than MD5, or conditions.
         self._plain = False
         config = Config(
@@ -117,6 +119,7 @@ class S3Target:
             target = self._target(item)
             found = self._head(target)
             if found is None:
+                self._found_absent.target = target
                 return False
             is_right = self._is_right(item, target, found)
             if not is_right and not self._overwrite:
@@ -131,7 +134,7 @@ class S3Target:
         """
         with _errors():
             target = self._target(item)
-            if not self._overwrite and self._head(target) is not None:
+            if not self._overwrite and not self._is_absent(target):
                 raise _taken()
             checked = verified(item, chunks)
             try:
@@ -175,6 +178,11 @@ class S3Target:
                 return None
             self._look_into_bucket(target)
             raise
+
+    def _is_absent(self, target: Mapping[str, str]) -> bool:
+        """Whether nothing is there; not asked again by a thread that was told so right before."""
+        found, self._found_absent.target = getattr(self._found_absent, "target", None), None
+        return found == target or self._head(target) is None
 
     def _is_right(self, item: RestoreItem, target: Mapping[str, str], found: Mapping[str, Any]) -> bool:
         if found["ContentLength"] != item.size:
