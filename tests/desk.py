@@ -1,9 +1,12 @@
 """A kit on one desk: the application's tables and the catalog in SQLite, a disk in a folder, and a courier that collects."""
 
 import json
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
+from functools import cache
 from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import sqlalchemy as sa
 
@@ -22,6 +25,15 @@ from cbk.rules.layout import split_key
 from cbk.settings import Settings
 
 SIGNATURE = "X-Amz-Signature=DEADBEEFSECRET"
+
+
+@cache
+def _migrated_catalog():
+    """The bytes of a catalog with nothing in it: most of what a desk costs is the migrations that make one."""
+    with TemporaryDirectory() as folder:
+        with closing(Catalog(f"sqlite:///{folder}/catalog.db", holder="desk")) as catalog:
+            catalog.upgrade()
+        return Path(folder, "catalog.db").read_bytes()
 
 
 class CollectingCourier:
@@ -79,6 +91,9 @@ class Desk:
     def prepare(self):
         """The application's tables, the catalog's and the disk's identity."""
         FILES.metadata.create_all(self.application)
+        place = Path(self.kit.catalog.engine.url.database)
+        if not self.kit.catalog.is_shared and place.parent.exists() and not place.exists():
+            place.write_bytes(_migrated_catalog())
         list(initialise(self.kit))
 
     def open(self, **settings):
