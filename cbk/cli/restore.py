@@ -25,7 +25,7 @@ EXIT_SOME_FAILED = 3
 
 
 @click.command()
-@click.option("--to", "url", metavar="TARGET", help="Where to: a folder, which is made where it is missing.")
+@click.option("--to", "url", metavar="TARGET", help="A folder, s3://BUCKET/PREFIX or azure://ACCOUNT/CONTAINER/PREFIX.")
 @click.option("--stdout", "to_stdout", is_flag=True, help="Write the one file that is named to standard output instead.")
 @click.option("--storage", help="Only this storage.")
 @click.option("--key", help="Only the file of this key: Path + Name, as in the row, with its extension.")
@@ -60,6 +60,7 @@ def restore(
     \b
     Example:
       cbk restore --to /mnt/new
+      cbk restore --to s3://new-bucket
       cbk restore --to /mnt/new --prefix cars/ --at "2026-11-20 14:00"
       cbk restore --stdout --key cars/id-1/thumbnail.png > thumbnail.png
     """
