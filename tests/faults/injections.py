@@ -1,0 +1,209 @@
+"""Faults at every call that a job makes on the backup disk: each call of each way through the write path fails in turn."""
+
+import shutil
+import signal
+from collections import defaultdict
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+
+from tests.faults import strace
+from tests.faults.disks import LoopDisk
+from tests.faults.scene import Scene, Tally, describe
+from tests.faults.strace import CALLS, CHANGES, CUT, KILL, Fault, calls_on, was_injected
+from tests.faults.worker import UNKNOWN, act, process
+
+_PATIENCE_SECONDS = 30
+_FILES_TO_DELETE = 3
+_AIMS = 3
+ERRORS = ("EIO", "ENOSPC")
+WHATS = (*ERRORS, "EROFS", "ESTALE", KILL)
+_SPOKEN = {KILL: "kill -9 at a call", CUT: "power cut at a call"}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way through the code: `prepare(scene)` gives the job with its arguments; `always` is injected beside the fault."""
+
+    prepare: object
+    always: tuple = ()
+    # Whether it begins with a bad copy.
+    spoils: bool = False
+
+
+def _new_file(scene):
+    return "back_up", scene.take_in(scene.upload(size=5_000))
+
+
+def _larger_file(scene):
+    return "back_up", scene.take_in(scene.upload(size=300_000))
+
+
+def _new_version(scene):
+    return "back_up", scene.take_in(scene.upload(size=5_000, again=True))
+
+
+def _copy_left_there(scene):
+    return "back_up", scene.take_in(scene.upload(size=5_000, leave_copy=True))
+
+
+def _bad_copy_there(scene):
+    row_id = scene.take_in(scene.upload(size=5_000))
+    scene.spoil(row_id)
+    return "back_up", row_id
+
+
+def _wrong_bytes_first(scene):
+    return "back_up", scene.take_in(scene.upload(size=5_000, wrong_first=True))
+
+
+def _deleted_file(scene):
+    delete_id = scene.delete()
+    scene.upload(size=100)  # the next one to be deleted
+    scene.desk.poll()
+    scene.desk.courier.prunes.clear()
+    return "prune", delete_id
+
+
+def _poll(scene):
+    scene.upload(size=5_000)
+    (scene.desk.root / ".cbk/incoming/1-0.part").write_bytes(b"what a dead worker left")
+    return ("poll",)
+
+
+WAYS = {
+    "a new file": Way(_new_file),
+    "a larger file": Way(_larger_file),
+    "a new version": Way(_new_version),
+    "a copy that a dead worker left": Way(_copy_left_there),
+    "a bad copy in the place": Way(_bad_copy_there, spoils=True),
+    "wrong bytes from the origin": Way(_wrong_bytes_first),
+    "a new file, no renameat2": Way(_new_file, always=("?renameat2:error=EINVAL",)),
+    "a new file, no renameat2, no links": Way(_new_file, always=("?renameat2:error=EINVAL", "?linkat:error=EPERM")),
+    "a deleted file": Way(_deleted_file),
+    "a poll": Way(_poll),
+}
+
+
+class Injections:
+    """A scene in `folder` whose jobs meet faults. With `kind` its backup disk is a file system of that kind, for power cuts."""
+
+    def __init__(self, folder, origin, *, catalog_on_disk, kind=None, seed=0):
+        self._disk = None if kind is None else LoopDisk(kind, folder / "backups")
+        self._log = folder / "strace.log"
+        self._places = {}
+        try:
+            self._scene = Scene(folder, origin, catalog_on_disk=catalog_on_disk, seed=seed)
+        except BaseException:
+            self.close()
+            raise
+        for _ in range(_FILES_TO_DELETE):
+            self._scene.upload(size=100)
+        self._scene.recover(Tally("start"), moment="start")
+
+    def close(self):
+        with suppress(AttributeError):
+            self._scene.leave()
+        if self._disk is not None:
+            self._disk.close()
+
+    def plan(self, way, whats):
+        """The faults for every call of this way that is about the disk; power cuts only where a call changes something."""
+        self._run(WAYS[way], None)
+        self._learn()
+        self._scene.recover(Tally("plan"), moment="plan", spoiled=WAYS[way].spoils)
+        names = [(name, nth) for name, places in self._places.items() for nth in range(1, len(places) + 1)]
+        return [Fault(name, nth, what) for what in whats for name, nth in names if what != CUT or name in CHANGES]
+
+    def _learn(self):
+        """Which calls of each name were about the disk, in the order of all calls of that name: it moves a little between runs."""
+        found = defaultdict(list)
+        for call in calls_on(self._log, self._scene.desk.root):
+            found[call.name].append(call.nth)
+        self._places.update(found)
+
+    def inject(self, tally, way, fault):
+        """Aim at one call, at most so many times; gives whether that hit the disk."""
+        return any(self._inject(tally, way, fault) for _ in range(_AIMS))
+
+    def _inject(self, tally, way, fault):
+        """One fault, what came of it, and what is there afterwards. What misses the disk does not count."""
+        if fault.nth > len(self._places[fault.name]):
+            return False
+        aimed = replace(fault, nth=self._places[fault.name][fault.nth - 1])
+        outcome, exit_code = self._run(WAYS[way], aimed)
+        hit = was_injected(aimed, self._log, self._scene.desk.root)
+        moment = f"{way}, {fault}"
+        if not hit:
+            self._learn()
+        else:
+            tally.times += 1
+            if fault.is_kill and exit_code != -signal.SIGKILL:
+                tally.missed.append(f"{moment}: it was not killed")
+            if not fault.is_kill and (outcome is None or outcome.startswith(UNKNOWN)):
+                tally.wrong.append(f"{moment}: it came out as {outcome}")
+        self._scene.check(tally, moment=moment)
+        self._scene.recover(tally, moment=moment, spoiled=WAYS[way].spoils)
+        return hit
+
+    def _run(self, way, fault):
+        job = way.prepare(self._scene)
+        self._scene.leave()
+        calls = CALLS if fault is None else tuple({fault.name, *(text.split(":")[0].lstrip("?") for text in way.always)})
+        injections = [*way.always, *([fault.injection] if fault else [])]
+        with process(act, self._scene.desk.settings, *job) as (child, connection):
+            assert connection.poll(_PATIENCE_SECONDS), "the process does not start"
+            with strace.traced(connection.recv(), self._log, calls=calls, injections=injections):
+                connection.send("go")
+                outcome = _answer(connection)
+                child.join(_PATIENCE_SECONDS)
+        if fault is not None and fault.what == CUT:
+            self._disk.pull_plug()
+            self._disk.power_up()
+        return outcome, child.exitcode
+
+
+def _answer(connection):
+    """What the process said, None where it died or fell silent instead."""
+    try:
+        return connection.recv() if connection.poll(_PATIENCE_SECONDS) else None
+    except EOFError:
+        return None
+
+
+@dataclass
+class Injected:
+    """What came of many faults: the tallies by kind of fault, the names of the calls that were hit, and how many were aimed at."""
+
+    tallies: list[Tally]
+    hit: set[str] = field(default_factory=set)
+    planned: int = 0
+
+    @property
+    def findings(self):
+        return [finding for tally in self.tallies for finding in tally.findings]
+
+    @property
+    def times(self):
+        return sum(tally.times for tally in self.tallies)
+
+
+def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), whats=WHATS, once=False, limit=None, seed=0):
+    """Each fault at each call of each way, or with `once` only at the first call of each name; at most `limit` faults."""
+    place = describe(kind, catalog_on_disk)
+    tallies = {what: Tally(f"{_SPOKEN.get(what, f'{what} from a call')}, {place}") for what in whats}
+    injected = Injected(list(tallies.values()))
+    for number, way in enumerate(ways):
+        own = folder / f"way-{number}"
+        own.mkdir()
+        with closing(Injections(own, origin, catalog_on_disk=catalog_on_disk, kind=kind, seed=seed)) as injections:
+            plan = injections.plan(way, whats)
+            if once:
+                plan = list({(fault.name, fault.what): fault for fault in reversed(plan)}.values())
+            for fault in plan:
+                if limit is not None and injected.times >= limit:
+                    return injected
+                injected.planned += 1
+                if injections.inject(tallies[fault.what], way, fault):
+                    injected.hit.add(fault.name)
+        shutil.rmtree(own)
+    return injected

@@ -1,0 +1,224 @@
+"""A site whose disk and worker come to grief, and what is known about its files from elsewhere."""
+
+import gzip
+import random
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from hashlib import sha256
+
+import sqlalchemy as sa
+
+from cbk.edges.catalog.tables import leases
+from cbk.errors import CbkError
+from cbk.jobs.intake import take_in
+from cbk.model import VersionState
+from cbk.rules.layout import copy_location
+from tests.desk import Desk
+from tests.origin import serve, status
+
+_ROUNDS = 6
+_SHARE_OF_NEW_VERSIONS = 0.2
+_OURS = {".cbk", "lost+found"}
+# What stands in the place of a copy where a test puts something bad there, and how it counts.
+_SPOILED = b"no copy at all"
+_SPOILED_COUNTS_AS = "bad on purpose"
+
+
+@dataclass
+class Tally:
+    """How often a fault happened, how many files were looked at afterwards, and what was found."""
+
+    fault: str
+    times: int = 0
+    files: int = 0
+    lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    hands: list[str] = field(default_factory=list)
+    # Faults that did not happen as they were meant to: what was found then says nothing.
+    missed: list[str] = field(default_factory=list)
+
+    @property
+    def findings(self):
+        return [*self.lost, *self.wrong, *self.hands, *self.missed]
+
+
+def describe(kind, catalog_on_disk):
+    """Such as "ext4, catalog on it", for tables."""
+    return f"{kind or 'any disk'}, catalog {'on it' if catalog_on_disk else 'elsewhere'}"
+
+
+class Scene:
+    """A desk below `folder`, whose backup root is what is mounted at `folder / "backups"`, if anything is.
+
+    The truth about the files is kept here, in memory: SHA-256 of each version by key and number, the newest number of each key that
+    the application still has, and the keys that it has deleted. There is no grace: what was deleted or replaced goes at once.
+    """
+
+    def __init__(self, folder, origin, *, catalog_on_disk, seed=0, **settings):
+        if catalog_on_disk:
+            settings["catalog_url"] = f"sqlite:///{folder}/backups/.cbk/catalog.db"
+        at_once = {"grace_period": "0s", "brake_files": 1_000_000, "clock_sync": "ignore"}
+        self.desk = Desk(folder, origin, min_free_space="0", **at_once, **settings)
+        self.random = random.Random(seed)
+        self.truth = {}
+        self.newest = {}
+        self.deleted = set()
+        self._rows = {}
+        self._names = 0
+        self._quarantined = 0
+
+    # The application
+
+    def upload(self, *, size=None, again=False, wrong_first=False, leave_copy=False):
+        """One more file with its row, or where `again` is true one more version of a file; gives the row's Id.
+
+        `wrong_first`: the origin gives other bytes to the first who asks. `leave_copy`: a worker died right after publishing it.
+        """
+        key = self.random.choice(list(self.newest)) if again else self._new_key()
+        number = self.newest.get(key, 0) + 1
+        content = self.random.randbytes(self._size() if size is None else size)
+        self.truth[key, number] = sha256(content).hexdigest()
+        self.newest[key] = number
+        answers = [status(200, b"something else"), serve()] if wrong_first else []
+        row_id = self.desk.upload(key, content, *answers, version=number, served_at=f"/car-erp/{key}/{number}")
+        self._rows[key] = row_id
+        if leave_copy:
+            self.take_in(row_id)
+            place = self.desk.kit.catalog.work.version_of_row(row_id).place
+            self.desk.leave_copy(key, content, location=copy_location(place, number), version=number)
+        return row_id
+
+    def take_in(self, row_id):
+        """Let the catalog know of the row, as a poll does; gives its Id."""
+        take_in(self.desk.kit, [self.desk.kit.source.row(row_id)])
+        return row_id
+
+    def spoil(self, row_id):
+        """Put something in the place of this row's copy that is none."""
+        version = self.desk.kit.catalog.work.version_of_row(row_id)
+        path = self.desk.root / copy_location(version.place, version.number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_SPOILED)
+
+    def upload_some(self, files):
+        """So many files, some of them new versions of files that are there."""
+        for _ in range(files):
+            self.upload(again=bool(self.newest) and self.random.random() < _SHARE_OF_NEW_VERSIONS)
+
+    def delete(self):
+        """The application deletes one of the files, and says so; gives the Id in its delete log."""
+        key = self.random.choice(list(self.newest))
+        del self.newest[key]
+        self.deleted.add(key)
+        return self.desk.delete(self._rows[key])
+
+    def _new_key(self):
+        """Names share folders, and some would share a place."""
+        self._names += 1
+        number = self._names
+        name = f"{number // 2}.{'png' if number % 2 else 'jpg'}" if number % 10 < 2 else f"{number}.bin"
+        return f"cars/{number // 20}/{number // 5}/photo-{name}"
+
+    def _size(self):
+        return self.random.choice([0, 100, self.random.randint(1_000, 60_000), self.random.randint(60_000, 400_000)])
+
+    # What is there
+
+    def check(self, tally, *, moment):
+        """The invariants, on every file: what is called stored is there and right, what has a copy's name is one."""
+        on_disk = self._copies(tally, moment)
+        versions = {(version.key, version.number): version for version in self.desk.kit.catalog.report.versions()}
+        tally.files += len(versions)
+        for version in versions.values():
+            found = on_disk.pop(copy_location(version.place, version.number), None)
+            truth = self.truth[version.key, version.number]
+            if version.state is VersionState.STORED and found is None:
+                tally.lost.append(f"{moment}: {version.label} is stored, and its copy is not there")
+            elif found not in {None, truth, _SPOILED_COUNTS_AS}:
+                tally.wrong.append(f"{moment}: the copy of {version.label} holds other bytes ({found})")
+        # A catalog that lost its last seconds does not know every copy: each is some file's, whole.
+        known = {*self.truth.values(), _SPOILED_COUNTS_AS}
+        strangers = [location for location, found in on_disk.items() if found not in known]
+        tally.wrong += [f"{moment}: {location} is no copy of anything ({on_disk[location]})" for location in strangers]
+
+    def _copies(self, tally, moment):
+        """SHA-256 by location of everything outside of `.cbk`, read without any code of the kit."""
+        found = {}
+        for path in self.desk.root.rglob("*"):
+            relative = path.relative_to(self.desk.root)
+            if relative.parts[0] in _OURS or path.is_dir():
+                continue
+            content = path.read_bytes()
+            if content == _SPOILED:
+                found[str(relative)] = _SPOILED_COUNTS_AS
+                continue
+            try:
+                found[str(relative)] = sha256(gzip.decompress(content)).hexdigest() if content else "empty"
+            except (OSError, EOFError, ValueError, zlib.error) as error:
+                found[str(relative)] = f"{type(error).__name__}: {error}"
+        return found
+
+    def unfinished(self):
+        """The newest versions that are not stored yet, as (key, number)."""
+        stored = self.desk.kit.catalog.report.versions(state=VersionState.STORED)
+        return set(self.newest.items()) - {(version.key, version.number) for version in stored}
+
+    def undeleted(self):
+        """Versions of deleted files that are stored, or have bytes on the disk, as (key, number)."""
+        if not self.deleted:
+            return set()
+        return {
+            (version.key, version.number)
+            for version in self.desk.kit.catalog.report.versions()
+            if version.key in self.deleted
+            and (version.state is VersionState.STORED or (self.desk.root / copy_location(version.place, version.number)).exists())
+        }
+
+    # Afterwards
+
+    def recover(self, tally, *, moment, spoiled=False):
+        """Start again and let time pass, and do nothing else: everything becomes stored, and no debris stays.
+
+        `spoiled`: a bad copy was there on purpose, and is in quarantine afterwards.
+        """
+        for _ in range(_ROUNDS):
+            self.pass_time()
+            try:
+                self.desk.poll()
+            except CbkError as error:
+                tally.hands.append(f"{moment}: the poll afterwards said: {error}")
+                break
+            for row_id in self.desk.courier.take():
+                with suppress(CbkError):
+                    self.desk.back_up(row_id)
+            removals, self.desk.courier.prunes = self.desk.courier.prunes, []
+            for removal, _ in removals:
+                self.desk.prune(removal.delete_id, removal.version_id)
+            if not self.unfinished() and not self.undeleted():
+                break
+        states = self.desk.versions()
+        tally.hands += [f"{moment}: {name} is {self._story(states.get(name))}" for name in self.unfinished()]
+        tally.hands += [f"{moment}: {name} was deleted, and is still there" for name in self.undeleted()]
+        tally.wrong += [f"{moment}: {name} stays in incoming" for name in self.desk.parts()]
+        quarantined = len(self.desk.quarantined())
+        if quarantined != self._quarantined + spoiled:
+            tally.wrong.append(f"{moment}: {quarantined - self._quarantined} copies went to quarantine, not {int(spoiled)}")
+        self._quarantined = quarantined
+
+    def pass_time(self):
+        """Every lease has run out, and every delay and grace is over."""
+        self.desk.expire_leases()
+        self.desk.pass_backoff()
+        self.desk.pass_grace()
+        database = self.desk.kit.catalog.database
+        with database.writing() as connection:
+            connection.execute(sa.update(leases).values(until=database.later_sql(timedelta(minutes=-1))))
+
+    def _story(self, version):
+        return "unknown" if version is None else f"{version.state.value} ({version.reason})"
+
+    def leave(self):
+        """Close all that this process has open, so that the disk can be taken away; what is asked for next opens it again."""
+        self.desk.close()

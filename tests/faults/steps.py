@@ -1,0 +1,75 @@
+"""The labelled steps of the way in and of the way out, as places in the product's own code that a harness can stop at.
+
+Each is (what happened just before, where): the function, and whether the moment is before or after its nth call.
+"""
+
+import functools
+import os
+from dataclasses import dataclass
+
+from cbk.edges import archive
+from cbk.edges.archive import Archive, Part
+from cbk.edges.catalog.removals import Removals
+from cbk.edges.catalog.work import Work
+
+
+@dataclass(frozen=True)
+class Step:
+    """The moment before or after the nth call of `owner.name`."""
+
+    owner: object
+    name: str
+    after: bool
+    nth: int = 1
+
+
+IN = {
+    "claimed": Step(Work, "claim", after=True),
+    "part opened": Step(Part, "__init__", after=True),
+    "half written": Step(Part, "write", after=True, nth=2),
+    "written, not flushed": Step(os, "fsync", after=False),
+    "flushed": Step(os, "fsync", after=True),
+    "sealed": Step(Part, "seal", after=True),
+    "read back": Step(Part, "read_back", after=True),
+    "folder made": Step(os, "mkdir", after=True),
+    "about to be renamed": Step(Part, "move", after=False),
+    "renamed, not flushed": Step(Part, "move", after=True),
+    "copy's folder flushed": Step(archive, "_sync_folder", after=True),
+    "first folder above flushed": Step(archive, "_sync_folder", after=True, nth=2),
+    "published": Step(Archive, "publish", after=True),
+    "recorded": Step(Work, "record_stored", after=True),
+}
+# Those that only a file gets to whose folder is not there yet.
+NEW_FOLDERS = frozenset({"folder made", "first folder above flushed"})
+
+OUT = {
+    "pruned in the record": Step(Removals, "carry_out", after=True),
+    "bytes unlinked, not flushed": Step(os, "unlink", after=True),
+    "bytes gone": Step(Archive, "remove", after=True),
+    "bytes gone in the record": Step(Removals, "take_bytes", after=True),
+}
+
+STEPS = IN | OUT
+# After these there may be nothing left to do.
+DONE_AFTER = frozenset({"recorded", *OUT})
+
+
+def before_step(label, happen):
+    """Have `happen()` called at that step, in the thread that gets there."""
+    step = STEPS[label]
+    real = getattr(step.owner, step.name)
+    calls = 0
+
+    @functools.wraps(real)
+    def counting(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        now = calls == step.nth
+        if now and not step.after:
+            happen()
+        result = real(*args, **kwargs)
+        if now and step.after:
+            happen()
+        return result
+
+    setattr(step.owner, step.name, counting)

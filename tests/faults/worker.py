@@ -1,0 +1,121 @@
+"""The process that dies: beat and a worker's threads in one, on the settings of a desk."""
+
+import ctypes
+import os
+import signal
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import zip_longest
+from multiprocessing import get_context
+
+from cbk.edges import machine
+from cbk.errors import CbkError
+from cbk.jobs.backup import back_up
+from cbk.jobs.kit import open_kit
+from cbk.jobs.poll import poll
+from cbk.jobs.prune import prune
+from cbk.settings import Settings
+from tests.desk import CollectingCourier
+from tests.faults.disks import pull_plug
+from tests.faults.steps import before_step
+
+WENT_WELL = "went well"
+DONE = "done"
+UNKNOWN = "not an error of the kit"
+_PR_SET_PTRACER = 0x59616D61  # <linux/prctl.h>
+
+
+@contextmanager
+def process(target, *arguments):
+    """A process that runs `target(connection, *arguments)`, forked from one that has everything imported; killed at the end."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    ours, theirs = context.Pipe()
+    child = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        yield child, ours
+    finally:
+        child.kill()
+        child.join()
+        ours.close()
+
+
+def work(connection, settings, threads, step=None):
+    """Poll, and do all that is due, until it is done or this process dies. Tells how each task ended, then DONE.
+
+    With `step`, the plug is pulled there, and this process dies in the same instant.
+    """
+    # An advice may be ignored, and this one has Linux write early what was never flushed: it must not hide a flush that is missing.
+    os.posix_fadvise = lambda *_: None
+    kit, courier = open_kit(Settings(**settings)), CollectingCourier()
+    telling = threading.Lock()
+
+    def one(task):
+        said = WENT_WELL
+        try:
+            if isinstance(task, str):
+                back_up(kit, task)
+            else:
+                prune(kit, courier, delete_id=task.delete_id, version_id=task.version_id)
+        except CbkError as error:
+            said = f"{task}: {error}"
+        with telling:
+            connection.send(said)
+
+    if step is not None:
+        before_step(step, lambda: die_without_power(settings["backup_root"]))
+    try:
+        poll(kit, courier, pause=lambda _: True)
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(one, mixed(courier.take(), [removal for removal, _ in courier.prunes])))
+    except CbkError as error:
+        connection.send(str(error))
+    connection.send(DONE)
+
+
+def mixed(*lists):
+    """The items of all lists, in turn."""
+    return [item for items in zip_longest(*lists) for item in items if item is not None]
+
+
+def die_without_power(root):
+    """The plug is pulled, and nothing else happens in this process."""
+    pull_plug(root)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def act(connection, settings, job, *arguments):
+    """Do one job once told to, and tell how it went: an outcome, or the error's type and message.
+
+    What is opened once per process is open before, so that what follows is the job's own calls and nothing else.
+    """
+    machine.clock_is_kept = lambda: False  # it looks at every process of the machine: no two runs would make the same calls
+    kit = open_kit(Settings(**settings))
+    kit.require_disk()
+    kit.catalog.facts.all()
+    kit.source.row("0")
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)  # where only parents may trace, anybody may trace this
+    connection.send(os.getpid())
+    connection.recv()
+    try:
+        outcome = JOBS[job](kit, *arguments).outcome
+    except CbkError as error:
+        outcome = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - the report is about whatever comes out
+        outcome = f"{UNKNOWN}: {traceback.format_exc()}"
+    connection.send(outcome)
+
+
+def _poll(kit):
+    return poll(kit, CollectingCourier(), pause=lambda _: True)
+
+
+def _prune(kit, delete_id):
+    return prune(kit, CollectingCourier(), delete_id=delete_id)
+
+
+JOBS = {"back_up": back_up, "poll": _poll, "prune": _prune}
