@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -153,10 +153,10 @@ class Restore:
                     running.add(pool.submit(self._restore, choice, self._path_of(choice)))
                     if len(running) >= jobs * AHEAD:
                         done, running = wait(running, return_when=FIRST_COMPLETED)
-                        yield from _results_of(done)
+                        yield from (future.result() for future in done)
                 while running:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from _results_of(done)
+                    yield from (future.result() for future in done)
             finally:
                 self._stopped.set()
                 for future in running:
@@ -169,7 +169,7 @@ class Restore:
 
     def _path_of(self, choice: Choice) -> str:
         path = _path(choice.version)
-        return _path(choice.version, contested=True) if choice.has_copy and self._paths.is_contested(path) else path
+        return _path(choice.version, contested=True) if self._paths.is_contested(path) else path
 
     def _restore(self, choice: Choice, path: str) -> Result:
         if not choice.has_copy:
@@ -182,7 +182,6 @@ class Restore:
                 return _failed(choice.version, path, missing)
             return self._restore(again, path)  # it was replaced since, or is being fetched again
         except (RootMissing, TargetUnavailable):
-            self._stopped.set()
             raise
         except (ArchiveError, TargetError) as error:
             return _failed(choice.version, path, error)
@@ -219,11 +218,6 @@ class Restore:
     def _choose_again(self, version: Version) -> Choice | None:
         known = self._kit.catalog.selection.file(version.file_id)
         return choose(known.versions, self._wish, known.deletions)
-
-
-def _results_of(done: Iterable[Future[Result]]) -> Iterator[Result]:
-    """What was done; those that stopped because another one failed for good say nothing, and that one raises."""
-    return (future.result() for future in done if not isinstance(future.exception(), _Stopped))
 
 
 def restore_one(kit: Kit, target: Target, wish: Wish) -> Choice:

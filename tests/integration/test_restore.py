@@ -19,8 +19,9 @@ import sqlalchemy as sa
 
 from cbk.cli.main import main
 from cbk.edges.catalog import selection, tables
+from cbk.edges.catalog.engine import is_frozen
 from cbk.edges.targets import FolderTarget, open_target
-from cbk.errors import TargetError, TargetUnavailable, UsageError
+from cbk.errors import CatalogUnavailable, TargetError, TargetUnavailable, UsageError
 from cbk.jobs.restore import Outcome, planned_restore
 from cbk.model import RestoreItem
 from cbk.rules.restore import Wish
@@ -322,6 +323,7 @@ def test_one_flipped_bit_fails_that_file_alone_and_leaves_nothing_of_it(desk, ou
     first, bad, third = restore(desk, out)
     assert [first.outcome, bad.outcome, third.outcome] == [Outcome.RESTORED, Outcome.FAILED, Outcome.RESTORED]
     assert "car-erp/b/v1.gzip" in bad.reason
+    assert "cbk resync" in bad.hint
     assert sorted(path.name for path in (out / "car-erp").iterdir()) == ["a.bin", "c.bin"]
 
 
@@ -556,19 +558,28 @@ def test_full_target_ends_the_restore_at_once_and_leaves_nothing_unfinished(desk
     assert {len(content) for content in tree(out).values()} == {1000}
 
 
+class SlowTarget(FolderTarget):
+    """Takes a while for each chunk."""
+
+    def write(self, item, chunks):
+        def slowly():
+            for chunk in chunks:
+                yield chunk
+                threading.Event().wait(0.01)
+
+        super().write(item, slowly())
+
+
 def test_restore_that_is_left_half_way_leaves_nothing_unfinished(desk, out):
-    desk.upload("large.bin", b"\0" * 30_000_000)
+    desk.upload("first.txt", b"x")
+    desk.upload("large.bin", b"\0" * 60_000_000)
     for number in range(10):
         desk.upload(f"{number}.txt", b"x")
     desk.work()
-    with (
-        closing(open_target(str(out))) as target,
-        planned_restore(desk.kit, target, Wish()) as planned,
-        closing(planned.results(lambda _: None, jobs=1)) as results,
-    ):
-        next(results)
-    assert "car-erp/large.bin" in tree(out) or not any("cbk-part" in name for name in tree(out))
-    assert threading.active_count() == 1 or not any(thread.name.startswith("restore") for thread in threading.enumerate())
+    with closing(SlowTarget(out)) as target, planned_restore(desk.kit, target, Wish()) as planned:
+        with closing(planned.results(lambda _: None, jobs=1)) as results:
+            assert next(results).version.key == "first.txt"
+        assert tree(out) == {"car-erp/first.txt": b"x"}
 
 
 def an_item(content, path="b/a.txt"):
@@ -630,6 +641,44 @@ def test_share_that_locks_no_folders_gets_unfinished_files_of_names_of_their_own
         one.folds_names()
         two.folds_names()
         assert one._temporary("b/a.txt") != two._temporary("b/a.txt")
+
+
+# ---- a catalog that cannot be written ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unwritable(monkeypatch):
+    """A function that says whether folders can be written, to a process that may write everywhere."""
+
+    def change(*, is_unwritable):
+        monkeypatch.setattr(os, "access", lambda *_: not is_unwritable)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("beside", "frozen"),
+    [({}, True), ({"-wal": b""}, True), ({"-wal": b"more"}, False), ({"-shm": b""}, False), ({"-shm": b"", "-wal": b""}, False)],
+)
+def test_catalog_is_read_as_it_is_only_where_nothing_is_beside_it(tmp_path, unwritable, beside, frozen):
+    for ending, content in {"": b"", **beside}.items():
+        (tmp_path / f"catalog.db{ending}").write_bytes(content)
+    assert not is_frozen(tmp_path / "catalog.db")
+    unwritable(is_unwritable=True)
+    assert is_frozen(tmp_path / "catalog.db") == frozen
+    assert not is_frozen(tmp_path / "other.db")
+
+
+def test_catalog_on_a_disk_that_is_made_writable_again_is_written_by_the_same_process(three, unwritable):
+    with three.rival() as catalog:
+        three.close()
+        unwritable(is_unwritable=True)
+        assert catalog.selection.last_file_id() == 3
+        with pytest.raises(CatalogUnavailable, match="readonly"):
+            catalog.facts.set(of="old")
+        unwritable(is_unwritable=False)
+        catalog.facts.set(of="new")
+        assert catalog.facts.get("of") == "new"
 
 
 # ---- the commands ------------------------------------------------------------------------------------------------------------
