@@ -105,14 +105,14 @@ def is_frozen(path: Path) -> bool:
 
     SQLite reads a file in WAL mode only with such a log beside it, or when it is told that nothing changes.
     """
-    if not path.is_file() or os.access(path.parent, os.W_OK):
-        return False
-    if path.with_name(f"{path.name}-shm").exists():
-        return False
     try:
+        if not path.is_file() or os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-shm").exists():
+            return False
         return path.with_name(f"{path.name}-wal").stat().st_size == 0
     except FileNotFoundError:
         return True
+    except OSError:  # SQLite is about to say what the disk says
+        return False
 
 
 def refuse_network_share(path: Path, mounts: Path = Path("/proc/self/mounts")) -> None:
