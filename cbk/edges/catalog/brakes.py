@@ -13,7 +13,12 @@ from cbk.edges.catalog.tables import EPOCH, brakes, removals, versions
 from cbk.model import Brake, VersionState
 
 # What a brake may hold: a removal that no brake was pulled on, of a file that the kit knows. Others would remove nothing.
-_FREE = (removals.c.open.is_(True), removals.c.brake_id.is_(None), removals.c.file_id.is_not(None))
+# Asked by `coalesce`: asked for NULL, SQLite would take the indexes of these columns, and read all of the past in them.
+_FREE = (
+    removals.c.open.is_(True),
+    sa.func.coalesce(removals.c.brake_id, 0) == 0,
+    sa.func.coalesce(removals.c.file_id, 0) != 0,
+)
 
 
 class Brakes:

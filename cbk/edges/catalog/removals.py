@@ -299,9 +299,13 @@ class Removals:
         Gives the versions whose bytes have to go, and the verdict; None where the removal is over already.
         """
         with self._database.writing(durable=True) as connection:
+            # The file first, as an intake has it: two removals of one file would wait for each other for ever.
+            ours = removals.c.id == removal_id
+            of_file = sa.select(removals.c.file_id).where(ours).scalar_subquery()
+            connection.execute(sa.select(files.c.id).where(files.c.id == of_file).with_for_update())
+            connection.execute(sa.select(removals.c.id).where(ours).with_for_update())
             # Locked first and read afterwards: a brake that was pulled while this waited for the lock shows then.
-            connection.execute(sa.select(removals.c.id).where(removals.c.id == removal_id).with_for_update())
-            row = connection.execute(_select().where(removals.c.id == removal_id)).first()
+            row = connection.execute(_select().where(ours)).first()
             removal = _removal_of(row) if row else None
             if removal is None or not removal.open:
                 return None

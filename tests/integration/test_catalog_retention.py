@@ -1,0 +1,923 @@
+"""Removals, brakes and holds in the catalog, on SQLite and on PostgreSQL: the same tests."""
+
+import re
+import threading
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from cbk.edges.catalog import Catalog, NewDelete, Verdict
+from cbk.edges.catalog.catalog import MIGRATIONS
+from cbk.edges.catalog.tables import brakes, files, removals, versions
+from cbk.errors import CatalogUnavailable
+from cbk.model import AcceptedRow, RemovalKind, VersionState, Written
+from cbk.rules.intake import candidate_place_keys, plan_intake
+
+LEASE = timedelta(minutes=2)
+GRACE = timedelta(days=7)
+SLOT = timedelta(hours=12)
+NO_TIME = timedelta(0)
+HISTORY = 20_000
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog_url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/catalog.db"
+    postgres = request.getfixturevalue("postgres")
+    return postgres.url(request.getfixturevalue("pg_database"))
+
+
+@pytest.fixture
+def catalog(catalog_url):
+    with closing(Catalog(catalog_url, holder="one")) as catalog:
+        catalog.upgrade()
+        yield catalog
+
+
+@pytest.fixture
+def rival(catalog, catalog_url):
+    """The same catalog, opened by another worker."""
+    with closing(Catalog(catalog_url, holder="two")) as rival:
+        yield rival
+
+
+def take(catalog, *named, grace=GRACE):
+    """Take in rows of (key, number), whose Ids are the key's first letter and the number."""
+    rows = [
+        AcceptedRow(source_id=f"{key[0]}{number}", storage="s3", key=key, number=number, sha256="aa" * 32, link="https://h/x")
+        for key, number in named
+    ]
+    plan = plan_intake(
+        rows,
+        known=catalog.intake.known_versions({(row.storage, row.key) for row in rows}),
+        taken=catalog.intake.taken_places(candidate_place_keys(rows, str)),
+        bucket_of=str,
+    )
+    return catalog.intake.write(plan, grace=grace)
+
+
+def store(catalog, *named):
+    """As `take`, and all of them have a copy."""
+    take(catalog, *named)
+    with catalog.database.writing() as connection:
+        connection.execute(sa.update(versions).values(state="stored", due_at=None))
+
+
+def delete(catalog, delete_id, key="a.txt", through=1, *, grace=GRACE, row_id="a1", rows_through=None):
+    file_id = next((v.file_id for v in catalog.work.versions_named("s3", key)), None)
+    new = NewDelete(delete_id=delete_id, row_id=row_id, file_id=file_id, through=through if file_id else None)
+    catalog.removals.record([new], grace, rows_through)
+    return catalog.removals.of_delete(delete_id)
+
+
+def replaced(catalog, *, grace=GRACE):
+    """Schedule v1 of a.txt."""
+    catalog.removals.schedule([v for v in named(catalog) if v.number == 1], grace)
+    return catalog.removals.of_version(next(v.id for v in named(catalog) if v.number == 1))
+
+
+def named(catalog, key="a.txt"):
+    return sorted(catalog.work.versions_named("s3", key), key=lambda version: version.number)
+
+
+def states(catalog, key="a.txt"):
+    return [version.state.value for version in named(catalog, key)]
+
+
+def are_deleted(catalog, key="a.txt"):
+    return [version.deleted for version in named(catalog, key)]
+
+
+def all_go(removal, listed, _holds, _now):
+    return Verdict(gone={version.id: "test" for version in listed if removal.covers(version)})
+
+
+# ---- taking in ---------------------------------------------------------------------------------------------------------------
+
+
+def test_delete_is_known_with_its_grace_and_marks_what_it_covers(catalog):
+    store(catalog, ("a.txt", 1), ("a.txt", 2), ("a.txt", 3))
+    before = catalog.database.now()
+    removal = delete(catalog, "7", through=2, rows_through=30)
+    assert (removal.kind, removal.row_id, removal.through, removal.rows_through) == (RemovalKind.DELETED, "a1", 2, 30)
+    assert removal.due_at - removal.first_seen_at == GRACE
+    assert before <= removal.first_seen_at <= catalog.database.now()
+    assert (removal.open, removal.braked) == (True, False)
+    assert are_deleted(catalog) == [True, True, False]
+    assert catalog.removals.known(["7", "8"]) == {"7": removal}
+
+
+def test_deletes_by_the_thousand_are_noted_in_one_go(catalog):
+    store(catalog, ("a.txt", 1))
+    deletes = [NewDelete(delete_id=str(number), row_id="x") for number in range(1200)]
+    catalog.removals.record([*deletes, deletes[0]], GRACE, None)
+    assert catalog.removals.count_open() == (1200, 0)
+    assert len(catalog.removals.known([str(number) for number in range(1200)])) == 1200
+    assert sum(1 for _ in catalog.removals.planned()) == 1200
+
+
+def test_delete_that_is_noted_again_begins_anew_and_lets_go_of_its_old_file(catalog):
+    store(catalog, ("a.txt", 1), ("b.txt", 1))
+    first = delete(catalog, "7")
+    second = delete(catalog, "7", "b.txt", row_id="b1")
+    assert second.first_seen_at >= first.first_seen_at
+    assert catalog.removals.count_open() == (1, 0)
+    assert (are_deleted(catalog), are_deleted(catalog, "b.txt")) == ([False], [True])
+
+
+def test_two_who_note_the_same_delete_at_once_note_it_once(catalog, rival):
+    """Only a database that lets both in finds that out: the second is told to come again."""
+    store(catalog, ("a.txt", 1))
+    outcomes = at_once(lambda: delete(catalog, "7"), lambda: delete(rival, "7"))
+    assert {type(outcome) for outcome in outcomes} <= {type(catalog.removals.of_delete("7")), CatalogUnavailable}
+    assert catalog.removals.count_open() == (1, 0)
+
+
+def test_delete_of_an_unknown_row_is_open_and_finds_its_file_later(catalog):
+    removal = delete(catalog, "7")
+    assert (removal.file_id, removal.through) == (None, None)
+    store(catalog, ("a.txt", 1))
+    [version] = named(catalog)
+    catalog.removals.resolve(removal.id, file_id=version.file_id, through=1)
+    assert are_deleted(catalog) == [True]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "still_deleted"), [("taken back", False), ("rejected", False), ("re-created", False), ("unknown", False)]
+)
+def test_delete_that_ends_without_pruning_covers_nothing_any_more(catalog, outcome, still_deleted):
+    store(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7")
+    catalog.removals.take_back(removal.id, outcome=outcome, reason="test")
+    assert are_deleted(catalog) == [still_deleted]
+    assert (catalog.removals.of_delete("7").open, catalog.removals.count_open()) == (False, (0, 0))
+
+
+def test_file_stays_deleted_while_another_delete_of_it_stands(catalog):
+    store(catalog, ("a.txt", 1))
+    first, _ = delete(catalog, "7"), delete(catalog, "8")
+    catalog.removals.take_back(first.id, outcome="taken back", reason="test")
+    assert are_deleted(catalog) == [True]
+
+
+def test_delete_that_was_carried_out_is_not_taken_back_by_who_looked_before(catalog):
+    store(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7")
+    catalog.removals.carry_out(removal.id, all_go)
+    catalog.removals.take_back(removal.id, outcome="taken back", reason="its row is gone", if_open=True)
+    assert catalog.removals.of_delete("7").outcome == "done"
+    assert are_deleted(catalog) == [True]
+    catalog.removals.take_back(removal.id, outcome="rejected", reason="a person")
+    assert are_deleted(catalog) == [False]
+
+
+def test_open_deletes_are_looked_at_in_turn(catalog):
+    for delete_id in "123":
+        delete(catalog, delete_id)
+    looked = [removal.delete_id for _ in range(2) for removal in catalog.removals.next_to_check(2)]
+    assert set(looked) == {"1", "2", "3"}
+
+
+def test_version_that_comes_late_is_deleted_and_opens_what_was_carried_out(catalog):
+    store(catalog, ("a.txt", 2))
+    removal = delete(catalog, "7", through=2)
+    catalog.removals.carry_out(removal.id, all_go)
+    take(catalog, ("a.txt", 1))
+    assert are_deleted(catalog) == [True, True]
+    again = catalog.removals.of_delete("7")
+    assert again.open
+    assert again.due_at >= removal.due_at
+    catalog.removals.carry_out(again.id, all_go)
+    assert states(catalog) == ["pruned", "pruned"]
+
+
+def test_version_that_comes_late_and_is_not_covered_opens_nothing(catalog):
+    store(catalog, ("a.txt", 2))
+    removal = delete(catalog, "7", through=2)
+    catalog.removals.carry_out(removal.id, all_go)
+    take(catalog, ("a.txt", 3), ("b.txt", 1))
+    assert are_deleted(catalog) == [True, False]
+    assert not catalog.removals.of_delete("7").open
+
+
+# ---- created again -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recreate(catalog):
+    """A function that has row 40 bring v1 of a.txt again."""
+
+    def recreate(row_id=40):
+        [file_id] = {version.file_id for version in named(catalog)}
+        return catalog.removals.end_for_recreation(file_id=file_id, number=1, row_id=row_id)
+
+    return recreate
+
+
+def test_row_that_was_written_after_an_open_delete_ends_it_and_keeps_the_copy(catalog, recreate):
+    store(catalog, ("a.txt", 1))
+    delete(catalog, "7", rows_through=30)
+    assert recreate()
+    assert (states(catalog), are_deleted(catalog)) == (["stored"], [False])
+    assert named(catalog)[0].source_id == "40"
+    assert catalog.removals.of_delete("7").outcome == "re-created"
+
+
+def test_row_that_was_written_after_a_prune_brings_the_version_back(catalog, recreate):
+    store(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7", rows_through=30)
+    [gone], _ = catalog.removals.carry_out(removal.id, all_go)
+    catalog.removals.take_bytes(gone.id, lambda: None, trash=NO_TIME)
+    assert recreate()
+    assert (states(catalog), are_deleted(catalog)) == (["pending"], [False])
+    assert [version.source_id for version in catalog.work.dispatch(10, LEASE)] == ["40"]
+
+
+@pytest.mark.parametrize("rows_through", [None, 40, 41])
+def test_row_that_was_there_when_the_delete_was_seen_ends_nothing(catalog, recreate, rows_through):
+    store(catalog, ("a.txt", 1))
+    delete(catalog, "7", rows_through=rows_through)
+    assert not recreate()
+    assert catalog.removals.of_delete("7").open
+
+
+def test_version_comes_back_only_when_its_old_bytes_are_gone(catalog, recreate):
+    store(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7", rows_through=30)
+    [gone], _ = catalog.removals.carry_out(removal.id, all_go)
+    assert not recreate()
+    assert (states(catalog), are_deleted(catalog)) == (["pruned"], [True])
+    catalog.removals.take_bytes(gone.id, lambda: None, trash=NO_TIME)
+    assert recreate()
+
+
+def test_version_stays_pruned_where_another_delete_speaks_of_it_still(catalog, recreate):
+    store(catalog, ("a.txt", 1))
+    first, _ = delete(catalog, "7", rows_through=30), delete(catalog, "8", rows_through=50)
+    [gone], _ = catalog.removals.carry_out(first.id, all_go)
+    catalog.removals.carry_out(catalog.removals.of_delete("8").id, all_go)
+    catalog.removals.take_bytes(gone.id, lambda: None, trash=NO_TIME)
+    assert recreate()
+    assert (states(catalog), are_deleted(catalog)) == (["pruned"], [True])
+
+
+# ---- replaced ----------------------------------------------------------------------------------------------------------------
+
+
+def test_older_copies_are_listed_until_they_are_scheduled_and_in_turn(catalog):
+    store(catalog, ("a.txt", 1), ("a.txt", 2), ("b.txt", 1), ("b.txt", 2), ("c.txt", 1))
+    [a], [b] = ({v.file_id for v in named(catalog, key)} for key in ("a.txt", "b.txt"))
+    assert sorted([*catalog.removals.files_with_older_copies(1), *catalog.removals.files_with_older_copies(1)]) == [a, b]
+    removal = replaced(catalog)
+    assert (removal.kind, removal.due_at - removal.first_seen_at) == (RemovalKind.REPLACED, GRACE)
+    assert catalog.removals.files_with_older_copies(10) == [b]
+    replaced(catalog)
+    assert catalog.removals.count_open() == (1, 0)
+
+
+def test_version_that_a_person_keeps_gets_no_other_removal_and_one_that_is_free_does(catalog):
+    store(catalog, ("a.txt", 1), ("a.txt", 2))
+    catalog.removals.take_back(replaced(catalog).id, outcome="rejected", reason="test")
+    assert catalog.removals.files_with_older_copies(10) == []
+    assert replaced(catalog) is None
+
+
+# ---- sending -----------------------------------------------------------------------------------------------------------------
+
+
+def arm(catalog, limit=100, *, hop=timedelta(minutes=15)):
+    return [planned.removal.delete_id for planned in catalog.removals.arm(limit, hop=hop, patience=LEASE)]
+
+
+def test_what_comes_due_within_the_hop_is_sent_once(catalog):
+    store(catalog, ("a.txt", 1))
+    delete(catalog, "soon", grace=timedelta(minutes=14))
+    delete(catalog, "late", grace=timedelta(minutes=16))
+    assert catalog.removals.waits_to_be_sent(timedelta(minutes=15))
+    assert arm(catalog) == ["soon"]
+    assert arm(catalog) == []
+    assert not catalog.removals.waits_to_be_sent(timedelta(minutes=15))
+    assert catalog.removals.armed() == 1
+
+
+def test_most_urgent_is_sent_first_and_no_more_than_asked(catalog):
+    for delete_id, minutes in (("c", 3), ("a", 1), ("b", 2)):
+        delete(catalog, delete_id, grace=timedelta(minutes=minutes))
+    assert arm(catalog, 2) == ["a", "b"]
+    assert arm(catalog, 2) == ["c"]
+
+
+def test_lost_message_is_sent_again_after_a_while_and_one_that_was_not_sent_at_once(catalog):
+    delete(catalog, "7", grace=NO_TIME)
+    assert arm(catalog) == ["7"]
+    [removal] = catalog.removals.known(["7"]).values()
+    catalog.removals.disarm([removal.id])
+    assert arm(catalog) == ["7"]
+    catalog.removals.note_armed(removal.id, catalog.database.now() - LEASE)
+    assert arm(catalog) == ["7"]
+    catalog.removals.disarm_all()
+    assert arm(catalog) == ["7"]
+    assert catalog.removals.count_overdue(NO_TIME) == 1
+
+
+def test_what_something_keeps_is_sent_last_and_takes_nobody_s_place(catalog):
+    store(catalog, ("a.txt", 1))
+    for delete_id in ("1", "2", "3"):
+        removal = delete(catalog, delete_id, grace=NO_TIME)
+        look_again = catalog.database.now() + LEASE
+        catalog.removals.carry_out(removal.id, lambda *_, at=look_again: Verdict(kept="on hold", look_again_at=at))
+    assert catalog.removals.armed() == 0
+    catalog.removals.disarm_all()
+    delete(catalog, "4", grace=timedelta(minutes=1))
+    assert arm(catalog, 2) == ["4", "1"]
+    assert catalog.removals.count_overdue(NO_TIME) == 0
+
+
+def test_postponed_removal_is_due_later_and_not_on_its_way(catalog):
+    removal = delete(catalog, "7", grace=NO_TIME)
+    arm(catalog)
+    catalog.removals.postpone(removal.id, removal.due_at + GRACE)
+    assert catalog.removals.armed() == 0
+    assert arm(catalog) == []
+
+
+# ---- carrying out ------------------------------------------------------------------------------------------------------------
+
+
+def test_carried_out_removal_records_what_went_and_is_over(catalog):
+    store(catalog, ("a.txt", 1), ("a.txt", 2), ("a.txt", 3))
+    removal = delete(catalog, "7", through=2)
+    gone, verdict = catalog.removals.carry_out(removal.id, all_go)
+    assert ([version.number for version in sorted(gone, key=lambda v: v.number)], verdict.kept) == ([1, 2], "")
+    assert states(catalog) == ["pruned", "pruned", "stored"]
+    assert all(version.pruned_at for version in named(catalog)[:2])
+    assert {version.id for version in catalog.removals.leftovers(10)} == {version.id for version in gone}
+    assert catalog.removals.of_delete("7").outcome == "done"
+    assert catalog.removals.carry_out(removal.id, all_go) is None
+
+
+def test_kept_removal_stays_open_with_its_reason(catalog):
+    store(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7", grace=NO_TIME)
+    gone, _ = catalog.removals.carry_out(removal.id, lambda *_: Verdict(kept="on hold", look_again_at=None))
+    after = catalog.removals.of_delete("7")
+    assert (gone, after.open, after.reason) == ([], True, "on hold")
+    assert states(catalog) == ["stored"]
+
+
+def test_judge_that_fails_changes_nothing(catalog):
+    store(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7")
+    with pytest.raises(ZeroDivisionError):
+        catalog.removals.carry_out(removal.id, lambda *_: 1 / 0)
+    assert (states(catalog), catalog.removals.of_delete("7")) == (["stored"], removal)
+
+
+def test_removal_that_begins_anew_meanwhile_is_nothing_to_carry_out(catalog):
+    store(catalog, ("a.txt", 1))
+    first = delete(catalog, "7")
+    with catalog.database.writing() as connection:
+        connection.execute(sa.delete(removals))
+    assert catalog.removals.carry_out(first.id, all_go) is None
+
+
+def test_prune_by_a_delete_ends_the_version_s_own_removal_too(catalog):
+    store(catalog, ("a.txt", 1), ("a.txt", 2))
+    own = replaced(catalog)
+    catalog.removals.carry_out(delete(catalog, "7", through=2).id, all_go)
+    assert catalog.removals.of_version(own.version_id) is None
+    assert catalog.removals.count_open() == (0, 0)
+
+
+def test_worker_that_slept_through_a_prune_records_nothing(catalog):
+    take(catalog, ("a.txt", 1))
+    claim = catalog.work.claim("a1", LEASE)
+    catalog.removals.carry_out(delete(catalog, "7").id, all_go)
+    with pytest.raises(Exception, match="another worker"):
+        catalog.work.record_stored(claim, Written(sha256="aa" * 32, size=1, stored_size=1, stored_sha256="bb" * 32))
+    assert states(catalog) == ["pruned"]
+
+
+def test_judge_is_told_of_the_worker_and_of_the_holds(catalog):
+    take(catalog, ("a.txt", 1))
+    catalog.work.claim("a1", LEASE)
+    hold = catalog.holds.add("a.txt", is_prefix=False, storage=None, until=None, reason="audit")
+    told = {}
+
+    def judge(removal, listed, holds, now):
+        told.update(versions=listed, holds=holds, now=now)
+        return Verdict(kept="test")
+
+    catalog.removals.carry_out(delete(catalog, "7").id, judge)
+    assert told["holds"] == [hold]
+    assert told["versions"][0].claimed_until > told["now"]
+
+
+# ---- several at once ---------------------------------------------------------------------------------------------------------
+
+
+def at_once(*works):
+    """What came of each, done in threads of their own."""
+    outcomes = [None] * len(works)
+    ready = threading.Barrier(len(works))
+
+    def do(number, work):
+        ready.wait(30)
+        try:
+            outcomes[number] = work()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=do, args=each) for each in enumerate(works)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return outcomes
+
+
+def test_removal_is_carried_out_by_one_of_many_who_try(catalog, rival):
+    store(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7")
+    outcomes = at_once(*(lambda who=who: who.removals.carry_out(removal.id, all_go) for who in (catalog, rival) * 3))
+    assert [outcome is None for outcome in outcomes].count(False) == 1
+    assert not any(isinstance(outcome, Exception) for outcome in outcomes)
+
+
+def test_two_removals_of_one_file_do_not_wait_for_each_other_for_ever(catalog, rival):
+    for round_number in range(5):
+        key = f"{'abcde'[round_number]}.txt"
+        store(catalog, (key, 1), (key, 2))
+        old = named(catalog, key)[0]
+        catalog.removals.schedule([old], GRACE)
+        own = catalog.removals.of_version(old.id)
+        whole = delete(catalog, str(round_number), key, 2)
+        outcomes = at_once(
+            lambda own=own: catalog.removals.carry_out(own.id, all_go),
+            lambda whole=whole: rival.removals.carry_out(whole.id, all_go),
+        )
+        assert not any(isinstance(outcome, Exception) for outcome in outcomes)
+        assert states(catalog, key) == ["pruned", "pruned"]
+
+
+def test_row_that_a_prune_looks_at_stays_as_it_is_until_the_prune_is_recorded(catalog, rival):
+    """A claim, and a delete that is taken back, wait for a prune that has begun to decide."""
+    take(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7")
+    deciding, claims = threading.Event(), []
+
+    def claim():
+        deciding.wait(30)
+        claims.append(rival.work.claim("a1", LEASE))
+
+    def judge(removal, listed, holds, now):
+        deciding.set()
+        claimer.join(0.5)  # it cannot get through: this is no condition to wait for, but for nothing to happen
+        return all_go(removal, listed, holds, now)
+
+    claimer = threading.Thread(target=claim)
+    claimer.start()
+    catalog.removals.carry_out(removal.id, judge)
+    claimer.join(30)
+    assert claims == [None]
+
+
+def test_brake_that_is_pulled_while_a_prune_waits_for_the_lock_holds_it(catalog, rival):
+    store(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7")
+    seen, ready = [], threading.Event()
+
+    def prune():
+        ready.set()
+        rival.removals.carry_out(removal.id, lambda removal, *_: seen.append(removal.braked) or Verdict(kept="test"))
+
+    pruner = threading.Thread(target=prune)
+    with catalog.database.writing() as connection:
+        values = {"pulled_at": removal.first_seen_at, "joined_at": removal.first_seen_at, "stored_files": 1, "state": "held"}
+        brake_id = connection.execute(sa.insert(brakes).values(**values)).inserted_primary_key[0]
+        connection.execute(sa.update(removals).values(brake_id=brake_id))
+        pruner.start()
+        ready.wait(30)
+        pruner.join(0.5)  # it waits for this transaction
+    pruner.join(30)
+    assert seen == [True]
+
+
+# ---- bytes -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pruned(catalog):
+    """A version that is pruned in the record."""
+    store(catalog, ("a.txt", 1))
+    [version], _ = catalog.removals.carry_out(delete(catalog, "7", rows_through=30).id, all_go)
+    return version
+
+
+def test_bytes_are_taken_once(catalog, pruned):
+    taken = []
+    for _ in range(2):
+        catalog.removals.take_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
+    assert taken == [1]
+    assert catalog.removals.leftovers(10) == []
+
+
+def test_bytes_that_could_not_be_taken_are_left_for_later(catalog, pruned):
+    with pytest.raises(ZeroDivisionError):
+        catalog.removals.take_bytes(pruned.id, lambda: 1 / 0, trash=NO_TIME)
+    assert [version.id for version in catalog.removals.leftovers(10)] == [pruned.id]
+
+
+def test_bytes_of_a_version_that_was_brought_back_are_not_taken(catalog, pruned):
+    for delete_removal in catalog.removals.deletes_of_file(pruned.file_id):
+        catalog.removals.take_back(delete_removal.id, outcome="rejected", reason="a person")
+    assert catalog.work.make_due([pruned.id], reason="undeleted") == 1
+    taken = []
+    catalog.removals.take_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
+    assert taken == []
+
+
+def test_version_that_is_deleted_is_not_made_due_by_who_looked_before(catalog, pruned):
+    assert catalog.work.make_due([pruned.id], reason="its copy was not on the disk") == 0
+    catalog.work.note_links([(pruned.id, "fresh", None)], checked=[])
+    assert states(catalog) == ["pruned"]
+    assert catalog.work.dispatch(10, LEASE) == []
+
+
+def test_bytes_that_came_after_the_prune_have_to_go_too(catalog, pruned):
+    catalog.removals.take_bytes(pruned.id, lambda: None, trash=NO_TIME)
+    assert catalog.removals.note_leftover(pruned.id)
+    assert [version.id for version in catalog.removals.leftovers(10)] == [pruned.id]
+    store(catalog, ("b.txt", 1))
+    assert not catalog.removals.note_leftover(named(catalog, "b.txt")[0].id)
+
+
+def test_trash_keeps_a_name_until_its_time_is_over(catalog, pruned):
+    catalog.removals.take_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
+    [version] = catalog.removals.in_trash(file_id=pruned.file_id)
+    assert version.trash_name == "1.gzip"
+    assert catalog.removals.in_trash(over=True) == []
+    with catalog.database.writing() as connection:
+        connection.execute(sa.update(versions).values(trash_until=catalog.database.now()))
+    assert [each.id for each in catalog.removals.in_trash(over=True)] == [pruned.id]
+    catalog.removals.out_of_trash(version, stored=False)
+    assert (catalog.removals.in_trash(), states(catalog)) == ([], ["pruned"])
+
+
+def test_copy_that_is_back_from_the_trash_counts(catalog, pruned):
+    catalog.removals.take_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
+    catalog.removals.out_of_trash(pruned, stored=True)
+    [version] = named(catalog)
+    assert (version.state, version.trash_name, version.pruned_at) == (VersionState.STORED, None, None)
+
+
+# ---- looking -----------------------------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_changes_with_removals_and_holds_and_with_nothing_else(catalog):
+    store(catalog, ("a.txt", 1))
+    prints = [catalog.removals.fingerprint()]
+    removal = delete(catalog, "7")
+    prints.append(catalog.removals.fingerprint())
+    catalog.removals.postpone(removal.id, removal.due_at + GRACE)
+    prints.append(catalog.removals.fingerprint())
+    hold = catalog.holds.add("a.txt", is_prefix=False, storage=None, until=None, reason="")
+    prints.append(catalog.removals.fingerprint())
+    catalog.holds.release([hold.id])
+    catalog.removals.take_back(removal.id, outcome="taken back", reason="")
+    assert len(set(prints)) == 4
+    assert catalog.removals.fingerprint() == prints[0]
+
+
+def test_plan_lists_pages_in_the_order_of_time_with_names(catalog, monkeypatch):
+    monkeypatch.setattr("cbk.edges.catalog.removals.PAGE", 2)
+    store(catalog, ("a_/x.txt", 1), ("aB/y.txt", 1), ("b.txt", 1), ("b.txt", 2))
+    for number, key in enumerate(["a_/x.txt", "aB/y.txt", "b.txt"]):
+        delete(catalog, str(number), key, grace=timedelta(minutes=9 - number))
+    delete(catalog, "9", "unknown", row_id="404", grace=NO_TIME)
+    catalog.removals.schedule([named(catalog, "b.txt")[0]], GRACE)
+    labels = ["row 404", "s3/b.txt", "s3/aB/y.txt", "s3/a_/x.txt", "s3/b.txt v1"]
+    assert [planned.label for planned in catalog.removals.planned()] == labels
+    assert [planned.label for planned in catalog.removals.planned(prefix="a_")] == ["s3/a_/x.txt"]
+    assert list(catalog.removals.planned(storage="azure")) == []
+
+
+# ---- brakes ------------------------------------------------------------------------------------------------------------------
+
+
+def test_removals_are_counted_by_the_slot_in_which_they_come_due(catalog):
+    store(catalog, ("a.txt", 1))
+    length = SLOT // timedelta(milliseconds=1)
+    first = delete(catalog, "1")
+    for delete_id, instant in (("2", 3 * SLOT), ("3", 3 * SLOT + SLOT / 2), ("4", 4 * SLOT)):
+        removal = delete(catalog, delete_id)
+        catalog.removals.postpone(
+            removal.id, first.due_at.replace(year=2100, month=1, day=1, hour=0, minute=0, second=0, microsecond=0) + instant
+        )
+    delete(catalog, "5", "unknown", row_id="404")
+    counted = catalog.brakes.count_by_slot(SLOT)
+    assert sorted(counted.values()) == [1, 1, 2]
+    assert all(isinstance(slot, int) for slot in counted)
+    assert int(first.due_at.timestamp() * 1000) // length in counted
+
+
+def test_brake_holds_what_comes_due_in_its_slots_and_nothing_else(catalog):
+    store(catalog, ("a.txt", 1), ("b.txt", 1))
+    near = delete(catalog, "1")
+    far = delete(catalog, "2", "b.txt", grace=30 * GRACE, row_id="b1")
+    unknown = delete(catalog, "3", "unknown", row_id="404")
+    slot = min(catalog.brakes.count_by_slot(SLOT))
+    brake_id = catalog.brakes.pull([slot], SLOT, stored_files=2)
+    assert catalog.removals.of_delete(near.delete_id).braked
+    assert not catalog.removals.of_delete(far.delete_id).braked
+    assert not catalog.removals.of_delete(unknown.delete_id).braked
+    [brake] = catalog.brakes.all("held")
+    assert (brake.id, brake.removals, brake.stored_files) == (brake_id, 1, 2)
+    assert catalog.removals.count_open() == (3, 1)
+    assert slot not in catalog.brakes.count_by_slot(SLOT)
+    assert catalog.brakes.pull([slot], SLOT, stored_files=2) is None
+    assert len(catalog.brakes.all()) == 1
+    assert arm(catalog, hop=GRACE * 2) == ["3"]
+
+
+def test_brake_is_joined_by_what_came_after_it(catalog):
+    store(catalog, ("a.txt", 1))
+    delete(catalog, "1")
+    brake_id = catalog.brakes.pull(catalog.brakes.count_by_slot(SLOT), SLOT, stored_files=1)
+    assert catalog.brakes.newcomers(LEASE) == (brake_id, 0)
+    delete(catalog, "2")
+    assert catalog.brakes.newcomers(LEASE) == (brake_id, 1)
+    catalog.brakes.join(brake_id)
+    assert catalog.removals.count_open() == (2, 2)
+    assert catalog.brakes.newcomers(LEASE) == (brake_id, 0)
+    assert catalog.brakes.newcomers(-LEASE) is None
+    catalog.brakes.decide(brake_id, approve=True)
+    assert catalog.brakes.newcomers(LEASE) is None
+
+
+@pytest.mark.parametrize(("approve", "is_open", "deleted"), [(True, True, True), (False, False, False)])
+def test_brake_is_decided_once(catalog, approve, is_open, deleted):
+    store(catalog, ("a.txt", 1))
+    delete(catalog, "1")
+    brake_id = catalog.brakes.pull(catalog.brakes.count_by_slot(SLOT), SLOT, stored_files=1)
+    assert catalog.brakes.decide(brake_id, approve=approve)
+    assert not catalog.brakes.decide(brake_id, approve=not approve)
+    assert not catalog.brakes.decide(99, approve=approve)
+    removal = catalog.removals.of_delete("1")
+    assert (removal.open, removal.braked, are_deleted(catalog)) == (is_open, False, [deleted])
+    assert catalog.brakes.all("held") == []
+
+
+def test_stored_files_are_those_whose_newest_version_has_a_copy(catalog):
+    store(catalog, ("a.txt", 1), ("a.txt", 2), ("b.txt", 1))
+    delete(catalog, "1", "b.txt", row_id="b1")
+    take(catalog, ("c.txt", 1))
+    assert catalog.brakes.stored_files() == 2
+
+
+# ---- holds -------------------------------------------------------------------------------------------------------------------
+
+
+def test_holds_are_told_apart_by_key_kind_and_storage(catalog):
+    for is_prefix, storage in ((False, None), (True, None), (False, "s3"), (False, "azure")):
+        catalog.holds.add("a.txt", is_prefix=is_prefix, storage=storage, until=None, reason="")
+    assert len(catalog.holds.all()) == 4
+    again = catalog.holds.add("a.txt", is_prefix=False, storage=None, until=None, reason="new")
+    assert [hold.reason for hold in catalog.holds.all()] == ["new", "", "", ""]
+    assert catalog.holds.release([again.id, 99]) == 1
+
+
+def test_second_hold_takes_the_later_end(catalog):
+    now = catalog.database.now()
+    asked = [now + GRACE, now + LEASE, None, now + LEASE]
+    ends = [catalog.holds.add("a.txt", is_prefix=False, storage=None, until=until, reason="x").until for until in asked]
+    assert [end and round((end - now) / LEASE) for end in ends] == [round(GRACE / LEASE)] * 2 + [None, None]
+
+
+@pytest.mark.parametrize(
+    ("key", "is_prefix", "storage", "expected"),
+    [
+        ("a%/", True, None, 1),
+        ("a", True, None, 2),
+        ("", True, "s3", 3),
+        ("b.txt", False, None, 1),
+        ("b", False, None, 0),
+        ("", True, "azure", 0),
+    ],
+)
+def test_hold_counts_the_files_that_it_keeps(catalog, key, is_prefix, storage, expected):
+    store(catalog, ("a%/x.txt", 1), ("aX/x.txt", 1), ("b.txt", 1))
+    hold = catalog.holds.add(key, is_prefix=is_prefix, storage=storage, until=None, reason="")
+    assert catalog.holds.files_under(hold) == expected
+
+
+def test_key_that_no_database_can_hold_is_held_as_it_is(catalog):
+    hold = catalog.holds.add("nul\0/\ud800", is_prefix=True, storage=None, until=None, reason="why\0not")
+    assert catalog.holds.all() == [hold]
+    assert (hold.key, hold.reason) == ("nul\0/\ud800", "why\0not")
+
+
+# ---- the migration -----------------------------------------------------------------------------------------------------------
+
+
+def migrate(catalog, revision):
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with catalog.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def test_catalog_of_the_first_release_keeps_its_marks_and_versions(catalog_url):
+    with closing(Catalog(catalog_url, holder="one")) as catalog:
+        migrate(catalog, "0001")
+        with catalog.engine.begin() as connection:
+            for highest, seen_at in ((10, 1_700_000_000_000), (20, 1_700_000_060_000)):
+                connection.execute(sa.text(f"INSERT INTO marks (highest_id, seen_at) VALUES ({highest}, {seen_at})"))
+            of_file = {
+                "storage": "s3",
+                "key": "a.txt",
+                "bucket": "b",
+                "place": "b/a",
+                "name_digest": "11" * 32,
+                "place_digest": "22" * 32,
+            }
+            connection.execute(sa.insert(files).values(**of_file))
+            known = sa.table(
+                "versions",
+                *(
+                    sa.column(name, versions.c[name].type)
+                    for name in (
+                        "file_id",
+                        "number",
+                        "source_id",
+                        "sha256",
+                        "state",
+                        "newest",
+                        "fence",
+                        "first_seen_at",
+                        "stored_at",
+                        "size",
+                    )
+                ),
+            )
+            now = catalog.database.now()
+            for number in (1, 2):
+                connection.execute(
+                    sa.insert(known).values(
+                        file_id=1,
+                        number=number,
+                        source_id=str(number),
+                        sha256="aa" * 32,
+                        state="stored",
+                        newest=number == 2,
+                        fence=number,
+                        first_seen_at=now,
+                        stored_at=now,
+                        size=5,
+                    )
+                )
+        assert catalog.upgrade() is True
+        catalog.require_current()
+        assert catalog.intake.highest_id("files") == 20
+        assert catalog.intake.highest_id("deletes") is None
+        first, second = catalog.work.versions_of_file(1)
+        assert [first.state, first.size, first.sha256, first.fence] == [VersionState.STORED, 5, "aa" * 32, 1]
+        assert (first.stored_at, second.newest, second.deleted, second.pruned_at) == (first.first_seen_at, True, False, None)
+        assert catalog.removals.files_with_older_copies(10) == [1]
+        catalog.intake.mark("deletes", 10)
+        catalog.intake.mark("files", 30)
+        assert (catalog.intake.highest_id("deletes"), catalog.intake.highest_id("files")) == (10, 30)
+        assert catalog.upgrade() is False
+
+
+def test_upgrade_that_dies_half_way_is_done_again(catalog_url, monkeypatch):
+    with closing(Catalog(catalog_url, holder="one")) as catalog:
+        migrate(catalog, "0001")
+        with catalog.engine.begin() as connection:
+            connection.execute(sa.text("INSERT INTO marks (highest_id, seen_at) VALUES (10, 1)"))
+        with monkeypatch.context() as patched:
+            patched.setattr("alembic.op.drop_table", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                catalog.upgrade()
+        assert catalog.upgrade() is True
+        assert catalog.intake.highest_id("files") == 10
+
+
+# ---- a long history costs nothing --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_catalog(catalog):
+    """Much was deleted and pruned long ago, and a little is under way."""
+    numbers = range(1, HISTORY + 1)
+    now = catalog.database.now()
+    with catalog.database.writing() as connection:
+        digests = ({"name_digest": f"{n:064x}", "place_digest": f"{n:064x}"} for n in numbers)
+        connection.execute(
+            sa.insert(files),
+            [
+                {"id": n, "storage": "s3", "key": f"{n}.txt", "bucket": "b", "place": f"b/{n}", **digest}
+                for n, digest in zip(numbers, digests, strict=True)
+            ],
+        )
+        gone = {"number": 1, "sha256": "aa" * 32, "state": "pruned", "newest": True, "deleted": True, "first_seen_at": now}
+        connection.execute(sa.insert(versions), [{"file_id": n, "source_id": str(n), **gone} for n in numbers])
+        over = {"kind": "deleted", "through": 1, "first_seen_at": now, "due_at": now, "open": False, "outcome": "done"}
+        connection.execute(sa.insert(removals), [{"delete_id": str(n), "row_id": str(n), "file_id": n, **over} for n in numbers])
+    if catalog.engine.dialect.name == "postgresql":
+        with catalog.engine.begin() as connection:
+            for table, column in (("files", "id"), ("versions", "id"), ("removals", "id")):
+                connection.execute(sa.text(f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), {HISTORY + 1})"))
+    for key in ("x.txt", "y.txt"):
+        store_one(catalog, key)
+        delete(catalog, key, key, grace=NO_TIME, row_id=f"{key[0]}1")
+    if catalog.engine.dialect.name == "postgresql":
+        with catalog.engine.begin() as connection:
+            connection.execute(sa.text("ANALYZE"))
+    return catalog
+
+
+def store_one(catalog, key):
+    take(catalog, (key, 1))
+    with catalog.database.writing() as connection:
+        connection.execute(sa.update(versions).where(versions.c.source_id == f"{key[0]}1").values(state="stored", due_at=None))
+
+
+def poll_questions(catalog):
+    """What a poll asks about removals, and a prune."""
+    r, b = catalog.removals, catalog.brakes
+    r.known(["x.txt", "1"])
+    r.next_to_check(500)
+    r.files_with_older_copies(1000)
+    r.armed()
+    r.waits_to_be_sent(timedelta(minutes=15))
+    r.arm(100, hop=timedelta(minutes=15), patience=LEASE)
+    r.leftovers(1000)
+    r.in_trash(over=True)
+    r.fingerprint()
+    list(r.planned())
+    r.count_open()
+    r.count_overdue(GRACE)
+    b.stored_files()
+    b.newcomers(LEASE)
+    b.pull(b.count_by_slot(SLOT), SLOT, stored_files=1)
+    b.join(b.all()[0].id)
+    b.all("held")
+    b.decide(b.all()[0].id, approve=True)
+    r.disarm_all()
+    r.of_version(5)
+    r.deletes_of_file(5)
+    r.carry_out(r.of_delete("x.txt").id, all_go)
+    r.take_back(r.of_delete("y.txt").id, outcome="taken back", reason="")
+    take(catalog, ("x.txt", 2), ("z.txt", 1))
+
+
+def steps_of(connection, statement, parameters):
+    """How many thousands of steps SQLite makes for a statement."""
+    steps = []
+    driver = connection.connection.driver_connection
+    driver.set_progress_handler(lambda: steps.append(1), 1000)
+    try:
+        connection.exec_driver_sql(statement, parameters).close()
+    finally:
+        driver.set_progress_handler(None, 0)
+    return len(steps)
+
+
+def rows_of(connection, statement, parameters):
+    """How many rows PostgreSQL reads at the most in one part of the plan of a statement, those that it leaves out as well."""
+    [[plan]] = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+    nodes, most = [plan[0]["Plan"]], 0
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", [])
+        read = node["Actual Rows"] + sum(value for name, value in node.items() if name.startswith("Rows Removed"))
+        most = max(most, int(read * node["Actual Loops"]))
+    return most
+
+
+def test_no_question_of_a_poll_or_of_a_prune_reads_what_was_pruned_long_ago(old_catalog):
+    costs = {}
+    is_sqlite = old_catalog.engine.dialect.name == "sqlite"
+
+    def measure(connection, _cursor, statement, parameters, _context, _many):
+        if connection not in measured and re.match(r"\s*(SELECT|UPDATE|DELETE)", statement):
+            measured.add(connection)
+            with connection.begin_nested() as nested:
+                costs[statement] = (steps_of if is_sqlite else rows_of)(connection, statement, parameters)
+                nested.rollback()
+            measured.remove(connection)
+
+    measured = set()
+    sa.event.listen(old_catalog.engine, "before_cursor_execute", measure)
+    poll_questions(old_catalog)
+    sa.event.remove(old_catalog.engine, "before_cursor_execute", measure)
+    assert len(costs) > 35
+    # A thousand steps are some dozens of rows.
+    assert {statement: cost for statement, cost in costs.items() if cost > (10 if is_sqlite else 200)} == {}
