@@ -195,6 +195,7 @@ class Removal:
     reason: str = ""
     open: bool = True
     outcome: str = ""
+    closed_at: datetime | None = None
     brake_id: int | None = None
     braked: bool = False
 

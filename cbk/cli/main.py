@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cbk.cli.history import history
 from cbk.cli.look import ls, status
 from cbk.cli.notify import notify
 from cbk.cli.prune import hold, prune, release, undelete
@@ -51,6 +52,7 @@ for command in (
     doctor,
     status,
     ls,
+    history,
     restore,
     cat,
     verify,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,17 @@ from tests.origin import Origin, status
 AWAY = "redis://:hunter2@127.0.0.1:1/0"
 HOSTILE = "cars/ünï 日本\x1b[31mred\nforged\x9b2J\u202egnp.exe"
 COMMANDS = sorted(cli.commands)
+# What a command cannot be called without.
+NEEDED = {
+    "cat": ["a.txt"],
+    "history": ["a.txt"],
+    "hold": ["a.txt"],
+    "notify": ["--test"],
+    "release": ["a.txt"],
+    "restore": ["--to", "restored"],
+    "undelete": ["a.txt"],
+}
+WHOLE = ["seen", "stored", "verified"]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +144,7 @@ def test_wrong_usage_ends_with_2_and_a_hint(cbk, arguments, message, hint):
 def test_wrong_settings_end_with_2_and_are_all_told(cbk, environment, command):
     environment.setenv("CBK_LEASE", "soon")
     environment.setenv("CBK_BROKER_URL", "hunter2")
-    code, out, err = cbk(command)
+    code, out, err = cbk(command, *NEEDED.get(command, []))
     assert (code, out) == (2, "")
     assert err.splitlines()[0] == "cbk: settings are not valid:"
     assert {name for name in ("CBK_LEASE", "CBK_BROKER_URL", "CBK_SOURCE_URL") if f"  {name}: " in err} == {
@@ -436,6 +448,51 @@ def test_ls_knows_every_state(cbk, listed):
     assert {cbk("ls", "--state", state.value)[0] for state in VersionState} == {0}
 
 
+# ---- history ---------------------------------------------------------------------------------------------------------------
+
+
+def test_history_tells_state_and_events_of_each_version_newest_first(cbk, desk):
+    for number in (1, 2):
+        desk.upload("cars/a.png", b"%d" % number, version=number, served_at=f"/{number}")
+    desk.delete(desk.upload("cars/b.png", b"b"))
+    desk.work()
+    code, out, err = cbk("history", "cars/a.png")
+    assert (code, err) == (0, "")
+    lines = [line.split("+00:00  ")[-1] for line in out.splitlines()]
+    assert lines == [
+        "s3/cars/a.png v2  stored: car-erp/cars/a/v2.gzip",
+        "seen        row 2",
+        "stored",
+        "verified",
+        "s3/cars/a.png v1  superseded: v2 is stored",
+        "seen        row 1",
+        "superseded  v2 was stored",
+    ]
+    [deleted] = [line for line in cbk("history", "cars/b.png")[1].splitlines() if "until" in line]
+    assert re.fullmatch(r"  20\S+ \S+\+00:00  deleted     until 20\S+ \S+\+00:00, delete-log row 1", deleted)
+
+
+def test_history_as_json_is_what_ls_says_and_the_events(cbk, listed):
+    [line] = cbk("history", "cars/a.png", "--json")[1].splitlines()
+    told = json.loads(line)
+    events = told.pop("events")
+    assert told == json.loads(cbk("ls", "--key", "cars/a.png", "--json")[1])
+    assert [event["event"] for event in events] == WHOLE
+    assert events[0] == {"at": events[0]["at"], "event": "seen", "until": None, "detail": "row 1"}
+
+
+def test_history_of_a_declined_row_tells_why(cbk, listed):
+    _, out, _ = cbk("history", "declined.txt")
+    assert out.startswith("azure/declined.txt v1  declined: Hash is not a SHA-256")
+    assert json.loads(cbk("history", "declined.txt", "--json")[1])["events"] == []
+
+
+def test_history_of_an_unknown_file_ends_with_2_and_says_how_to_find_it(cbk, listed):
+    code, out, err = cbk("history", "a.png")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[1] == "HINT: a key has no storage or bucket in front of it: cbk ls '*a.png*'"
+
+
 # ---- names that are not meant for a terminal ---------------------------------------------------------------------------------
 
 
@@ -456,7 +513,17 @@ def hostile(hostile_rows, live_in):
     return live_in(hostile_rows)
 
 
-@pytest.mark.parametrize("command", [["ls"], ["ls", "--json"], ["status"], ["status", "--json"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ls"],
+        ["ls", "--json"],
+        ["status"],
+        ["status", "--json"],
+        ["history", HOSTILE + ".png"],
+        ["history", HOSTILE + ".png", "--json"],
+    ],
+)
 def test_control_characters_of_a_key_do_not_reach_the_terminal(cbk, hostile, command):
     code, out, err = cbk(*command)
     assert code in {0, 4}

@@ -139,11 +139,11 @@ def documented(command):
     return shape(json.loads(block))
 
 
-@pytest.mark.parametrize(("command", "exit_code"), [("status", 4), ("ls", 0)])
+@pytest.mark.parametrize(("command", "exit_code"), [("status", 4), ("ls", 0), ("history cars/id-1/thumbnail.png", 0)])
 def test_json_has_the_documented_shape(site, command, exit_code):
-    result = CliRunner().invoke(cli, [command, "--json"])
+    result = CliRunner().invoke(cli, [*command.split(), "--json"])
     assert result.exit_code == exit_code
-    assert shape(json.loads(result.stdout)) == documented(command)
+    assert shape(json.loads(result.stdout)) == documented(command.split()[0])
 
 
 def test_json_of_the_doctor_has_the_documented_shape(site):

@@ -398,6 +398,13 @@ class Removals:
 
     # Looking
 
+    def about(self, page: list[Version]) -> list[Removal]:
+        """Every removal that there ever was of these versions (at most `BATCH`) and of their files, oldest first."""
+        of_version = removals.c.version_id.in_([version.id for version in page])
+        of_file = removals.c.version_id.is_(None) & removals.c.file_id.in_({version.file_id for version in page})
+        with self._database.reading() as connection:
+            return [_removal_of(row) for row in connection.execute(_select().where(of_version | of_file).order_by(removals.c.id))]
+
     def planned(self, *, storage: str | None = None, prefix: str | None = None) -> Iterator[Planned]:
         """All open removals, those that are due first in front, page by page."""
         query = (

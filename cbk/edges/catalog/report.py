@@ -8,7 +8,8 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.database import Database, begins_with, select_versions, version_of
+from cbk.edges.catalog.database import BATCH, Database, begins_with, select_versions, version_of
+from cbk.edges.catalog.intake import name_digest
 from cbk.edges.catalog.tables import declined, files, versions
 from cbk.model import DeclinedRow, Version, VersionState
 from cbk.rules.patterns import compile_pattern, literal_start
@@ -152,6 +153,26 @@ class Report:
             if len(page) < PAGE:
                 return
             last = page[-1].id
+
+    def pages_of_key(self, key: str, *, storage: str | None = None) -> Iterator[list[Version]]:
+        """The versions of the file `key`, in `storage` or in each, newest first: a page of at most `BATCH` at a time."""
+        query = select_versions().where(files.c.key == key)
+        if storage is not None:
+            query = query.where(files.c.name_digest == name_digest(storage, key))
+        query = query.order_by(versions.c.file_id, versions.c.number.desc()).limit(BATCH)
+        page: list[Version] = []
+        while True:
+            following = query
+            if page:
+                file_id, number = versions.c.file_id, versions.c.number
+                older = (file_id == page[-1].file_id) & (number < page[-1].number)
+                following = query.where((file_id > page[-1].file_id) | older)
+            with self._database.reading() as connection:
+                page = [version_of(row) for row in connection.execute(following)]
+            if page:
+                yield page
+            if len(page) < BATCH:
+                return
 
     def declined_rows(
         self, *, storage: str | None = None, key: str | None = None, prefix: str | None = None, pattern: str | None = None
