@@ -19,7 +19,7 @@ from cbk.edges import archive as archive_module
 from cbk.edges import machine
 from cbk.edges.catalog.tables import leases, versions
 from cbk.jobs import verify as module
-from cbk.jobs.reread import Stopped
+from cbk.jobs.reread import Reads, Stopped
 from cbk.jobs.status import take_status
 from cbk.jobs.verify import Task, choose, verify
 from cbk.model import VersionState
@@ -616,17 +616,31 @@ def test_reading_that_is_to_stop_ends_in_the_middle_of_a_copy_and_keeps_what_was
 
 
 def test_interrupt_ends_the_readers_and_keeps_what_was_read_before(desk, run, monkeypatch):
-    store(desk, "a", "b", "c")
+    store(desk, "a")
+    desk.upload("z.bin", MEDIA)
+    desk.work()
     before = desk.versions()
-    real = module._Run.take
+    interrupted, chunks = threading.Event(), []
+    real_take, real_stop = module._Run.take, Reads.stop
 
     def take(self, version, look):
-        real(self, version, look)
+        real_take(self, version, look)
         raise KeyboardInterrupt
 
+    def stop(self):
+        real_stop(self)
+        interrupted.set()
+
+    def on_read(count):
+        chunks.append(count)
+        if len(chunks) > 1:
+            interrupted.wait(1)  # the large copy is not through before that
+
     monkeypatch.setattr(module._Run, "take", take)
+    monkeypatch.setattr(Reads, "stop", stop)
     with pytest.raises(KeyboardInterrupt):
-        run(readers=1)
+        run(readers=1, on_read=on_read)
+    assert len(chunks) <= 2
     assert [name for name, version in desk.versions().items() if version != before[name]] == [("a.bin", 1)]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("cbk-verify")]
 
