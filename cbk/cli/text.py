@@ -34,6 +34,8 @@ def parse_instant(text: str, *, now: datetime, forward: bool) -> datetime:
     else:
         return instant.astimezone(UTC)
     try:
+        if text.strip().isdecimal():
+            raise ValueError("a bare number could be a year as well as seconds")
         duration = parse_duration(text)
         return now + duration if forward else now - duration
     except (ValueError, OverflowError):

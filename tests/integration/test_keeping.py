@@ -365,6 +365,7 @@ def test_commands_show_one_object_per_line(stored):
         ("hold",),
         ("hold", "a", "--list"),
         ("hold", "a", "--until", "some day"),
+        ("hold", "a", "--until", "2027"),
         ("release",),
         ("release", "a", "--id", "1"),
         ("prune", "--plan", "--approve", "1"),
