@@ -96,10 +96,10 @@ def cut_at_random(folder, origin, kind, *, catalog_on_disk, times, seed=0):
 EACH_STEP = (*((label, False) for label in STEPS), *((label, True) for label in IN if label not in NEW_FOLDERS))
 
 
-def cut_at_steps(folder, origin, kind, *, catalog_on_disk, steps=EACH_STEP):
+def cut_at_steps(folder, origin, kind, *, catalog_on_disk, steps=EACH_STEP, seed=0):
     """One cut at each of these steps, (label, whether it is about a new version); gives the tally."""
     tally = Tally(f"power cut at a step, {describe(kind, catalog_on_disk)}")
-    with PowerCuts(folder, origin, kind, catalog_on_disk=catalog_on_disk) as cuts:
+    with PowerCuts(folder, origin, kind, catalog_on_disk=catalog_on_disk, seed=seed) as cuts:
         for label, again in steps:
             cuts.at_step(tally, label, again=again)
     return tally

@@ -23,6 +23,7 @@ _WITHOUT_LOG_FLUSH = 2
 KINDS = ("ext4", "xfs")
 _MEGABYTES = {"ext4": 256, "xfs": 320}
 _BUSY_SECONDS = 20
+BALLAST = "ballast"
 
 _CLONE_NEWNS = 0x00020000  # <linux/sched.h>
 _MS_REC_SLAVE = 0x4000 | (1 << 19)  # <linux/mount.h>
@@ -95,6 +96,15 @@ class MemoryDisk:
     def __exit__(self, *_):
         with suppress(AssertionError):
             _run("umount", "--lazy", self.mount_point)
+
+
+def fill(root, *, leave):
+    """Somebody else takes the room on a disk, all but about so many bytes; gives the file that does."""
+    room = os.statvfs(root)
+    ballast = Path(root) / BALLAST
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(room.f_bavail * room.f_frsize - leave, 1))
+    return ballast
 
 
 def pull_plug(mount_point):

@@ -1,10 +1,14 @@
 """Faults at every call that a job makes on the backup disk: each call of each way through the write path fails in turn."""
 
+import random
 import shutil
 import signal
+import tempfile
 from collections import defaultdict
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
+from pathlib import Path
 
 from tests.faults import strace
 from tests.faults.disks import LoopDisk
@@ -15,6 +19,8 @@ from tests.faults.worker import UNKNOWN, act, process
 _PATIENCE_SECONDS = 30
 _FILES_TO_DELETE = 3
 _AIMS = 3
+# Every file of a scene is looked at after every fault: a new scene now and then keeps that short.
+_FAULTS_PER_SCENE = 150
 ERRORS = ("EIO", "ENOSPC")
 WHATS = (*ERRORS, "EROFS", "ESTALE", KILL)
 _SPOKEN = {KILL: "kill -9 at a call", CUT: "power cut at a call"}
@@ -187,23 +193,31 @@ class Injected:
         return sum(tally.times for tally in self.tallies)
 
 
-def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), whats=WHATS, once=False, limit=None, seed=0):
-    """Each fault at each call of each way, or with `once` only at the first call of each name; at most `limit` faults."""
+def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), whats=WHATS, once=False, per_way=None, seed=0):
+    """Each fault at each call of each way; with `once` only at the first call of each name, with `per_way` so many at random."""
     place = describe(kind, catalog_on_disk)
     tallies = {what: Tally(f"{_SPOKEN.get(what, f'{what} from a call')}, {place}") for what in whats}
     injected = Injected(list(tallies.values()))
-    for number, way in enumerate(ways):
-        own = folder / f"way-{number}"
-        own.mkdir()
-        with closing(Injections(own, origin, catalog_on_disk=catalog_on_disk, kind=kind, seed=seed)) as injections:
-            plan = injections.plan(way, whats)
-            if once:
-                plan = list({(fault.name, fault.what): fault for fault in reversed(plan)}.values())
-            for fault in plan:
-                if limit is not None and injected.times >= limit:
-                    return injected
-                injected.planned += 1
-                if injections.inject(tallies[fault.what], way, fault):
-                    injected.hit.add(fault.name)
-        shutil.rmtree(own)
+    for way in ways:
+        faults = None
+        while faults is None or faults:
+            own = Path(tempfile.mkdtemp(dir=folder))
+            with closing(Injections(own, origin, catalog_on_disk=catalog_on_disk, kind=kind, seed=seed)) as injections:
+                plan = injections.plan(way, whats)
+                if faults is None:
+                    faults = _chosen(plan, once, per_way, random.Random(f"{seed} {way}"))
+                for fault in faults[:_FAULTS_PER_SCENE]:
+                    injected.planned += 1
+                    if injections.inject(tallies[fault.what], way, fault):
+                        injected.hit.add(fault.name)
+                faults = faults[_FAULTS_PER_SCENE:]
+            shutil.rmtree(own)
     return injected
+
+
+def _chosen(plan, once, per_way, rng):
+    if once:
+        return list({(fault.name, fault.what): fault for fault in reversed(plan)}.values())
+    if per_way is None:
+        return plan
+    return list(islice(cycle(rng.sample(plan, len(plan))), per_way))

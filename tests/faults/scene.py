@@ -16,11 +16,12 @@ from cbk.jobs.intake import take_in
 from cbk.model import VersionState
 from cbk.rules.layout import copy_location
 from tests.desk import Desk
+from tests.faults.disks import BALLAST
 from tests.origin import serve, status
 
 _ROUNDS = 6
 _SHARE_OF_NEW_VERSIONS = 0.2
-_OURS = {".cbk", "lost+found"}
+_NO_COPIES = {".cbk", "lost+found", BALLAST}
 # What stands in the place of a copy where a test puts something bad there, and how it counts.
 _SPOILED = b"no copy at all"
 _SPOILED_COUNTS_AS = "bad on purpose"
@@ -148,7 +149,7 @@ class Scene:
         found = {}
         for path in self.desk.root.rglob("*"):
             relative = path.relative_to(self.desk.root)
-            if relative.parts[0] in _OURS or path.is_dir():
+            if relative.parts[0] in _NO_COPIES or path.is_dir():
                 continue
             content = path.read_bytes()
             if content == _SPOILED:

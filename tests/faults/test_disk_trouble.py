@@ -13,7 +13,7 @@ from cbk.jobs.verify import choose, verify
 from cbk.model import VersionState
 from cbk.rules.restore import Wish
 from tests.desk import Desk
-from tests.faults.disks import LoopDisk, MemoryDisk
+from tests.faults.disks import BALLAST, LoopDisk, MemoryDisk, fill
 
 MB = 1_000_000
 # A copy does not get smaller than this.
@@ -55,15 +55,8 @@ def ext4(tmp_path, kind):
 ON_EXT4 = pytest.mark.parametrize("kind", ["ext4"], indirect=True)
 
 
-def fill(desk, *, leave):
-    """Somebody else takes the room on the disk, all but about so many bytes."""
-    free = os.statvfs(desk.root).f_bavail * os.statvfs(desk.root).f_frsize
-    with (desk.root / "ballast").open("wb") as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, free - leave)
-
-
 def make_room(desk):
-    (desk.root / "ballast").unlink()
+    (desk.root / BALLAST).unlink()
 
 
 def problems(desk):
@@ -79,7 +72,7 @@ def reason(desk, key):
 
 
 def test_almost_full_disk_takes_nothing_new_and_says_so(desk):
-    fill(desk, leave=7 * MB)
+    fill(desk.root, leave=7 * MB)
     desk.upload("a.bin", CONTENT)
     desk.work()
     assert desk.states() == {("a.bin", 1): "pending"}
@@ -91,12 +84,12 @@ def test_almost_full_disk_is_a_problem_although_everything_is_stored(desk):
     desk.upload("a.bin", CONTENT)
     desk.work()
     assert take_status(desk.kit).is_protected
-    fill(desk, leave=7 * MB)
+    fill(desk.root, leave=7 * MB)
     assert not take_status(desk.kit).is_protected
 
 
 def test_work_goes_on_by_itself_when_there_is_room_again(desk):
-    fill(desk, leave=7 * MB)
+    fill(desk.root, leave=7 * MB)
     desk.upload("a.bin", CONTENT)
     desk.work()
     make_room(desk)
@@ -108,7 +101,7 @@ def test_work_goes_on_by_itself_when_there_is_room_again(desk):
 def test_message_that_comes_when_the_disk_is_almost_full_is_put_off_and_sent_again(desk):
     row_id = desk.upload("a.bin", CONTENT)
     desk.poll()
-    fill(desk, leave=7 * MB)
+    fill(desk.root, leave=7 * MB)
     assert desk.back_up(row_id).outcome == "put off"
     assert (desk.states(), desk.origin.count("/car-erp/a.bin")) == ({("a.bin", 1): "pending"}, 0)
     make_room(desk)
@@ -120,7 +113,7 @@ def test_message_that_comes_when_the_disk_is_almost_full_is_put_off_and_sent_aga
 
 
 def test_rows_are_taken_in_while_the_disk_is_almost_full(desk):
-    fill(desk, leave=7 * MB)
+    fill(desk.root, leave=7 * MB)
     desk.upload("a.bin", CONTENT)
     desk.upload("b.bin", CONTENT, hash_of=b"", link="nonsense")
     desk.work()
@@ -129,7 +122,7 @@ def test_rows_are_taken_in_while_the_disk_is_almost_full(desk):
 
 def test_reserve_of_nothing_fetches_while_there_is_any_room(make_desk):
     desk = make_desk(min_free_space="0")
-    fill(desk, leave=2 * MB)
+    fill(desk.root, leave=2 * MB)
     desk.upload("a.bin", CONTENT)
     desk.work()
     assert desk.states() == {("a.bin", 1): "stored"}
@@ -147,7 +140,7 @@ def test_default_reserve_fits_a_small_disk(make_desk):
 
 def test_download_that_fills_the_disk_ends_clean_and_is_tried_again(make_desk):
     desk = make_desk(min_free_space="0")
-    fill(desk, leave=600_000)
+    fill(desk.root, leave=600_000)
     row_id = desk.upload("a.bin", CONTENT)
     desk.upload("small.bin", b"x")
     desk.poll()
@@ -181,11 +174,11 @@ def test_almost_full_disk_leaves_prune_alive(desk_on_the_disk):
     deleted = desk.upload("a.bin", CONTENT)
     desk.work()
     desk.delete(deleted)
-    fill(desk, leave=7 * MB)
+    fill(desk.root, leave=7 * MB)
     desk.poll()
     desk.pass_grace()
     assert [summary.outcome for summary in desk.let_go()] == ["pruned"]
-    assert desk.copies() == {"ballast"}
+    assert desk.copies() == {BALLAST}
 
 
 def test_full_disk_leaves_verify_restore_and_status_alive(desk_on_the_disk, tmp_path):
@@ -193,7 +186,7 @@ def test_full_disk_leaves_verify_restore_and_status_alive(desk_on_the_disk, tmp_
     desk = desk_on_the_disk
     desk.upload("a.bin", CONTENT)
     desk.work()
-    fill(desk, leave=0)
+    fill(desk.root, leave=0)
     assert "almost full" in problems(desk)
     assert verify(desk.kit, choose(desk.kit), by="a test", repair=False).found == 0
     assert restored(desk, tmp_path / "out") == [("a.bin", "restored")]
@@ -207,7 +200,7 @@ def test_full_disk_loses_nothing_and_work_goes_on_by_itself(desk_on_the_disk):
     with desk.kit.catalog.engine.connect().execution_options(reading=True) as connection:
         connection.rollback()
         connection.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the next record needs room
-    fill(desk, leave=0)
+    fill(desk.root, leave=0)
     desk.upload("b.bin", CONTENT)
     with pytest.raises(CatalogUnavailable, match="full"):
         desk.work()

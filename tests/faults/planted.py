@@ -1,0 +1,115 @@
+"""Bugs planted on purpose, each in a copy of the tree: a suite that stays green with one of them proves nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_COPIED = ("cbk", "tests", "scripts", "bench", "pyproject.toml", "celeryconfig.py")
+_TESTS_FAILED = 1  # pytest's exit code
+
+_CUTS = "tests/faults/test_power_cuts.py::test_cut_where_a_missing_flush_would_show_loses_nothing[ext4-catalog {}]"
+_JOBS = "tests/integration/test_jobs.py::"
+_ARCHIVE = "tests/unit/test_archive.py::"
+
+
+@dataclass(frozen=True)
+class Plant:
+    """`old` becomes `new` in `file`, once, and one of `tests` has to fail."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    @property
+    def needs_cuts(self):
+        """Whether the tests need disks whose plug can be pulled."""
+        return any("power_cuts" in test for test in self.tests)
+
+
+PLANTS = {
+    "the bytes are not flushed": Plant(
+        "cbk/edges/archive.py",
+        "            os.fsync(descriptor)\n            self._descriptor = None\n",
+        "            self._descriptor = None\n",
+        (_CUTS.format("elsewhere"),),
+    ),
+    "the folder is not flushed": Plant(
+        "cbk/edges/archive.py",
+        "            part.move(folder, name)\n            _sync_folder(folder)\n",
+        "            part.move(folder, name)\n",
+        (_CUTS.format("elsewhere"),),
+    ),
+    "the record of a prune is not flushed": Plant(
+        "cbk/edges/catalog/removals.py",
+        "with self._database.writing(durable=True) as connection:",
+        "with self._database.writing() as connection:",
+        (_CUTS.format("on the disk"),),
+    ),
+    "the hash of a download is not compared": Plant(
+        "cbk/edges/archive.py",
+        "        if actual != self.header.sha256:\n",
+        "        if actual != actual:\n",
+        (f"{_ARCHIVE}test_seal_refuses_other_bytes_than_the_rows",),
+    ),
+    "the hash of what is read is not compared": Plant(
+        "cbk/rules/gzip_format.py",
+        "        if self.sha256 != self.header.sha256:\n",
+        "        if self.sha256 != self.sha256:\n",
+        ("tests/unit/test_gzip_format.py::test_decoder_notices_a_header_of_other_bytes",),
+    ),
+    "a name on the disk is overwritten": Plant(
+        "cbk/edges/archive.py",
+        "_RENAME_NOREPLACE = 1 ",
+        "_RENAME_NOREPLACE = 0 ",
+        (f"{_ARCHIVE}test_publish_does_not_overwrite",),
+    ),
+    "the fence is not compared": Plant(
+        "cbk/edges/catalog/work.py",
+        "versions.c.fence == claim.fence, versions.c.holder == claim.holder",
+        "versions.c.fence >= claim.fence",
+        ("tests/integration/test_catalog.py", "-k", "slept_through"),
+    ),
+    "the lease is not asked before publishing": Plant(
+        "cbk/jobs/backup.py",
+        "        keeper.tick()\n        try:\n            kit.archive.publish",
+        "        try:\n            kit.archive.publish",
+        (f"{_JOBS}test_worker_that_slept_through_its_lease_publishes_nothing",),
+    ),
+    "the disk is not asked for its identity": Plant(
+        "cbk/edges/archive.py",
+        "        if found != expected:\n",
+        "        if found != found:\n",
+        (f"{_ARCHIVE}test_require_refuses_another_disk",),
+    ),
+    "a full disk is not noticed": Plant(
+        "cbk/rules/room.py", "    if free < kept:\n", "    if free < 0:\n", ("tests/unit/test_room.py",)
+    ),
+}
+
+
+def is_caught(plant, folder):
+    """Whether the tests fail with the bug in the tree, and why they did or did not, in pytest's words. `folder` is empty."""
+    for name in _COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    target = folder / plant.file
+    text = target.read_text()
+    assert plant.old in text, f"{plant.file} has changed: {plant.old!r} is not in it"
+    target.write_text(text.replace(plant.old, plant.new, 1))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *plant.tests],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(folder / "scripts")]), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode == _TESTS_FAILED, done.stdout[-3000:] + done.stderr[-1000:]

@@ -1,0 +1,16 @@
+"""The suites find bugs that are planted for them: one flush, one comparison, one lease fewer."""
+
+import pytest
+
+from tests.faults import disks
+from tests.faults.planted import PLANTS, is_caught
+
+QUICK = ("the bytes are not flushed", "the hash of a download is not compared", "the fence is not compared")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.nightly) for name in PLANTS])
+def test_planted_bug_is_caught(tmp_path, name):
+    if PLANTS[name].needs_cuts and (reason := disks.why_not("ext4")):
+        pytest.skip(f"WHETHER THE POWER CUTS FIND A BUG IS NOT TESTED: {reason}")
+    caught, said = is_caught(PLANTS[name], tmp_path)
+    assert caught, said
