@@ -148,7 +148,7 @@ def verification_problems(*, overdue: int, problem: str | None, every: timedelta
         copies = "1 copy was" if overdue == 1 else f"{overdue} copies were"
         problems.append(
             Problem(
-                message=f"{copies} not read again for longer than {describe_age(every)}",
+                message=f"{copies} not read again in the last {describe_age(every)}",
                 hint="does a worker serve the queue verify? is CBK_VERIFY_RATE enough? `cbk verify --older-than 1d` does it now",
             )
         )

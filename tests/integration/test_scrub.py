@@ -247,7 +247,7 @@ def test_status_says_since_when_every_copy_was_read_and_turns_red_when_that_is_t
     oldest = desk.versions()["a.bin", 1].verified_at
     assert (take_status(desk.kit).verification.oldest_at, problems(desk)) == (oldest, [])
     set_read(desk, a=38 * DAY)
-    assert problems(desk) == ["1 copy was not read again for longer than 30 days"]
+    assert problems(desk) == ["1 copy was not read again in the last 30 days"]
     scrub(desk.kit, pause=carry_on)
     assert problems(desk) == []
 

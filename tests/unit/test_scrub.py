@@ -192,7 +192,7 @@ def test_copies_are_overdue_a_quarter_after_their_time():
 
 @pytest.mark.parametrize(("overdue", "said"), [(1, "1 copy was"), (7, "7 copies were")])
 def test_overdue_copies_are_a_problem(overdue, said):
-    assert messages(overdue=overdue) == [f"{said} not read again for longer than 30 days"]
+    assert messages(overdue=overdue) == [f"{said} not read again in the last 30 days"]
 
 
 def test_verification_that_failed_is_a_problem_before_anything_is_overdue():
