@@ -19,6 +19,7 @@ from cbk.jobs.kit import Kit
 from cbk.jobs.poll import LEASE
 from cbk.jobs.setup import prepare_catalog
 from cbk.jobs.stream import PAGE_ROWS
+from cbk.rules.health import describe_age
 from cbk.rules.journal import JOURNAL_NAME, Journal, decode_journal
 from cbk.rules.layout import place_key
 from cbk.rules.rebuild import FoundCopy, PlacedCopy, Problem, RebuildPlan, place_copy, plan_rebuild
@@ -26,6 +27,9 @@ from cbk.rules.rebuild import FoundCopy, PlacedCopy, Problem, RebuildPlan, place
 # Copies that go into the catalog in one transaction.
 BATCH = 500
 
+_UNREAD = (
+    "what was added was taken at its header's word: `cbk verify` reads it now, the workers do in turn, and until then status is red"
+)
 _FORGOTTEN = "holds have to be set again, and the grace of a deleted file starts anew when its delete-log row is read"
 
 Tell = Callable[[Problem], None]
@@ -65,7 +69,10 @@ def rebuild(kit: Kit, *, tell: Tell, advance: Advance, verify: bool = False, dry
     prepare_catalog(kit)
     leases = kit.catalog.leases.for_one()
     if not leases.acquire(LEASE, kit.settings.lease):
-        raise LeaseLost("a poll is at work, which a rebuild must not meet", hint="stop beat and the workers, or try again")
+        raise LeaseLost(
+            "a poll or another rebuild is at work, or was killed a moment ago",
+            hint=f"stop beat and the workers, and try again in {describe_age(kit.settings.lease)}",
+        )
     try:
         return _Rebuild(kit, tell, advance, verify=verify, leases=leases).run()
     finally:
@@ -94,6 +101,8 @@ class _Rebuild:
         for locations in self._batches():
             self._take_in_copies(locations)
             self._advance(len(locations))
+        if self._done.added and not self._verify:
+            self._done.notes.append(_UNREAD)
         if self._dry_run:
             self._done.holds, self._done.removals = len(journal.holds), len(journal.removals)
         else:

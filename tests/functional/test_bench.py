@@ -15,3 +15,9 @@ def test_memory_is_measured_with_all_files_in_flight():
     assert "3 were in flight at the same time" in printed.stdout
     idle, peak = map(float, re.findall(r"([0-9.]+) MB (?:idle|at its peak)", printed.stdout))
     assert 0 < idle < peak
+
+
+def test_rebuild_is_measured_with_an_empty_and_with_a_full_catalog():
+    command = [sys.executable, "-m", "bench.rebuild", "300"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert len(re.findall(r"^300 copies .*: [0-9.]+ s, [0-9]+ copies/s", printed.stdout, flags=re.MULTILINE)) == 2, printed.stderr

@@ -1,0 +1,699 @@
+"""The catalog, made again from the disk alone: copies, holds and graces as before, and a word about what cannot be known."""
+
+import dataclasses
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from cbk.edges.catalog.tables import files, leases, removals, versions
+from cbk.errors import LeaseLost, RootMissing
+from cbk.jobs import rebuild as module
+from cbk.jobs.kit import open_kit
+from cbk.jobs.poll import LEASE
+from cbk.jobs.rebuild import rebuild
+from cbk.model import VersionState
+from cbk.rules.layout import copy_location
+from cbk.settings import Settings
+from tests.disk import BUCKETS, NOW, File, corpus, drop, header_of, make_disk
+
+JOURNAL = ".cbk/retention.jsonl"
+
+
+class Rebuilding:
+    """One desk, its rebuilds, and what they told."""
+
+    def __init__(self, desk):
+        self.desk = desk
+        self.problems = {}
+
+    def lose_catalog(self):
+        self.desk.kit.catalog.close()
+        for path in self.desk.folder.glob("catalog.db*"):
+            path.unlink()
+        self.desk.reopen()
+
+    def run(self, kit=None, *, advance=lambda _: None, **options):
+        self.problems = {}
+
+        def tell(problem):
+            self.problems[problem.location] = problem.reason
+
+        return rebuild(kit or self.desk.kit, tell=tell, advance=advance, **options)
+
+    def stored(self):
+        """What is stored, by (key, number), without what only a lost catalog knew."""
+        forgotten = {"id": 0, "file_id": 0, "verified_at": None, "first_seen_at": None, "attempts": 0, "fence": 0}
+        forgotten |= {"stored_sha256": None, "link_expires_at": None}
+        stored = {name: found for name, found in self.desk.versions().items() if found.state is VersionState.STORED}
+        return {name: dataclasses.replace(found, **forgotten) for name, found in stored.items()}
+
+
+@pytest.fixture
+def lost(desk):
+    return Rebuilding(desk)
+
+
+@pytest.fixture
+def make_site(tmp_path):
+    """A function that makes the kit of a disk with copies on it, and a catalog that is not there yet."""
+    kits = []
+
+    def make(root, **settings):
+        values = {
+            "source_url": f"sqlite:///{tmp_path}/none.db",
+            "catalog_url": f"sqlite:///{tmp_path}/fresh.db",
+            "backup_root": str(root),
+            "buckets": BUCKETS,
+        }
+        kits.append(open_kit(Settings(**values | settings)))
+        return kits[-1]
+
+    yield make
+    for kit in kits:
+        kit.close()
+
+
+def told(kit, **options):
+    """A rebuild, and its problems by location."""
+    problems = {}
+    done = rebuild(kit, tell=lambda problem: problems.update({problem.location: problem.reason}), advance=lambda _: None, **options)
+    return done, problems
+
+
+def listed(kit):
+    return {(version.storage, version.key, version.number): version for version in kit.catalog.report.versions()}
+
+
+# ---- copies ------------------------------------------------------------------------------------------------------------------
+
+
+def test_rebuilt_catalog_says_the_same_of_every_stored_version(lost):
+    desk = lost.desk
+    for key in ("cars/thumb.jpg", "cars/thumb.png", "cars/Thumb.png", "写真/ü.png", "cars", "empty", "a//b"):
+        desk.upload(key, key.encode() if key != "empty" else b"")
+    desk.upload("cars/thumb.jpg", b"second", version=2)
+    desk.work()
+    desk.upload("cars/thumb.jpg", b"tenth", version=10)
+    desk.work()
+    before = lost.stored()
+    assert len(before) >= 8
+    lost.lose_catalog()
+    done = lost.run()
+    assert lost.stored() == before
+    assert (done.copies, done.added, done.known, done.problems) == (len(before), len(before), 0, 0)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_copy_of_every_name_is_taken_in(make_site, tmp_path, database, request):
+    every = corpus()
+    archive, locations = make_disk(tmp_path / "backups", every)
+    settings = {}
+    if database == "postgresql":
+        settings["catalog_url"] = request.getfixturevalue("postgres").url(request.getfixturevalue("pg_database"))
+    kit = make_site(archive.root, **settings)
+    done, problems = told(kit)
+    found = listed(kit)
+    assert (done.added, problems) == (len(every), {})
+    assert {name: copy_location(version.place, version.number) for name, version in found.items()} == locations
+    for file in every:
+        version = found[file.name]
+        assert (version.sha256, version.size) == (header_of(file).sha256, len(file.content))
+        assert (version.source_id, version.content_type) == (file.row or "", file.content_type)
+        assert (version.bucket, version.state, version.reason) == (BUCKETS[file.storage], VersionState.STORED, "")
+        assert version.stored_size == (archive.root / locations[file.name]).stat().st_size
+    assert {name[2] for name, version in found.items() if name[1] == "cars/id-1/thumbnail.png" and version.newest} == {10}
+
+
+def test_row_of_a_copy_is_recognised_and_a_row_without_a_copy_is_pending(lost):
+    desk = lost.desk
+    first = desk.upload("a.txt", b"a")
+    desk.work()
+    lost.lose_catalog()
+    desk.upload("b.txt", b"b")
+    desk.upload("a.txt", b"newer", version=2)
+    done = lost.run()
+    assert (done.rows, done.pending) == (3, 2)
+    assert desk.states() == {("a.txt", 1): "stored", ("a.txt", 2): "pending", ("b.txt", 1): "pending"}
+    assert desk.versions()["a.txt", 1].source_id == first
+    assert desk.declined() == {}
+    desk.work()
+    assert set(desk.states().values()) == {"stored"}
+
+
+def test_after_a_rebuild_nothing_is_downloaded_again(lost):
+    desk = lost.desk
+    desk.upload("a.txt", b"a")
+    desk.work()
+    lost.lose_catalog()
+    lost.run()
+    desk.poll()
+    assert desk.courier.take() == []
+
+
+def test_source_that_is_away_is_said_and_is_no_obstacle(lost):
+    desk = lost.desk
+    desk.upload("a.txt", b"a")
+    desk.work()
+    lost.lose_catalog()
+    with desk.source_away():
+        done = lost.run()
+    assert desk.states() == {("a.txt", 1): "stored"}
+    assert any("what has no copy is not known yet" in note for note in done.notes)
+
+
+def test_second_rebuild_changes_nothing(lost):
+    desk = lost.desk
+    for key in ("a.txt", "b.txt"):
+        desk.upload(key, key.encode())
+    desk.work()
+    before = desk.versions()
+    done = lost.run()
+    assert (done.added, done.known) == (0, 2)
+    assert desk.versions() == before
+
+
+def test_what_the_catalog_knows_is_never_changed(lost):
+    desk = lost.desk
+    row = desk.upload("a.txt", b"a")
+    desk.work()
+    before = desk.versions()["a.txt", 1]
+    with desk.kit.catalog.database.writing() as connection:
+        connection.execute(sa.update(versions).values(state="failed", reason="for a test", attempts=3))
+    lost.run()
+    after = desk.versions()["a.txt", 1]
+    assert (after.state, after.reason, after.attempts, after.id) == (VersionState.FAILED, "for a test", 3, before.id)
+    assert after.source_id == row
+
+
+def test_gap_of_a_catalog_that_lives_is_filled(lost):
+    desk = lost.desk
+    for version in (1, 2):
+        desk.upload("a.txt", b"a%d" % version, version=version)
+        desk.work()
+    desk.upload("a.txt", b"a3", version=3)
+    desk.poll()
+    with desk.kit.catalog.database.writing() as connection:
+        connection.execute(sa.delete(removals))
+        connection.execute(sa.delete(versions).where(versions.c.number == 1))
+    with desk.source_away():
+        done = lost.run()
+    assert (done.added, done.known) == (1, 1)
+    assert {number: version.newest for (_, number), version in desk.versions().items()} == {1: False, 2: False, 3: True}
+
+
+def test_broken_off_half_way_it_goes_on_where_it_was(lost, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 2)
+    desk = lost.desk
+    for number in range(7):
+        desk.upload(f"{number}.txt", b"%d" % number)
+    desk.work()
+    before = lost.stored()
+    lost.lose_catalog()
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lost.run(advance=stop)
+    assert len(desk.versions()) == 2
+    done = lost.run()
+    assert (done.added, done.known) == (5, 2)
+    assert lost.stored() == before
+
+
+def test_progress_counts_every_copy_once(lost, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 2)
+    for number in range(5):
+        lost.desk.upload(f"{number}.txt", b"x")
+    lost.desk.work()
+    advanced = []
+    lost.run(advance=advanced.append)
+    assert advanced == [2, 2, 1]
+
+
+def test_copies_were_not_verified_and_are_read_first(lost):
+    lost.desk.upload("a.txt", b"a")
+    lost.desk.work()
+    lost.lose_catalog()
+    lost.run()
+    version = lost.desk.versions()["a.txt", 1]
+    assert (version.verified_at, version.stored_sha256) == (None, None)
+
+
+def test_verified_copies_are_whole_as_if_just_stored(lost):
+    desk = lost.desk
+    desk.upload("a.txt", b"a")
+    desk.work()
+    before = desk.versions()["a.txt", 1]
+    lost.lose_catalog()
+    lost.run(verify=True)
+    version = desk.versions()["a.txt", 1]
+    assert version.stored_sha256 == before.stored_sha256
+    assert version.verified_at is not None
+
+
+def test_bucket_of_that_time_stays_where_the_setting_has_changed(make_site, tmp_path):
+    archive, locations = make_disk(tmp_path / "backups", [File("a.txt", b"a")])
+    kit = make_site(archive.root, buckets={"s3": "renamed"})
+    told(kit)
+    (version,) = listed(kit).values()
+    assert (version.bucket, copy_location(version.place, 1)) == ("car-erp", locations["s3", "a.txt", 1])
+
+
+def test_copy_of_the_future_was_not_seen_in_the_future(make_site, tmp_path):
+    archive, locations = make_disk(tmp_path / "backups", [File("a.txt", b"a")])
+    ahead = datetime(2200, 1, 1, tzinfo=UTC)
+    os.utime(archive.root / locations["s3", "a.txt", 1], (ahead.timestamp(), ahead.timestamp()))
+    kit = make_site(archive.root)
+    told(kit)
+    (version,) = listed(kit).values()
+    assert version.stored_at == ahead
+    assert version.first_seen_at <= kit.catalog.database.now()
+
+
+def test_rebuild_writes_nothing_to_the_disk(lost):
+    desk = lost.desk
+    desk.upload("a.txt", b"a")
+    desk.work()
+    lost.lose_catalog()
+
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in desk.root.rglob("*")}
+
+    before = state()
+    lost.run(verify=True)
+    assert state() == before
+
+
+# ---- what is wrong -----------------------------------------------------------------------------------------------------------
+
+
+def damaged(path, at, to=None):
+    data = bytearray(path.read_bytes())
+    data[at] = data[at] ^ 1 if to is None else to
+    path.write_bytes(bytes(data))
+
+
+HARMS = {
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-30]), "it is cut short"),
+    "emptied": (lambda path: path.write_bytes(b""), "is not a gzip file"),
+    "of somebody else": (lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + bytes(60)), "was not written by this kit"),
+    "header damaged": (lambda path: damaged(path, 40), "header is damaged"),
+    "renumbered": (lambda path: path.rename(path.with_name("v7.gzip")), "is s3/bad.txt v1, which does not belong there"),
+    "with zeros before its number": (lambda path: path.rename(path.with_name("v01.gzip")), "does not belong there"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_bad_copy_is_named_and_left_out_and_the_others_are_taken_in(make_site, tmp_path, harm, dry_run):
+    archive, locations = make_disk(tmp_path / "backups", [File("good.txt", b"good"), File("bad.txt", bytes(range(256)) * 9)])
+    harmed, reason = HARMS[harm]
+    harmed(archive.root / locations["s3", "bad.txt", 1])
+    kit = make_site(archive.root)
+    done, problems = told(kit, dry_run=dry_run)
+    assert (done.added, done.problems) == (1, 1)
+    ((location, said),) = problems.items()
+    assert location.startswith("car-erp/bad/v")
+    assert reason in said
+    if not dry_run:
+        assert set(listed(kit)) == {("s3", "good.txt", 1)}
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_flipped_bit_in_the_content_is_found_where_copies_are_verified(make_site, tmp_path, verify):
+    archive, locations = make_disk(tmp_path / "backups", [File("a", bytes(range(256)) * 40)])
+    damaged(archive.root / locations["s3", "a", 1], -20)
+    _, problems = told(make_site(archive.root), verify=verify)
+    assert set(problems) == ({locations["s3", "a", 1]} if verify else set())
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"sha256": "zz"},
+        {"sha256": ""},
+        {"storage": ""},
+        {"storage": "x" * 300},
+        {"name": ""},
+        {"version": 2**63},
+        {"path": "a/" * 3000},
+        {"source_id": "9" * 300},
+    ],
+)
+def test_header_that_makes_no_sense_is_named(make_site, tmp_path, forged):
+    archive, _ = make_disk(tmp_path / "backups", [])
+    file = File("a.txt", b"a")
+    drop(archive.root, file, "car-erp/a/v1.gzip", dataclasses.replace(header_of(file), **{"path": "", **forged}))
+    kit = make_site(archive.root)
+    _, problems = told(kit)
+    assert list(problems) == ["car-erp/a/v1.gzip"]
+    assert listed(kit) == {}
+
+
+def test_swapped_pair_is_named(make_site, tmp_path):
+    archive, locations = make_disk(tmp_path / "backups", [File("a", b"a"), File("b", b"b")])
+    one, other = (archive.root / location for location in locations.values())
+    one.rename(tmp_path / "aside")
+    other.rename(one)
+    (tmp_path / "aside").rename(other)
+    _, problems = told(make_site(archive.root))
+    assert problems == {
+        "car-erp/a/v1.gzip": "its header says that it is s3/b v1, which does not belong there",
+        "car-erp/b/v1.gzip": "its header says that it is s3/a v1, which does not belong there",
+    }
+
+
+def test_second_copy_of_a_version_is_named(make_site, tmp_path):
+    archive, _ = make_disk(tmp_path / "backups", [])
+    file = File("a/b.png", b"b")
+    drop(archive.root, file, "car-erp/a/b/v1.gzip")
+    drop(archive.root, file, "car-erp/a/b.png/v1.gzip")
+    kit = make_site(archive.root)
+    _, problems = told(kit)
+    ((location, reason),) = problems.items()
+    (version,) = listed(kit).values()
+    assert {location, copy_location(version.place, 1)} == {"car-erp/a/b/v1.gzip", "car-erp/a/b.png/v1.gzip"}
+    assert reason == f"it is another copy of s3/a/b.png v1, which belongs to {copy_location(version.place, 1)}"
+
+
+def test_folder_of_two_files_belongs_to_one_of_them(make_site, tmp_path):
+    archive, _ = make_disk(tmp_path / "backups", [])
+    drop(archive.root, File("a.png", b"png"), "car-erp/a/v1.gzip")
+    drop(archive.root, File("a.jpg", b"jpg", number=2), "car-erp/a/v2.gzip")
+    kit = make_site(archive.root)
+    _, problems = told(kit)
+    ((_, key, number),) = listed(kit)
+    other = {"a.png": "a.jpg v2", "a.jpg": "a.png v1"}[key]
+    assert problems == {f"car-erp/a/v{3 - number}.gzip": f"it is s3/{other}, but its folder is that of s3/{key}"}
+
+
+def test_folder_that_cannot_be_listed_is_named(make_site, tmp_path, monkeypatch):
+    archive, _ = make_disk(tmp_path / "backups", [File("a.txt", b"a"), File("b.txt", b"b")])
+    scandir = os.scandir
+
+    def fail(path):
+        if path.endswith("car-erp/b"):
+            raise OSError(5, "input/output error")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    kit = make_site(archive.root)
+    _, problems = told(kit)
+    assert list(problems) == ["car-erp/b"]
+    assert set(listed(kit)) == {("s3", "a.txt", 1)}
+
+
+def test_foreign_files_are_passed_by(make_site, tmp_path):
+    archive, _ = make_disk(tmp_path / "backups", [File("a.txt", b"a")])
+    for name in (
+        "notes.txt",
+        "car-erp/a/v1.gzip~",
+        "car-erp/a/v.gzip",
+        "v1.gzip",
+        ".cbk/quarantine/x-1.gzip",
+        "lost+found/v1.gzip",
+    ):
+        (archive.root / name).parent.mkdir(exist_ok=True)
+        (archive.root / name).write_bytes(b"not a copy")
+    (archive.root / "car-erp/link").symlink_to(archive.root / "car-erp/a")
+    done, problems = told(make_site(archive.root))
+    assert (done.copies, problems) == (1, {})
+
+
+def test_copy_that_is_pruned_meanwhile_is_no_problem(lost, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 1)
+    desk = lost.desk
+    for key in ("a", "b"):
+        desk.upload(key, key.encode())
+    desk.work()
+    lost.lose_catalog()
+    _, second = desk.kit.archive.walk()
+    done = lost.run(advance=lambda _: desk.kit.archive.remove(second))
+    assert (done.copies, done.added, done.problems) == (1, 1, 0)
+
+
+def test_disk_that_is_not_mounted_makes_no_catalog(make_site, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RootMissing):
+        told(make_site(tmp_path / "empty"))
+    assert not (tmp_path / "fresh.db").exists()
+
+
+def test_catalog_of_another_disk_is_refused(lost, make_site, tmp_path):
+    archive, _ = make_disk(tmp_path / "other", [File("a.txt", b"a")])
+    kit = make_site(archive.root, catalog_url=lost.desk.settings["catalog_url"])
+    with pytest.raises(RootMissing, match="the catalog belongs to the disk"):
+        told(kit)
+
+
+def test_disk_that_goes_away_half_way_ends_it(lost, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 1)
+    desk = lost.desk
+    for key in ("a", "b"):
+        desk.upload(key, key.encode())
+    desk.work()
+    lost.lose_catalog()
+    with pytest.raises(RootMissing):
+        lost.run(advance=lambda _: (desk.root / ".cbk/identity").rename(desk.root / ".cbk/gone"))
+
+
+# ---- beside others -----------------------------------------------------------------------------------------------------------
+
+
+def test_rebuild_waits_for_no_poll_but_says_that_one_is_at_work(lost):
+    with lost.desk.rival() as rival:
+        assert rival.leases.acquire(LEASE, timedelta(minutes=2))
+        with pytest.raises(LeaseLost, match="a poll or another rebuild is at work") as caught:
+            lost.run()
+    assert "stop beat" in caught.value.hint
+
+
+def test_no_poll_works_while_a_rebuild_does(lost):
+    outcomes = []
+    lost.desk.upload("a", b"a")
+    lost.desk.work()
+    lost.run(advance=lambda _: outcomes.append(lost.desk.poll().outcome))
+    assert outcomes == ["skipped"]
+    assert lost.desk.poll().outcome == "polled"
+
+
+def test_rebuild_that_was_silent_too_long_stops(make_desk, monkeypatch):
+    lost = Rebuilding(make_desk(lease="2s"))
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(module, "monotonic", lambda: next(clock))
+    lost.desk.upload("a", b"a")
+    lost.desk.work()
+    lost.lose_catalog()
+    rebuilding = lost.desk.kit.catalog.rebuilding
+    known_locations = rebuilding.known_locations
+
+    def ask_when_a_poll_has_taken_over(locations):
+        with lost.desk.rival() as rival, rival.database.writing() as connection:
+            connection.execute(sa.update(leases).values(holder="rival"))
+        return known_locations(locations)
+
+    monkeypatch.setattr(rebuilding, "known_locations", ask_when_a_poll_has_taken_over)
+    with pytest.raises(LeaseLost, match="a poll has taken over"):
+        lost.run()
+    assert lost.desk.versions() == {}
+
+
+def test_file_that_a_worker_takes_in_at_the_same_moment_is_known_then(lost, monkeypatch):
+    desk = lost.desk
+    desk.upload("a", b"a")
+    desk.work()
+    lost.lose_catalog()
+    rivals = []
+    original = desk.kit.catalog.rebuilding.add
+
+    def add(plan):
+        if not rivals:
+            rivals.append(desk.open())
+            module.take_in(rivals[0], rivals[0].source.rows_after(None, 10))
+        return original(plan)
+
+    monkeypatch.setattr(desk.kit.catalog.rebuilding, "add", add)
+    done = lost.run()
+    assert (done.added, done.known, done.problems) == (0, 1, 0)
+    assert desk.states() == {("a", 1): "pending"}
+
+
+# ---- a dry run ---------------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_without_a_catalog_counts_and_makes_none(make_site, tmp_path):
+    archive, _ = make_disk(tmp_path / "backups", [File("a.txt", b"a"), File("b.txt", b"b")])
+    done, _ = told(make_site(archive.root), dry_run=True)
+    assert (done.copies, done.added, done.known, done.rows) == (2, 2, 0, 0)
+    assert not (tmp_path / "fresh.db").exists()
+
+
+def test_dry_run_with_a_catalog_changes_nothing_in_it(lost):
+    desk = lost.desk
+    for key in ("a", "b"):
+        desk.upload(key, key.encode())
+    desk.work()
+    with desk.kit.catalog.database.writing() as connection:
+        connection.execute(sa.delete(versions).where(versions.c.id == 1))
+        connection.execute(sa.delete(files).where(files.c.id == 1))
+    before = desk.versions()
+    done = lost.run(dry_run=True)
+    assert (done.added, done.known) == (1, 1)
+    assert desk.versions() == before
+
+
+# ---- holds and graces --------------------------------------------------------------------------------------------------------
+
+
+def hold(desk, key, **options):
+    values = {"is_prefix": False, "storage": None, "until": None, "reason": ""}
+    return desk.kit.catalog.holds.add(key, **values | options)
+
+
+def plain(row):
+    """A removal without the catalog's own ids and without what a poll notes for itself."""
+    forgotten = {"id", "file_id", "version_id", "checked_at", "armed_until", "brake_id"}
+    return {name: value for name, value in row._mapping.items() if name not in forgotten}
+
+
+def test_holds_come_back(lost):
+    desk = lost.desk
+    hold(desk, "cars/", is_prefix=True, until=NOW + timedelta(days=900), reason="court")
+    hold(desk, "a.txt", storage="s3")
+    desk.poll()
+    before = [dataclasses.replace(held, id=0) for held in desk.kit.catalog.holds.all()]
+    lost.lose_catalog()
+    done = lost.run()
+    assert done.holds == 2
+    assert [dataclasses.replace(held, id=0) for held in desk.kit.catalog.holds.all()] == before
+    assert lost.run().holds == 0
+
+
+def test_grace_of_a_deleted_file_goes_on(lost):
+    desk = lost.desk
+    row = desk.upload("a.txt", b"a")
+    desk.upload("b.txt", b"b")
+    desk.work()
+    log_row = desk.delete(row)
+    desk.poll()
+    before = plain(desk.removals()[log_row])
+    lost.lose_catalog()
+    assert lost.run().removals == 1
+    assert plain(desk.removals()[log_row]) == before
+    assert {key: version.deleted for (key, _), version in desk.versions().items()} == {"a.txt": True, "b.txt": False}
+    desk.poll()
+    assert plain(desk.removals()[log_row])["due_at"] == before["due_at"]
+    assert lost.run().removals == 0
+
+
+def test_deleted_file_is_pruned_when_its_first_grace_has_passed(lost):
+    desk = lost.desk
+    row = desk.upload("a.txt", b"a")
+    desk.upload("b.txt", b"b")
+    desk.work()
+    desk.delete(row)
+    desk.poll()
+    lost.lose_catalog()
+    lost.run()
+    assert desk.let_go() == []
+    desk.pass_grace()
+    desk.let_go()
+    assert desk.copies() == {"car-erp/b/v1.gzip"}
+
+
+def test_delete_covers_no_version_that_came_after_it(lost):
+    desk = lost.desk
+    row = desk.upload("a.txt", b"a")
+    desk.work()
+    desk.delete(row)
+    desk.poll()
+    desk.upload("a.txt", b"again", version=2)
+    desk.work()
+    lost.lose_catalog()
+    lost.run()
+    assert {number: version.deleted for (_, number), version in desk.versions().items()} == {1: True, 2: False}
+
+
+def test_grace_of_a_replaced_copy_goes_on(lost):
+    desk = lost.desk
+    desk.upload("a.txt", b"a")
+    desk.work()
+    desk.upload("a.txt", b"newer", version=2)
+    desk.work()
+    desk.poll()
+    (before,) = map(plain, desk.removals().values())
+    lost.lose_catalog()
+    assert lost.run().removals == 1
+    (after,) = desk.removals().values()
+    assert plain(after) == before
+    assert after.version_id == desk.versions()["a.txt", 1].id
+    desk.poll()
+    assert len(desk.removals()) == 1
+    assert lost.run().removals == 0
+
+
+def test_delete_of_a_file_that_is_not_known_again_waits_for_its_row(lost):
+    desk = lost.desk
+    row = desk.upload("a.txt", b"a")
+    desk.work()
+    log_row = desk.delete(row)
+    desk.poll()
+    lost.lose_catalog()
+    for location in desk.copies():
+        (desk.root / location).unlink()
+    with desk.source_away():
+        lost.run()
+    before = desk.removals()[log_row]
+    assert before.file_id is None
+    desk.poll()
+    assert desk.removals()[log_row].file_id == desk.versions()["a.txt", 1].file_id
+    assert desk.removals()[log_row].due_at == before.due_at
+
+
+def test_without_a_journal_it_says_what_is_not_known(lost):
+    (lost.desk.root / JOURNAL).unlink(missing_ok=True)
+    done = lost.run()
+    assert done.problems == 0
+    assert any("holds have to be set again" in note for note in done.notes)
+
+
+def test_damaged_line_of_the_journal_is_named_and_the_others_count(lost):
+    desk = lost.desk
+    hold(desk, "one")
+    hold(desk, "two")
+    desk.poll()
+    journal = desk.root / JOURNAL
+    journal.write_bytes(journal.read_bytes().replace(b'"key":"one"', b'"key":"0ne"'))
+    lost.lose_catalog()
+    done = lost.run()
+    assert [held.key for held in desk.kit.catalog.holds.all()] == ["two"]
+    assert done.problems == 2
+    assert lost.problems.keys() == {JOURNAL}
+    assert any("holds have to be set again" in note for note in done.notes)
+
+
+def test_journal_that_cannot_be_read_is_named(lost):
+    (lost.desk.root / JOURNAL).unlink(missing_ok=True)
+    (lost.desk.root / JOURNAL).symlink_to("elsewhere")
+    done = lost.run()
+    assert done.problems == 1
+    assert "symbolic" in lost.problems[JOURNAL]
+
+
+def test_hold_is_back_before_anything_else_is(lost):
+    desk = lost.desk
+    desk.upload("a.txt", b"a")
+    desk.work()
+    hold(desk, "a.txt")
+    desk.poll()
+    lost.lose_catalog()
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lost.run(advance=stop)
+    assert [held.key for held in desk.kit.catalog.holds.all()] == ["a.txt"]
