@@ -18,6 +18,7 @@ from cbk.edges.targets.s3 import S3Target
 from cbk.errors import CopyCorrupt, TargetError, TargetUnavailable, UsageError
 from cbk.model import RestoreItem
 from local_servers import free_port
+from tests.origin import Origin
 
 PART = 5 * MIB  # S3 allows no smaller ones but the last
 LARGE = os.urandom(PART + 1000)
@@ -380,6 +381,12 @@ def test_endpoint_that_is_down_is_said(open_target, monkeypatch):
     assert "AWS_ENDPOINT_URL" in refusal(open_target)
 
 
+def test_certificate_that_is_not_trusted_is_said(open_target, monkeypatch):
+    with Origin(tls=True) as stranger:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", stranger.url(""))
+        assert "AWS_CA_BUNDLE" in refusal(open_target)
+
+
 @pytest.mark.parametrize(("name", "value"), [("AWS_ENDPOINT_URL", "no address"), ("AWS_PROFILE", "nobody")])
 def test_settings_that_make_no_sense_are_wrong_usage(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
@@ -587,6 +594,32 @@ def test_answer_that_gets_lost_does_no_harm(gateway, open_target, place, content
     assert lost
     assert place.body("a") == content
     assert place.uploads() == []
+
+
+def test_upload_that_is_over_when_it_is_asked_again_does_no_harm(gateway, open_target, place):
+    asked = []
+
+    def before(method, path, headers):
+        if method != "POST" or "uploadId" not in path:
+            return None
+        asked.append(path)
+        return (404, error("NoSuchUpload")) if len(asked) > 1 else None
+
+    gateway.before = before
+    gateway.after = lambda method, headers, body: None if b"CompleteMultipartUploadResult" in body else body
+    open_target(attempts=2).write(place.item(LARGE, "a"), in_chunks(LARGE))
+    assert place.body("a") == LARGE
+
+
+def test_copy_that_is_bad_is_said_where_its_parts_cannot_be_removed_either(gateway, through, place):
+    def chunks():
+        yield from in_chunks(LARGE)
+        raise CopyCorrupt("is damaged")
+
+    gateway.before = lambda method, path, headers: (403, error("AccessDenied")) if method == "DELETE" else None
+    with pytest.raises(CopyCorrupt, match="is damaged"):
+        through.write(place.item(LARGE, "a"), chunks())
+    assert place.keys() == []
 
 
 def test_refusals_that_pass_are_tried_again(gateway, open_target, place):

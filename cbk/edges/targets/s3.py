@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import boto3
-import urllib3
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -315,7 +314,7 @@ def _errors() -> Iterator[None]:
     except SSLError as exc:
         hint = "a private certificate authority is named by AWS_CA_BUNDLE"
         raise TargetUnavailable("the endpoint's certificate is not trusted", hint=hint) from exc
-    except (ConnectionError, HTTPClientError, IncompleteReadError, urllib3.exceptions.HTTPError) as exc:
+    except (ConnectionError, HTTPClientError, IncompleteReadError) as exc:
         raise TargetUnavailable(f"the endpoint cannot be reached: {type(exc).__name__}", hint=_ENDPOINT_HINT) from exc
     except ParamValidationError as exc:
         raise TargetUnavailable("S3 allows no such bucket name", hint="correct the address") from exc
