@@ -191,17 +191,22 @@ def test_machine_without_a_name_for_its_boot_is_judged_by_its_uptime_alone():
     assert UNEXPLAINED in judged(reading(2 * DAY, up=HOUR, boot=None), kept)
 
 
+def test_machine_that_was_up_all_the_time_explains_a_kit_that_was_not():
+    assert judged(reading(40 * DAY, boot="two", uptime=40 * DAY)) is None
+    assert UNEXPLAINED in judged(reading(40 * DAY, boot="two", uptime=38 * DAY))
+
+
 def test_latest_never_goes_back():
     kept = memory(reading(), reading(-SECOND))
     assert kept.latest == NOW
 
 
 def test_boots_that_are_long_gone_are_forgotten_and_a_long_one_is_not():
-    kept = memory(reading(boot="gone"), reading(), reading(DAY))
-    for day in range(2, 60):
-        kept = remember(reading(day * DAY), kept)
-    assert list(kept.boots) == ["one"]
-    assert kept.boots["one"].now == NOW
+    kept = memory(reading(boot="gone"), reading(), reading(boot="two"))
+    for day in range(1, 60):
+        kept = remember(reading(day * DAY, boot="two"), remember(reading(day * DAY), kept))
+    assert sorted(kept.boots) == ["one", "two"]
+    assert {boot.now for boot in kept.boots.values()} == {NOW}
 
 
 def test_number_of_boots_is_bounded_to_the_newest():
