@@ -78,7 +78,8 @@ def test_slices_save_up_for_the_next_copy(make_desk):
     saved = []
     while scrub(desk.kit, pause=carry_on).facts["copies"] == 0:
         saved.append(int(desk.fact("verify.credit")))
-    assert 1 < len(saved) < 10
+        assert len(saved) < 10
+    assert len(saved) > 1
     assert saved == sorted(set(saved))
     assert desk.versions()["a.bin", 1].verified_at > desk.versions()["b.bin", 1].verified_at
     assert int(desk.fact("verify.credit")) < saved[0]
