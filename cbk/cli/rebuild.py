@@ -70,8 +70,8 @@ def _object(outcome: str, done: Rebuilt) -> dict[str, Any]:
 
 def _print(outcome: str, done: Rebuilt) -> None:
     left_out = done.copies - done.added - done.known
-    click.echo(f"{outcome}: {done.copies} copies; {done.added} added, {done.known} known already, {left_out} left out")
-    click.echo(f"from the journal: {done.holds} holds, {done.removals} removals whose grace goes on")
-    click.echo(f"from the source: {done.rows} rows, {done.pending} versions without a copy")
+    click.echo(f"{outcome}: copies {done.copies}, added {done.added}, known already {done.known}, left out {left_out}")
+    click.echo(f"from the journal: holds {done.holds}, removals whose grace goes on {done.removals}")
+    click.echo(f"from the application: rows {done.rows}, versions without a copy {done.pending}")
     for note in done.notes:
         click.echo(f"- {as_text(note)}")

@@ -66,7 +66,7 @@ def rebuild(kit: Kit, *, tell: Tell, advance: Advance, verify: bool = False, dry
     kit.archive.identity()
     if dry_run:
         return _Rebuild(kit, tell, advance, verify=verify, dry_run=True).run()
-    prepare_catalog(kit)
+    prepared = prepare_catalog(kit)
     leases = kit.catalog.leases.for_one()
     if not leases.acquire(LEASE, kit.settings.lease):
         raise LeaseLost(
@@ -74,7 +74,9 @@ def rebuild(kit: Kit, *, tell: Tell, advance: Advance, verify: bool = False, dry
             hint=f"stop beat and the workers, and try again in {describe_age(kit.settings.lease)}",
         )
     try:
-        return _Rebuild(kit, tell, advance, verify=verify, leases=leases).run()
+        done = _Rebuild(kit, tell, advance, verify=verify, leases=leases).run()
+        done.holds += prepared.holds
+        return done
     finally:
         leases.release(LEASE)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from cbk.edges import machine
 from cbk.edges.archive import Archive
 from cbk.edges.plain import plain_tools
-from cbk.errors import CatalogOutdated, RootMissing
+from cbk.errors import ArchiveError, CatalogOutdated, RootMissing
 from cbk.jobs.kit import Kit
+from cbk.model import Hold
+from cbk.rules.journal import JOURNAL_NAME, decode_journal
 
 
 def initialise(kit: Kit, *, dry_run: bool = False) -> Iterator[str]:
@@ -27,20 +30,43 @@ def initialise(kit: Kit, *, dry_run: bool = False) -> Iterator[str]:
     for name, content in plain_tools().items():
         kit.archive.write_note(name, content)
     yield f"{root} is the disk {kit.archive.identity()}"
-    changed = prepare_catalog(kit)
-    yield f"the catalog at {kit.catalog.place} {'is ready' if changed else 'was ready'}"
+    prepared = prepare_catalog(kit)
+    yield f"the catalog at {kit.catalog.place} {'is ready' if prepared.changed else 'was ready'}"
+    if prepared.holds:
+        yield f"holds that the disk remembers: {prepared.holds}"
     if kit.catalog.report.counts().copies == 0 and next(kit.archive.walk(), None) is not None:
         yield "the disk has copies that this catalog does not know: let `cbk rebuild` take them in before workers start"
 
 
-def prepare_catalog(kit: Kit) -> bool:
-    """Make or migrate the catalog of the disk that is mounted; True where anything changed. Raises RootMissing or CatalogError."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Whether the catalog's tables were made or migrated, and how many holds a new catalog got from the disk's journal."""
+
+    changed: bool
+    holds: int
+
+
+def prepare_catalog(kit: Kit) -> Prepared:
+    """Make or migrate the catalog of the disk that is mounted, and tie it to that. Raises RootMissing or CatalogError."""
     if kit.catalog.exists:
         _refuse_another_disk(kit)
     changed = kit.catalog.upgrade()
     _refuse_another_disk(kit)
+    # Before any poll can write a journal without them: a new catalog on an old disk knows of no hold.
+    is_new = kit.catalog.facts.get("identity") is None
+    holds = kit.catalog.rebuilding.add_holds(_remembered_holds(kit)) if is_new else 0
     kit.catalog.facts.set(identity=kit.archive.identity())
-    return changed
+    return Prepared(changed=changed, holds=holds)
+
+
+def _remembered_holds(kit: Kit) -> list[Hold]:
+    try:
+        content = kit.archive.read_note(JOURNAL_NAME)
+    except RootMissing:
+        raise
+    except ArchiveError:  # `cbk rebuild` says what is wrong with it
+        return []
+    return decode_journal(content).holds if content is not None else []
 
 
 def _refuse_another_disk(kit: Kit) -> None:

@@ -1,19 +1,24 @@
 """The catalog, made again from the disk alone: copies, holds and graces as before, and a word about what cannot be known."""
 
 import dataclasses
+import json
 import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
+from cbk.cli.main import cli
 from cbk.edges.catalog.tables import files, leases, removals, versions
 from cbk.errors import LeaseLost, RootMissing
 from cbk.jobs import rebuild as module
 from cbk.jobs.kit import open_kit
 from cbk.jobs.poll import LEASE
 from cbk.jobs.rebuild import rebuild
+from cbk.jobs.setup import initialise
 from cbk.model import VersionState
+from cbk.rules.journal import decode_journal
 from cbk.rules.layout import copy_location
 from cbk.settings import Settings
 from tests.disk import BUCKETS, NOW, File, corpus, drop, header_of, make_disk
@@ -521,6 +526,14 @@ def test_file_that_a_worker_takes_in_at_the_same_moment_is_known_then(lost, monk
     assert desk.states() == {("a", 1): "pending"}
 
 
+def test_known_copy_is_not_read_again(lost):
+    desk = lost.desk
+    desk.upload("a", b"a")
+    desk.work()
+    damaged(desk.root / "car-erp/a/v1.gzip", 40)
+    assert lost.run().problems == 0
+
+
 # ---- a dry run ---------------------------------------------------------------------------------------------------------------
 
 
@@ -570,6 +583,25 @@ def test_holds_come_back(lost):
     assert done.holds == 2
     assert [dataclasses.replace(held, id=0) for held in desk.kit.catalog.holds.all()] == before
     assert lost.run().holds == 0
+
+
+def test_holds_survive_a_new_catalog_even_without_a_rebuild(lost):
+    desk = lost.desk
+    hold(desk, "cars/", is_prefix=True)
+    desk.poll()
+    lost.lose_catalog()
+    assert "holds that the disk remembers: 1" in list(initialise(desk.kit))
+    desk.poll()
+    assert [held.key for held in decode_journal((desk.root / JOURNAL).read_bytes()).holds] == ["cars/"]
+
+
+def test_released_hold_does_not_come_back_with_the_next_init(lost):
+    desk = lost.desk
+    held = hold(desk, "cars/", is_prefix=True)
+    desk.poll()
+    desk.kit.catalog.holds.release([held.id])
+    list(initialise(desk.kit))
+    assert desk.kit.catalog.holds.all() == []
 
 
 def test_grace_of_a_deleted_file_goes_on(lost):
@@ -697,3 +729,67 @@ def test_hold_is_back_before_anything_else_is(lost):
     with pytest.raises(KeyboardInterrupt):
         lost.run(advance=stop)
     assert [held.key for held in desk.kit.catalog.holds.all()] == ["a.txt"]
+
+
+# ---- the command -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cbk(desk, monkeypatch, tmp_path):
+    """A function that runs `cbk rebuild` on the desk and gives its exit code and its lines."""
+    monkeypatch.setattr("cbk.settings.DEFAULT_CONFIG", tmp_path / "no.toml")
+    for name, value in desk.environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments):
+        result = CliRunner().invoke(cli, ["rebuild", *arguments])
+        return result.exit_code, result.output.splitlines()
+
+    return run
+
+
+def test_command_says_what_came_back(lost, cbk):
+    desk = lost.desk
+    hold(desk, "a")
+    desk.upload("a", b"a")
+    desk.work()
+    lost.lose_catalog()
+    desk.upload("b", b"b")
+    code, lines = cbk()
+    assert code == 0
+    assert lines[:3] == [
+        "rebuilt: copies 1, added 1, known already 0, left out 0",
+        "from the journal: holds 1, removals whose grace goes on 0",
+        "from the application: rows 2, versions without a copy 1",
+    ]
+    assert all(line.startswith("- ") for line in lines[3:])
+
+
+def test_command_ends_with_3_and_names_what_it_left_out_in_signs_that_no_terminal_obeys(lost, cbk):
+    (lost.desk.root / "b\x1b[31m/x").mkdir(parents=True)
+    (lost.desk.root / "b\x1b[31m/x/v1.gzip").touch()
+    code, lines = cbk()
+    assert (code, lines[0]) == (3, "b\\x1b[31m/x/v1.gzip: is not a gzip file")
+    assert lines[1] == "rebuilt: copies 1, added 0, known already 0, left out 1"
+    code, lines = cbk("--json")
+    assert (code, len(lines)) == (3, 2)
+    assert json.loads(lines[0]) == {"outcome": "problem", "location": "b\x1b[31m/x/v1.gzip", "reason": "is not a gzip file"}
+    assert "\x1b" not in lines[0]
+
+
+def test_command_says_what_it_would_do(lost, cbk):
+    lost.desk.upload("a", b"a")
+    lost.desk.work()
+    lost.lose_catalog()
+    code, lines = cbk("--dry-run")
+    assert (code, lines[0]) == (0, "would rebuild: copies 1, added 1, known already 0, left out 0")
+    assert not (lost.desk.folder / "catalog.db").exists()
+
+
+def test_command_that_meets_a_poll_ends_with_1_and_a_hint(lost, cbk):
+    with lost.desk.rival() as rival:
+        rival.leases.acquire(LEASE, timedelta(minutes=2))
+        result = CliRunner().invoke(cli, ["rebuild"])
+    assert isinstance(result.exception, LeaseLost)
+    assert result.exception.exit_code == 1
+    assert result.exception.hint == "stop beat and the workers, and try again in 2 min"
