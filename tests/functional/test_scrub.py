@@ -1,12 +1,13 @@
 """Copies that rot on the disk: found, named and whole again by themselves, by real workers."""
 
 import json
+import random
 from contextlib import closing
 
 import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog
-from cbk.edges.catalog.tables import versions
+from cbk.edges.catalog.tables import leases, versions
 from local_servers import wait_until
 
 KINDS = {"flipped.bin": "corrupt", "cut.bin": "truncated", "lost.bin": "missing", "here.bin": "swapped", "there.bin": "swapped"}
@@ -81,3 +82,30 @@ def test_beat_and_a_worker_find_each_kind_of_damage_and_make_it_whole_again(make
     assert evidence(site) == {key: (finding, "cbk.verify") for key, finding in KINDS.items() if finding != "missing"}
     assert objects(site.cbk("verify", "--json", expect=0).stdout)[-1]["found"] == 0
     assert site.logs().count("bad copy finding=") == 5
+
+
+def test_worker_that_is_to_stop_does_not_wait_for_the_end_of_a_copy(make_site):
+    site = make_site(CBK_VERIFY_EVERY="40s", CBK_VERIFY_RATE="1kB")
+    site.cbk("init")
+    worker = site.worker()
+    site.beat()
+    site.upload("slow.bin", random.Random(1).randbytes(300_000))  # five minutes, at this rate
+    with closing(Catalog(site.catalog_url, holder="test")) as catalog:
+        wait_until(lambda: catalog.report.counts().protected == 1, 60, site.logs, every_seconds=0.5)
+        with catalog.database.writing() as connection:
+            connection.execute(sa.update(versions).values(verified_at=None))
+
+        seen = []
+
+        def holder():
+            with catalog.database.reading() as connection:
+                return connection.scalar(sa.select(leases.c.holder).where(leases.c.name == "verify"))
+
+        def has_been_reading_for_a_while():
+            seen.append(holder())
+            return seen[-1] is not None and seen[-3:] == seen[-1:] * 3
+
+        wait_until(has_been_reading_for_a_while, 60, site.logs, every_seconds=0.5)
+        worker.stop(timeout=60)
+        assert "cbk.verify stopped" in worker.log
+        assert holder() is None
