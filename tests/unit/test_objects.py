@@ -189,7 +189,8 @@ def test_other_bytes_are_found_out_in_the_end(chunks):
     assert item().location in found.value.message
 
 
-def test_endless_bytes_are_not_followed():
+def test_bytes_beyond_the_size_are_not_read():
+    chunks = iter([b"abc"] * 1000)
     with pytest.raises(CopyCorrupt):
-        for _ in verified(item(content=b"abc"), iter(lambda: b"abc", None)):
-            pass
+        list(verified(item(content=b"abc"), chunks))
+    assert len(list(chunks)) == 998
