@@ -86,6 +86,11 @@ def test_message_reaches_the_service_as_it_was_written(receiver):
     assert message["message"] == "<b>näher</b> & \\n: `cbk prune`\nsecond line"
 
 
+def test_service_that_shows_html_shows_the_text_as_it_was_written(receiver):
+    assert Notifier([receiver.url + "&format=html"]).notify("subject", "<b>a</b> & b")
+    assert "&lt;b&gt;a&lt;/b&gt; &amp;" in receiver.messages[0]["message"].replace("&nbsp;", " ")
+
+
 def test_without_services_nobody_is_told_and_nothing_is_loaded(log):
     notifier = Notifier([])
     assert not notifier.is_configured
@@ -175,6 +180,19 @@ def test_workers_that_tell_at_once_tell_once(desk, receiver):
         thread.join()
     assert sorted(told) == [False, False, False, True]
     assert receiver.subjects == ["held back"]
+
+
+def test_what_another_worker_told_a_moment_ago_is_not_told_again(desk, receiver, monkeypatch):
+    leases = desk.kit.catalog.leases
+
+    def another_comes_first():
+        monkeypatch.undo()
+        assert tell_once(desk.open(), "brake-3", "first", "text")
+        return leases.for_one()
+
+    monkeypatch.setattr(leases, "for_one", another_comes_first)
+    assert not tell(desk)
+    assert receiver.subjects == ["first"]
 
 
 def test_what_no_service_took_is_told_later(desk, receiver):
