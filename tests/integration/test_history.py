@@ -72,6 +72,17 @@ def test_version_without_a_copy_was_superseded_when_the_first_newer_one_was_stor
     assert superseded.at == desk.versions()[KEY, 3].stored_at
 
 
+def test_newer_version_that_was_stored_first_is_the_one_that_supersedes(make_desk):
+    desk = make_desk(keep_versions=2)
+    rows = [desk.upload(KEY, b"%d" % number, version=number, served_at=f"/{number}") for number in (1, 2, 3)]
+    desk.poll()
+    desk.back_up(rows[2])
+    desk.pass_time(stored_at=timedelta(minutes=1))
+    desk.back_up(rows[1])
+    desk.work()
+    assert told(desk)["s3", 1][-1].detail == "v3 was stored"
+
+
 def test_copy_was_replaced_when_its_grace_began_and_pruned_when_that_was_over(stored):
     desk, _ = stored
     desk.upload(KEY, b"two", version=2, served_at="/2")
