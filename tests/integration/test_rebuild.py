@@ -595,6 +595,15 @@ def test_holds_survive_a_new_catalog_even_without_a_rebuild(lost):
     assert [held.key for held in decode_journal((desk.root / JOURNAL).read_bytes()).holds] == ["cars/"]
 
 
+def test_holds_that_an_older_catalog_lacks_come_back_with_a_rebuild(lost):
+    desk = lost.desk
+    held = hold(desk, "cars/", is_prefix=True)
+    desk.poll()
+    desk.kit.catalog.holds.release([held.id])
+    assert lost.run().holds == 1
+    assert [held.key for held in desk.kit.catalog.holds.all()] == ["cars/"]
+
+
 def test_released_hold_does_not_come_back_with_the_next_init(lost):
     desk = lost.desk
     held = hold(desk, "cars/", is_prefix=True)
@@ -662,6 +671,8 @@ def test_grace_of_a_replaced_copy_goes_on(lost):
     (after,) = desk.removals().values()
     assert plain(after) == before
     assert after.version_id == desk.versions()["a.txt", 1].id
+    with desk.kit.catalog.database.reading() as connection:
+        assert connection.scalar(sa.select(versions.c.scheduled).where(versions.c.id == after.version_id))
     desk.poll()
     assert len(desk.removals()) == 1
     assert lost.run().removals == 0
