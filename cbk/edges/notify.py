@@ -72,6 +72,8 @@ class Notifier:
 
     def _services(self) -> list[NotifyBase | None]:
         """A service for each URL, None where there is none such."""
+        if not self._urls:
+            return []
         import apprise  # noqa: PLC0415 - as above
 
         return [apprise.Apprise.instantiate(url) for url in self._urls]
