@@ -34,8 +34,8 @@ class PowerCuts:
         self._scene.leave()
         self._disk.close()
 
-    def at_a_random_moment(self, tally, *, files=60):
-        """Pull the plug while eight threads work."""
+    def at_a_random_moment(self, tally, files):
+        """Pull the plug while eight threads work on so many files."""
         for _ in range(int(files * _SHARE_OF_DELETES) if self._scene.newest else 0):
             self._scene.delete()
         self._scene.upload_some(files)
@@ -83,12 +83,12 @@ class PowerCuts:
         assert said == WENT_WELL, said
 
 
-def cut_at_random(folder, origin, kind, *, catalog_on_disk, times, seed=0):
-    """So many cuts at random moments; gives the tally."""
+def cut_at_random(folder, origin, kind, *, catalog_on_disk, times, files=60, seed=0):
+    """So many cuts at random moments, each while so many files are due; gives the tally."""
     tally = Tally(f"power cut under load, {describe(kind, catalog_on_disk)}")
     with PowerCuts(folder, origin, kind, catalog_on_disk=catalog_on_disk, seed=seed) as cuts:
         while tally.times < times:
-            cuts.at_a_random_moment(tally)
+            cuts.at_a_random_moment(tally, files)
     return tally
 
 

@@ -193,8 +193,8 @@ class Injected:
         return sum(tally.times for tally in self.tallies)
 
 
-def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), whats=WHATS, once=False, per_way=None, seed=0):
-    """Each fault at each call of each way; with `once` only at the first call of each name, with `per_way` so many at random."""
+def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), whats=WHATS, first_of=(), per_way=None, seed=0):
+    """Each fault at each call of each way; or at the first call of these names, or `per_way` of them at random."""
     place = describe(kind, catalog_on_disk)
     tallies = {what: Tally(f"{_SPOKEN.get(what, f'{what} from a call')}, {place}") for what in whats}
     injected = Injected(list(tallies.values()))
@@ -205,7 +205,7 @@ def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), 
             with closing(Injections(own, origin, catalog_on_disk=catalog_on_disk, kind=kind, seed=seed)) as injections:
                 plan = injections.plan(way, whats)
                 if faults is None:
-                    faults = _chosen(plan, once, per_way, random.Random(f"{seed} {way}"))
+                    faults = _chosen(plan, first_of, per_way, random.Random(f"{seed} {way}"))
                 for fault in faults[:_FAULTS_PER_SCENE]:
                     injected.planned += 1
                     if injections.inject(tallies[fault.what], way, fault):
@@ -215,9 +215,9 @@ def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), 
     return injected
 
 
-def _chosen(plan, once, per_way, rng):
-    if once:
-        return list({(fault.name, fault.what): fault for fault in reversed(plan)}.values())
+def _chosen(plan, first_of, per_way, rng):
+    if first_of:
+        return [fault for fault in plan if fault.name in first_of and fault.nth == 1]
     if per_way is None:
         return plan
     return list(islice(cycle(rng.sample(plan, len(plan))), per_way))

@@ -1,6 +1,7 @@
 """A site whose disk and worker come to grief, and what is known about its files from elsewhere."""
 
 import gzip
+import os
 import random
 import zlib
 from contextlib import suppress
@@ -101,7 +102,10 @@ class Scene:
         version = self.desk.kit.catalog.work.version_of_row(row_id)
         path = self.desk.root / copy_location(version.place, version.number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_SPOILED)
+        with path.open("wb") as file:
+            file.write(_SPOILED)
+            file.flush()
+            os.fsync(file.fileno())
 
     def upload_some(self, files):
         """So many files, some of them new versions of files that are there."""
