@@ -11,7 +11,7 @@ from cbk.jobs.deletes import resolve, take_deletes
 from cbk.jobs.journal import write_journal
 from cbk.jobs.kit import Courier, Kit
 from cbk.jobs.notify import tell_once
-from cbk.jobs.prune import HOP, patience
+from cbk.jobs.prune import HOP, LOOK_AGAIN_MAX, patience
 from cbk.jobs.removing import remove_bytes
 from cbk.model import Brake
 from cbk.rules.brake import SLOTS_PER_WINDOW, continues, find_burst, limit_of
@@ -26,6 +26,7 @@ JOINING_POLLS = 3
 
 def tend(kit: Kit) -> None:
     """Look at open deletes again, give replaced copies their grace, and pull the brake where too much comes due at once."""
+    kit.catalog.removals.forget_future(kit.settings.grace_period, max(HOP + patience(kit.settings), LOOK_AGAIN_MAX))
     _recheck_deletes(kit)
     _schedule_replaced(kit)
     pull_brake(kit)

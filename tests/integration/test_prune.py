@@ -423,6 +423,15 @@ def test_longer_grace_counts_for_what_waits_already_and_a_shorter_one_does_not(s
     assert desk.prune(delete).outcome == "pruned"
 
 
+def test_grace_that_was_noted_while_the_clock_was_ahead_begins_again(stored):
+    desk, row = stored
+    delete = desk.delete(row)
+    desk.poll()
+    desk.pass_grace(-timedelta(days=730))
+    desk.poll()
+    assert desk.removals()[delete].due_at < desk.kit.catalog.database.now() + WEEK + timedelta(minutes=1)
+
+
 # Replaced copies
 
 

@@ -155,6 +155,15 @@ class Removals:
                 connection.execute(sa.update(removals).where(removals.c.id.in_(batch)).values(checked_at=self._database.now_sql))
         return found
 
+    def forget_future(self, grace: timedelta, longest_wait: timedelta) -> None:
+        """What was noted while a clock was ahead: a grace begins now, and no message is on its way for longer than any may be."""
+        with self._database.writing() as connection:
+            ahead = (removals.c.open.is_(True), removals.c.first_seen_at > self._database.later_sql(timedelta(minutes=1)))
+            again = {"first_seen_at": self._database.now_sql, "due_at": self._database.later_sql(grace), "armed_until": None}
+            connection.execute(sa.update(removals).where(*ahead).values(**again))
+            far = (removals.c.open.is_(True), removals.c.armed_until > self._database.later_sql(longest_wait))
+            connection.execute(sa.update(removals).where(*far).values(armed_until=None))
+
     def end_for_recreation(self, *, file_id: int, number: int, row_id: int) -> bool:
         """A row that was written after a delete was seen brings the same version again: the delete no longer speaks of the file.
 
