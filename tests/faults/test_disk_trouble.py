@@ -1,6 +1,8 @@
 """A disk that is full, read-only or gone: downloads stop and say why, everything else goes on, and work resumes by itself."""
 
 import os
+import subprocess
+import sys
 from contextlib import closing, suppress
 
 import pytest
@@ -191,6 +193,23 @@ def test_full_disk_leaves_verify_restore_and_status_alive(desk_on_the_disk, tmp_
     assert verify(desk.kit, choose(desk.kit), by="a test", repair=False).found == 0
     assert restored(desk, tmp_path / "out") == [("a.bin", "restored")]
     assert (tmp_path / "out/car-erp/a.bin").read_bytes() == CONTENT
+
+
+def test_full_disk_is_read_by_commands_while_no_worker_runs(desk_on_the_disk):
+    """To the last byte, with the catalog on it: nothing of it has room for another file."""
+    desk = desk_on_the_disk
+    desk.upload("a.bin", CONTENT)
+    desk.work()
+    desk.close()
+    fill(desk.root, leave=0)
+    command = [sys.executable, "-m", "cbk.cli", "cat", "a.bin"]
+    done = subprocess.run(command, env=os.environ | desk.environment, capture_output=True, check=True)
+    assert done.stdout == CONTENT
+    assert "almost full" in problems(desk)
+    make_room(desk)
+    desk.upload("b.bin", CONTENT)
+    desk.work()
+    assert desk.states() == {("a.bin", 1): "stored", ("b.bin", 1): "stored"}
 
 
 def test_full_disk_loses_nothing_and_work_goes_on_by_itself(desk_on_the_disk):

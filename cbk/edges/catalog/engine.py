@@ -17,6 +17,8 @@ from cbk.edges.catalog.tables import Instant
 from cbk.errors import CatalogMisplaced, CatalogOutdated, CatalogUnavailable
 
 BUSY_TIMEOUT_SECONDS = 30.0
+# What SQLite needs room for before it reads anything: the index of its log.
+_LOG_INDEX_BYTES = 32 * 1024
 # Filesystem types on which SQLite's locks or shared memory do not hold between machines (proc(5), mounts).
 NETWORK_FILESYSTEMS = frozenset(
     {
@@ -101,18 +103,23 @@ def _open_sqlite(url: URL) -> sa.Engine:
 
 
 def is_frozen(path: Path) -> bool:
-    """Whether a SQLite file lies where nothing can be written, and has no log beside it that holds more, or that somebody writes.
+    """Whether a SQLite file lies where nothing can be written, as on a full disk, and has no log beside it that is in use.
 
     SQLite reads a file in WAL mode only with such a log beside it, or when it is told that nothing changes.
     """
     try:
-        if not path.is_file() or os.access(path.parent, os.W_OK) or path.with_name(f"{path.name}-shm").exists():
+        if not path.is_file() or _takes_more(path.parent) or path.with_name(f"{path.name}-shm").exists():
             return False
         return path.with_name(f"{path.name}-wal").stat().st_size == 0
     except FileNotFoundError:
         return True
     except OSError:  # SQLite is about to say what the disk says
         return False
+
+
+def _takes_more(folder: Path) -> bool:
+    room = os.statvfs(folder)
+    return os.access(folder, os.W_OK) and room.f_bavail * room.f_frsize >= _LOG_INDEX_BYTES
 
 
 def refuse_network_share(path: Path, mounts: Path = Path("/proc/self/mounts")) -> None:
