@@ -8,8 +8,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from cbk.edges import machine
+from cbk.edges.catalog.tables import removals
 from cbk.jobs.clock import check_clock, note_clock, read_clock, trust_clock
 from cbk.jobs.status import take_status
 from local_servers import wait_until
@@ -193,3 +195,50 @@ def test_service_that_keeps_the_clock_is_seen_by_its_name(tmp_path):
         wait_until(machine.clock_is_kept, 10, "the process to be seen")
         process.kill()
     assert not machine.clock_is_kept()
+
+
+# Deletes
+
+
+def test_message_that_was_sent_while_the_clock_jumped_ahead_is_sent_again(plain):
+    row = plain.upload("a.txt", b"x")
+    plain.work()
+    plain.delete(row)
+    plain.poll()
+    plain.pass_grace()
+    plain.poll()
+    sent, plain.courier.prunes = plain.courier.prunes, []
+    assert [removal.row_id for removal, _ in sent] == [row]
+    database = plain.kit.catalog.database
+    with database.writing() as connection:
+        connection.execute(sa.update(removals).values(armed_until=database.later_sql(730 * DAY)))
+    assert [summary.outcome for summary in plain.let_go()] == ["pruned"]
+
+
+def test_delete_that_is_seen_while_the_clock_is_wrong_begins_its_grace_when_it_is_right(plain):
+    row = plain.upload("a.txt", b"x")
+    plain.work()
+    delete_id = plain.delete(row)
+    move_memory(plain, 14 * DAY)
+    plain.poll()
+    assert plain.removals() == {}
+    move_memory(plain, -14 * DAY)
+    right = plain.kit.catalog.database.now()
+    plain.poll()
+    assert plain.removals()[delete_id].first_seen_at >= right
+
+
+def test_prune_that_is_due_waits_while_the_clock_is_wrong(plain):
+    row = plain.upload("a.txt", b"x")
+    plain.work()
+    delete_id = plain.delete(row)
+    plain.poll()
+    plain.pass_grace()
+    move_memory(plain, 14 * DAY + timedelta(hours=1))
+    assert plain.let_go() == []
+    done = plain.prune(delete_id)
+    assert (done.outcome, done.facts["reason"]) == ("kept", "the clock went back by 14 days")
+    assert plain.copies() == {"car-erp/a/v1.gzip"}
+    move_memory(plain, -14 * DAY - timedelta(hours=1))
+    assert [summary.outcome for summary in plain.let_go()] == ["pruned"]
+    assert plain.copies() == set()
