@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from tests.faults import disks, strace  # noqa: E402 - found by the line above
 from tests.faults.cuts import cut_after_init, cut_at_random, cut_at_steps  # noqa: E402
 from tests.faults.filling import fill_under_load  # noqa: E402
-from tests.faults.injections import WAYS, WHATS, inject_all  # noqa: E402
+from tests.faults.injections import WAYS, HARMS, inject_all  # noqa: E402
 from tests.faults.planted import PLANTS, is_caught  # noqa: E402
 from tests.faults.scene import Tally  # noqa: E402
 from tests.faults.strace import CUT  # noqa: E402
@@ -88,14 +88,14 @@ def _suites(arguments: argparse.Namespace) -> Iterator[Suite]:
         if can_trace:
             yield (
                 lambda folder, origin, kind=kind: (
-                    inject_all(folder, origin, catalog_on_disk=True, kind=kind, whats=[CUT], per_way=per_way, seed=seed).tallies
+                    inject_all(folder, origin, catalog_on_disk=True, kind=kind, harms=[CUT], per_way=per_way, seed=seed).tallies
                 )
             )
     if can_trace:
         for on_disk in (True, False):
             yield (
                 lambda folder, origin, on_disk=on_disk: (
-                    inject_all(folder, origin, catalog_on_disk=on_disk, whats=WHATS, per_way=per_way, seed=seed).tallies
+                    inject_all(folder, origin, catalog_on_disk=on_disk, harms=HARMS, per_way=per_way, seed=seed).tallies
                 )
             )
     if _can("full disks", "" if os.geteuid() == 0 else "only root may mount"):

@@ -22,7 +22,7 @@ _AIMS = 3
 # Every file of a scene is looked at after every fault: a new scene now and then keeps that short.
 _FAULTS_PER_SCENE = 150
 ERRORS = ("EIO", "ENOSPC")
-WHATS = (*ERRORS, "EROFS", "ESTALE", KILL)
+HARMS = (*ERRORS, "EROFS", "ESTALE", KILL)
 _SPOKEN = {KILL: "kill -9 at a call", CUT: "power cut at a call"}
 
 
@@ -112,13 +112,13 @@ class Injections:
         if self._disk is not None:
             self._disk.close()
 
-    def plan(self, way, whats):
+    def plan(self, way, harms):
         """The faults for every call of this way that is about the disk; power cuts only where a call changes something."""
         self._run(WAYS[way], None)
         self._learn()
         self._scene.recover(Tally("plan"), moment="plan", spoiled=WAYS[way].spoils)
         names = [(name, nth) for name, places in self._places.items() for nth in range(1, len(places) + 1)]
-        return [Fault(name, nth, what) for what in whats for name, nth in names if what != CUT or name in CHANGES]
+        return [Fault(name, nth, what) for what in harms for name, nth in names if what != CUT or name in CHANGES]
 
     def _learn(self):
         """Which calls of each name were about the disk, in the order of all calls of that name: it moves a little between runs."""
@@ -193,17 +193,17 @@ class Injected:
         return sum(tally.times for tally in self.tallies)
 
 
-def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), whats=WHATS, first_of=(), per_way=None, seed=0):
+def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), harms=HARMS, first_of=(), per_way=None, seed=0):
     """Each fault at each call of each way; or at the first call of these names, or `per_way` of them at random."""
     place = describe(kind, catalog_on_disk)
-    tallies = {what: Tally(f"{_SPOKEN.get(what, f'{what} from a call')}, {place}") for what in whats}
+    tallies = {what: Tally(f"{_SPOKEN.get(what, f'{what} from a call')}, {place}") for what in harms}
     injected = Injected(list(tallies.values()))
     for way in ways:
         faults = None
         while faults is None or faults:
             own = Path(tempfile.mkdtemp(dir=folder))
             with closing(Injections(own, origin, catalog_on_disk=catalog_on_disk, kind=kind, seed=seed)) as injections:
-                plan = injections.plan(way, whats)
+                plan = injections.plan(way, harms)
                 if faults is None:
                     faults = _chosen(plan, first_of, per_way, random.Random(f"{seed} {way}"))
                 for fault in faults[:_FAULTS_PER_SCENE]:

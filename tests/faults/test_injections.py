@@ -22,16 +22,16 @@ CASES = {
 
 @pytest.mark.parametrize("way", CASES)
 def test_first_call_of_each_name_that_fails_does_no_harm(tmp_path, origin, way):
-    names, whats = CASES[way]
-    injected = inject_all(tmp_path, origin, catalog_on_disk=False, ways=[way], whats=whats, first_of=names)
+    names, harms = CASES[way]
+    injected = inject_all(tmp_path, origin, catalog_on_disk=False, ways=[way], harms=harms, first_of=names)
     assert injected.findings == []
     assert injected.hit == names
-    assert injected.times == len(names) * len(whats)
+    assert injected.times == len(names) * len(harms)
 
 
 def test_catalog_on_the_disk_that_fails_does_no_harm(tmp_path, origin):
     names = {"pwrite64", "pread64", "fdatasync"}
-    injected = inject_all(tmp_path, origin, catalog_on_disk=True, ways=["a new file"], whats=["EIO", KILL], first_of=names)
+    injected = inject_all(tmp_path, origin, catalog_on_disk=True, ways=["a new file"], harms=["EIO", KILL], first_of=names)
     assert injected.findings == []
     assert injected.hit == names
 
@@ -48,6 +48,6 @@ def test_every_call_that_fails_does_no_harm(tmp_path, origin, way, catalog_on_di
 @pytest.mark.nightly
 @pytest.mark.parametrize("way", WAYS)
 def test_power_cut_at_every_call_loses_nothing(tmp_path, origin, kind, way):
-    injected = inject_all(tmp_path, origin, catalog_on_disk=True, kind=kind, ways=[way], whats=[CUT])
+    injected = inject_all(tmp_path, origin, catalog_on_disk=True, kind=kind, ways=[way], harms=[CUT])
     assert injected.findings == []
     assert injected.times > injected.planned * 0.9
