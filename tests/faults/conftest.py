@@ -15,20 +15,18 @@ def no_settings(monkeypatch):
             monkeypatch.delenv(name)
 
 
-@pytest.fixture(scope="session")
-def private_mounts():
-    """What the tests mount ends with them, even where they are killed."""
-    if os.geteuid() != 0:
-        pytest.skip("POWER CUTS AND SMALL DISKS ARE NOT TESTED: only root may mount")
-    disks.keep_mounts_private()
-
-
 @pytest.fixture(params=disks.KINDS)
-def kind(request, private_mounts):
+def kind(request):
     """Each file system whose plug can be pulled."""
     if reason := disks.why_not(request.param):
         pytest.skip(f"POWER CUTS ON {request.param} ARE NOT TESTED: {reason}")
     return request.param
+
+
+@pytest.fixture
+def small_disks():
+    if reason := disks.why_not("tmpfs"):
+        pytest.skip(f"FULL DISKS ARE NOT TESTED: {reason}")
 
 
 @pytest.fixture

@@ -116,33 +116,36 @@ def pull_plug(mount_point):
         os.close(descriptor)
 
 
-def keep_mounts_private():
-    """What this thread and its children mount is seen by nobody else from now on, and ends with the last of them."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, _MS_REC_SLAVE, None) != 0:
-        raise OSError(ctypes.get_errno(), "mounts cannot be kept private")
-
-
 @functools.cache
 def why_not(kind):
-    """Why this machine cannot have a disk of that kind to pull the plug of; empty where it can."""
+    """Why this machine cannot have a disk of that kind ("tmpfs", or one whose plug can be pulled); empty where it can."""
     if os.geteuid() != 0:
         return "only root may mount"
-    if shutil.which(f"mkfs.{kind}") is None:
+    if kind in KINDS and shutil.which(f"mkfs.{kind}") is None:
         return f"there is no mkfs.{kind} (Debian: apt-get install {'xfsprogs' if kind == 'xfs' else 'e2fsprogs'})"
     folder = Path(tempfile.mkdtemp(prefix="cbk-probe-"))
     try:
+        _keep_mounts_private()
+        if kind not in KINDS:
+            with MemoryDisk(folder / "disk", megabytes=1):
+                return ""
         with LoopDisk(kind, folder / "disk") as disk:
             (disk.mount_point / "lost").write_text("not synced")
             disk.pull_plug()
             disk.power_up()
-            if (disk.mount_point / "lost").exists():
-                return f"the shutdown of {kind} forgets nothing on this kernel"
+            return f"the shutdown of {kind} forgets nothing on this kernel" if (disk.mount_point / "lost").exists() else ""
     except (AssertionError, OSError) as error:
-        return f"a {kind} image cannot be loop-mounted and shut down here: {error}"
+        return f"it cannot be mounted, or not be shut down: {error}"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return ""
+
+
+@functools.cache
+def _keep_mounts_private():
+    """What this thread and its children mount is seen by nobody else from now on, and ends with the last of them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0 or libc.mount(b"none", b"/", None, _MS_REC_SLAVE, None) != 0:
+        raise OSError(ctypes.get_errno(), "mounts cannot be kept private")
 
 
 def _run(*command):

@@ -23,7 +23,7 @@ CONTENT = os.urandom(MB)
 
 
 @pytest.fixture
-def make_desk(tmp_path, origin, private_mounts):
+def make_desk(tmp_path, origin, small_disks):
     """A function that makes a desk whose backup disk is a tmpfs of 16 MB; of these, 8 MB are to stay free."""
     with MemoryDisk(tmp_path / "backups", megabytes=16):
         desks = []

@@ -705,6 +705,17 @@ def test_disk_errors_become_what_they_mean(number, kind):
     assert isinstance(caught.value.__cause__, OSError)
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.EROFS, "mount it for writing"), (errno.ESTALE, "mount it again"), (errno.ENOTCONN, "mount it again")],
+)
+def test_disk_that_takes_nothing_or_went_away_is_retryable_and_says_what_to_do(number, advice):
+    with pytest.raises(DiskFailed) as caught, module._disk_errors("write car-erp/x/v1.gzip"):
+        raise OSError(number, "x")
+    assert caught.value.retryable
+    assert advice in caught.value.hint
+
+
 def test_folder_that_cannot_be_flushed_is_no_error_where_the_file_system_has_no_such_call(archive, monkeypatch):
     real_fsync = os.fsync
 
