@@ -112,9 +112,9 @@ def _carry_out(kit: Kit, removal: Removal) -> Summary:
                 gone[version.id] = decision.reason
         if not kept:
             return Verdict(gone=gone)
-        untils = [keep.until for keep in kept if keep.until is not None]
+        ends = [keep.until for keep in kept if keep.until is not None]
         look_again = min(settings.poll_interval * LOOK_AGAIN_POLLS, LOOK_AGAIN_MAX)
-        return Verdict(gone=gone, kept=kept[0].reason, look_again_at=min([now + look_again, *untils]))
+        return Verdict(gone=gone, kept=kept[0].reason, look_again_at=min([now + look_again, *ends]))
 
     done = kit.catalog.removals.carry_out(removal.id, judge)
     if done is None:

@@ -182,7 +182,7 @@ def test_right_bytes_pass(chunks):
     assert b"".join(verified(item(content=content), chunks)) == content
 
 
-@pytest.mark.parametrize("chunks", [[b"abd"], [b"ab"], [], [b"abc", b"d"], [b"xabc"]])
+@pytest.mark.parametrize("chunks", [[b"abx"], [b"ab"], [], [b"abc", b"d"], [b"xabc"]])
 def test_other_bytes_are_found_out_in_the_end(chunks):
     with pytest.raises(CopyCorrupt) as found:
         list(verified(item(content=b"abc"), chunks))
