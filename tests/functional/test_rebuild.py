@@ -13,7 +13,7 @@ from cbk.jobs.poll import LEASE
 from local_servers import wait_until
 from tests.disk import COLLIDING, HOSTILE, ORDINARY, File, content_of, drop, make_disk
 
-COPIES = 4000
+COPIES = 2000
 # What the application's database can hold: PostgreSQL has no NUL in a text, and no lone surrogate. A row's Name is not empty.
 KEYS = [key for key in (*ORDINARY, *COLLIDING, *HOSTILE) if not {"\0", "\ud800"} & set(key) and not key.endswith("/")]
 

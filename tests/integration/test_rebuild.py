@@ -301,30 +301,35 @@ def damaged(path, at, to=None):
     path.write_bytes(bytes(data))
 
 
+NOT_OURS = "its header is damaged, or was not written by this kit"
+ELSEWHERE = "its header says that it is s3/{key} v1, which does not belong there"
 HARMS = {
-    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-30]), "it is cut short"),
+    "cut short": (
+        lambda path: path.write_bytes(path.read_bytes()[:-30]),
+        "does not end as a copy of 2304 bytes does: it is cut short, or was overwritten",
+    ),
     "emptied": (lambda path: path.write_bytes(b""), "is not a gzip file"),
-    "of somebody else": (lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + bytes(60)), "was not written by this kit"),
-    "header damaged": (lambda path: damaged(path, 40), "header is damaged"),
-    "renumbered": (lambda path: path.rename(path.with_name("v7.gzip")), "is s3/bad.txt v1, which does not belong there"),
-    "with zeros before its number": (lambda path: path.rename(path.with_name("v01.gzip")), "does not belong there"),
+    "of somebody else": (lambda path: path.write_bytes(b"\x1f\x8b\x08\0" + bytes(60)), NOT_OURS),
+    "header damaged": (lambda path: damaged(path, 40), NOT_OURS),
+    "renumbered": (lambda path: path.rename(path.with_name("v7.gzip")), ELSEWHERE),
+    "numbered 01": (lambda path: path.rename(path.with_name("v01.gzip")), ELSEWHERE),
 }
 
 
-@pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_bad_copy_is_named_and_left_out_and_the_others_are_taken_in(make_site, tmp_path, harm, dry_run):
-    archive, locations = make_disk(tmp_path / "backups", [File("good.txt", b"good"), File("bad.txt", bytes(range(256)) * 9)])
-    harmed, reason = HARMS[harm]
-    harmed(archive.root / locations["s3", "bad.txt", 1])
+def test_bad_copies_are_named_and_left_out_and_the_others_are_taken_in(make_site, tmp_path):
+    bad = {f"{harm}.txt": reason for harm, (_, reason) in HARMS.items()}
+    copies = [File("good.txt", b"good"), *(File(key, bytes(range(256)) * 9) for key in bad)]
+    archive, locations = make_disk(tmp_path / "backups", copies)
+    for key, (harm, _) in zip(bad, HARMS.values(), strict=True):
+        harm(archive.root / locations["s3", key, 1])
     kit = make_site(archive.root)
-    done, problems = told(kit, dry_run=dry_run)
-    assert (done.added, done.problems) == (1, 1)
-    ((location, said),) = problems.items()
-    assert location.startswith("car-erp/bad/v")
-    assert reason in said
-    if not dry_run:
-        assert set(listed(kit)) == {("s3", "good.txt", 1)}
+    for dry_run in (True, False):
+        done, problems = told(kit, dry_run=dry_run)
+        assert (done.copies, done.added, done.problems) == (1 + len(bad), 1, len(bad))
+        assert {location.split("/")[1]: reason for location, reason in problems.items()} == {
+            key.removesuffix(".txt"): reason.format(key=key) for key, reason in bad.items()
+        }
+    assert set(listed(kit)) == {("s3", "good.txt", 1)}
 
 
 @pytest.mark.parametrize("verify", [False, True])
@@ -335,26 +340,27 @@ def test_flipped_bit_in_the_content_is_found_where_copies_are_verified(make_site
     assert set(problems) == ({locations["s3", "a", 1]} if verify else set())
 
 
-@pytest.mark.parametrize(
-    "forged",
-    [
-        {"sha256": "zz"},
-        {"sha256": ""},
-        {"storage": ""},
-        {"storage": "x" * 300},
-        {"name": ""},
-        {"version": 2**63},
-        {"path": "a/" * 3000},
-        {"source_id": "9" * 300},
-    ],
-)
-def test_header_that_makes_no_sense_is_named(make_site, tmp_path, forged):
+FORGED = [
+    {"sha256": "zz"},
+    {"sha256": ""},
+    {"storage": ""},
+    {"storage": "x" * 300},
+    {"name": ""},
+    {"version": 2**63},
+    {"path": "a/" * 3000},
+    {"source_id": "9" * 300},
+]
+
+
+def test_headers_that_make_no_sense_are_named(make_site, tmp_path):
     archive, _ = make_disk(tmp_path / "backups", [])
-    file = File("a.txt", b"a")
-    drop(archive.root, file, "car-erp/a/v1.gzip", dataclasses.replace(header_of(file), **{"path": "", **forged}))
+    for number, forged in enumerate(FORGED):
+        file = File(f"{number}.txt", b"a")
+        drop(archive.root, file, f"car-erp/{number}/v1.gzip", dataclasses.replace(header_of(file), **forged))
     kit = make_site(archive.root)
     _, problems = told(kit)
-    assert list(problems) == ["car-erp/a/v1.gzip"]
+    assert sorted(problems) == [f"car-erp/{number}/v1.gzip" for number in range(len(FORGED))]
+    assert all(reason.startswith("its header makes no sense: ") for reason in problems.values())
     assert listed(kit) == {}
 
 
