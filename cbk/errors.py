@@ -21,6 +21,7 @@
     │       └── CopySwapped            a good copy, but of something else
     ├── TargetError                the place that files are restored to
     │   └── TargetUnavailable        away, or refusing us now                          retryable
+    ├── ClockDistrusted            the clock went back, jumped ahead, or is not kept
     ├── LeaseLost                  another worker holds this piece of work now
     └── DownloadError              an object could not be fetched
         ├── TargetRefused            the link points where we do not fetch from        (declined)
@@ -166,6 +167,10 @@ class TargetUnavailable(TargetError):
     """The target is away, or refuses us now."""
 
     retryable = True
+
+
+class ClockDistrusted(CbkError):
+    """Nothing is pruned, and no grace begins, by a clock that cannot be trusted."""
 
 
 class LeaseLost(CbkError):

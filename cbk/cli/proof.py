@@ -19,7 +19,7 @@ def verification_lines(taken: Status) -> Iterator[str]:
     """The lines of `cbk status`."""
     standing, now = taken.verification, taken.counts.now
     if standing.oldest_at:
-        yield f"verified    every copy in the last {describe_age(now - standing.oldest_at)}"
+        yield f"verified    every copy in the last {describe_age(max(now - standing.oldest_at, timedelta(0)))}"
     if standing.found:
         named = [as_text(f"{one['storage']}/{one['key']} v{one['version']} {one['finding']}") for one in standing.latest[-NAMED:]]
         ago = describe_age(now - datetime.fromisoformat(standing.latest[-1]["at"]))

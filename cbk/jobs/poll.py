@@ -8,16 +8,18 @@ from datetime import timedelta
 from time import monotonic
 
 from cbk.edges.catalog import Leases
-from cbk.errors import CbkError, LeaseLost
+from cbk.errors import CbkError, ClockDistrusted, LeaseLost
 from cbk.jobs import retention
 from cbk.jobs.clock import note_clock
 from cbk.jobs.deletes import new_deletes, take_deletes
 from cbk.jobs.dispatch import dispatch
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Courier, Kit
+from cbk.jobs.notify import forget, tell_once
 from cbk.jobs.prune import HOP
 from cbk.jobs.stream import Stream
 from cbk.model import AcceptedRow, DeleteRow, SourceRow, Summary
+from cbk.rules.health import CLOCK_HINT
 from cbk.rules.links import link_digest, link_expires_at
 from cbk.rules.outcome import is_worth_another_try
 from cbk.rules.rows import read_row
@@ -32,6 +34,7 @@ FARTHEST = timedelta(days=3)
 # The part of the poll interval for which a poll stays to keep the window full while there is a backlog.
 STAY = 0.8
 
+_CLOCK = "clock"
 _COUNTED = ("read", "new", "declined", "deletes", "sent", "prunes")
 
 Pause = Callable[[float], bool]
@@ -87,12 +90,7 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
         _recheck(run)
         files.reconcile()
         settle_files(kit, kit.catalog.work.unsettled_files(UNSETTLED_FILES))
-        clock_problem = note_clock(kit)
-        if clock_problem is None:
-            # A grace that began by a wrong clock could end too early by the right one.
-            _take_deletes(run, files)
-            retention.tend(kit)
-            run.may_prune = True
+        clock_problem = _let_go(run, files)
         run.dispatched_at = float("-inf")
         run.breathe()
         _sweep(kit)
@@ -125,6 +123,26 @@ def _files_of(run: _Poll) -> Stream[SourceRow]:
     )
 
 
+def _let_go(run: _Poll, files: Stream[SourceRow]) -> str | None:
+    """Look at what is to go, while the clock can be trusted; else gives why it cannot be."""
+    try:
+        _require_clock(run.kit)
+        _take_deletes(run, files)
+        retention.tend(run.kit)
+    except ClockDistrusted as error:
+        tell_once(run.kit, _CLOCK, "the clock cannot be trusted", f"Nothing is pruned: {error.message}. {error.hint}.")
+        return error.message
+    forget(run.kit, _CLOCK)
+    run.may_prune = True
+    return None
+
+
+def _require_clock(kit: Kit) -> None:
+    problem = note_clock(kit)
+    if problem is not None:
+        raise ClockDistrusted(problem, hint=CLOCK_HINT)
+
+
 def _take_deletes(run: _Poll, files: Stream[SourceRow]) -> None:
     source = run.kit.source
 
@@ -132,6 +150,8 @@ def _take_deletes(run: _Poll, files: Stream[SourceRow]) -> None:
         if new_deletes(run.kit, rows):
             # A version that was written before its file was deleted must be known before the delete is: it is covered then.
             files.take_in_new()
+            # That may have taken long. A grace that began by a wrong clock could end too early by the right one.
+            _require_clock(run.kit)
             run.deletes += take_deletes(run.kit, rows)
 
     deletes = Stream(
