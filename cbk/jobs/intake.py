@@ -11,6 +11,7 @@ from cbk.jobs.kit import Kit
 from cbk.jobs.removing import remove_bytes
 from cbk.model import AcceptedRow, DeclinedRow, SourceRow
 from cbk.rules.intake import candidate_place_keys, plan_intake
+from cbk.rules.links import link_digest, link_expires_at
 from cbk.rules.rows import read_row
 from cbk.rules.wanted import plan_versions
 
@@ -62,13 +63,17 @@ def _write(kit: Kit, accepted: list[AcceptedRow], refused: list[DeclinedRow]) ->
     if plan.files or plan.versions or plan.declined or refused:
         settle_files(kit, intake.write(plan, refused, grace=kit.settings.grace_period))
     if plan.repeats and kit.source.ids_are_ordered():
-        _note_recreations(kit, plan.repeats)
+        _note_repeats(kit, plan.repeats)
     declined = frozenset(row.source_id for row in [*refused, *plan.declined])
     return Taken(new=len(plan.versions), declined=declined)
 
 
-def _note_recreations(kit: Kit, repeats: list[AcceptedRow]) -> None:
-    """Rows that bring a known version again: one that was written after the file was deleted has created it again."""
+def _note_repeats(kit: Kit, repeats: list[AcceptedRow]) -> None:
+    """Rows that bring a known version again.
+
+    One that was written after the file was deleted has created it again. One that was written later than the row that could not be
+    fetched stands for that row, which may be gone.
+    """
     for row in repeats:
         named = kit.catalog.work.versions_named(row.storage, row.key)
         version = next((version for version in named if version.number == row.number), None)
@@ -76,3 +81,10 @@ def _note_recreations(kit: Kit, repeats: list[AcceptedRow]) -> None:
             with suppress(ArchiveError):  # then it waits until the bytes that have to go are gone
                 remove_bytes(kit, version)
             kit.catalog.removals.end_for_recreation(file_id=version.file_id, number=row.number, row_id=int(row.source_id))
+        elif version is not None and int(row.source_id) > int(version.source_id):
+            kit.catalog.work.take_over(
+                version.id,
+                source_id=row.source_id,
+                link_digest=link_digest(row.link),
+                link_expires_at=link_expires_at(row.link),
+            )

@@ -272,3 +272,34 @@ def test_delete_log_that_is_emptied_takes_everything_back(make_desk):
     desk.poll()
     assert desk.kit.catalog.removals.count_open() == (0, 0)
     assert desk.kit.catalog.report.counts().protected == 300
+
+
+# ---- rows that come and go ---------------------------------------------------------------------------------------------------
+
+
+def test_version_whose_row_was_replaced_before_it_was_fetched_is_fetched_from_the_new_row(desk):
+    first = desk.upload("a.txt", b"x")
+    desk.poll()
+    desk.courier.take()
+    second = desk.upload("a.txt", b"x")
+    desk.drop(first)
+    desk.poll()
+    desk.back_up(first)
+    assert desk.states() == {("a.txt", 1): "missing"}
+    desk.forget_fact("files.window")
+    desk.work()
+    assert desk.copies() == {COPY}
+    assert desk.versions()["a.txt", 1].source_id == second
+
+
+def test_older_row_of_a_version_that_cannot_be_fetched_changes_nothing(desk):
+    first = desk.upload("a.txt", b"x", served_at="/one", row_id=5)
+    second = desk.upload("a.txt", b"x", served_at="/two", row_id=3)
+    desk.origin.remove("/two")
+    desk.work()
+    assert desk.versions()["a.txt", 1].source_id == second
+    for _ in range(2):
+        desk.forget_fact("files.window")
+        desk.work()
+    assert desk.versions()["a.txt", 1].source_id == first
+    assert desk.copies() == {COPY}

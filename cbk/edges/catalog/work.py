@@ -18,6 +18,8 @@ from cbk.rules.outcome import Outcome
 from cbk.rules.wanted import Transition
 
 _FREE: dict[str, Any] = {"lease_until": None, "holder": None}
+# What a fresh link or a mended row may help.
+_REFRESHABLE = [VersionState.EXPIRED.value, VersionState.MISSING.value, VersionState.FAILED.value, VersionState.DECLINED.value]
 
 
 class Work:
@@ -278,11 +280,10 @@ class Work:
 
     def refreshable(self, limit: int) -> list[tuple[Version, str]]:
         """Versions that a fresh link or a mended row may help, with the digest of the link they have, longest unchecked first."""
-        states = [VersionState.EXPIRED.value, VersionState.MISSING.value, VersionState.FAILED.value, VersionState.DECLINED.value]
         query = (
             select_versions()
             .add_columns(versions.c.link_digest)
-            .where(versions.c.state.in_(states), ~self._in_work())
+            .where(versions.c.state.in_(_REFRESHABLE), ~self._in_work())
             .order_by(versions.c.checked_at.asc().nulls_first())
             .limit(limit)
         )
@@ -308,6 +309,15 @@ class Work:
                         reason="its row has changed",
                     )
                 )
+
+    def take_over(self, version_id: int, *, source_id: str, link_digest: str, link_expires_at: datetime | None) -> None:
+        """Another row brings a version that could not be fetched: it is fetched from there, now."""
+        given_up = versions.c.state.in_([*_REFRESHABLE, VersionState.MISMATCH.value])
+        values = {"source_id": source_id, "link_digest": link_digest, "link_expires_at": link_expires_at}
+        again = {"state": VersionState.PENDING.value, "reason": "another row brings it", "attempts": 0}
+        with self._database.writing() as connection:
+            ours = sa.update(versions).where(versions.c.id == version_id, given_up, ~self._in_work())
+            connection.execute(ours.values(**values, **again, due_at=self._database.now_sql, **_FREE))
 
     def _in_work(self) -> sa.ColumnElement[bool]:
         """A claim that lives: its worker read the row before us, and records what became of the link that was there then."""
