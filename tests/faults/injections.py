@@ -1,5 +1,6 @@
 """Faults at every call that a job makes on the backup disk: each call of each way through the write path fails in turn."""
 
+import os
 import random
 import shutil
 import signal
@@ -14,7 +15,7 @@ from tests.faults import strace
 from tests.faults.disks import LoopDisk
 from tests.faults.scene import Scene, Tally, describe
 from tests.faults.strace import CALLS, CHANGES, CUT, KILL, Fault, calls_on, was_injected
-from tests.faults.worker import UNKNOWN, act, process
+from tests.faults.worker import GO, UNKNOWN, act, process
 
 _PATIENCE_SECONDS = 30
 _FILES_TO_DELETE = 3
@@ -28,12 +29,18 @@ _SPOKEN = {KILL: "kill -9 at a call", CUT: "power cut at a call"}
 
 @dataclass(frozen=True)
 class Way:
-    """One way through the code: `prepare(scene)` gives the job with its arguments; `always` is injected beside the fault."""
+    """One way through the code: `prepare(scene)` gives the job with its arguments; `always` is injected beside the fault.
+
+    `settings` are those of the site.
+    """
 
     prepare: object
     always: tuple = ()
     # Whether it begins with a bad copy.
     spoils: bool = False
+    # Whether that copy was called stored, so that a verification has to find it.
+    verifies: bool = False
+    settings: dict = field(default_factory=dict)
 
 
 def _new_file(scene):
@@ -76,6 +83,17 @@ def _poll(scene):
     return ("poll",)
 
 
+def _verification(_scene):
+    return ("verify",)
+
+
+def _verification_of_a_bad_copy(scene):
+    row_id = scene.upload(size=5_000)
+    scene.recover(Tally("a copy to be spoiled"), moment="before")
+    scene.spoil(row_id)
+    return ("verify",)
+
+
 WAYS = {
     "a new file": Way(_new_file),
     "a larger file": Way(_larger_file),
@@ -86,19 +104,24 @@ WAYS = {
     "a new file, no renameat2": Way(_new_file, always=("?renameat2:error=EINVAL",)),
     "a new file, no renameat2, no links": Way(_new_file, always=("?renameat2:error=EINVAL", "?linkat:error=EPERM")),
     "a deleted file": Way(_deleted_file),
+    "a deleted file, kept in the trash": Way(_deleted_file, settings={"trash": "1d"}),
     "a poll": Way(_poll),
+    "a verification": Way(_verification),
+    "a verification that finds a bad copy": Way(_verification_of_a_bad_copy, spoils=True, verifies=True),
 }
 
 
 class Injections:
-    """A scene in `folder` whose jobs meet faults. With `kind` its backup disk is a file system of that kind, for power cuts."""
+    """A scene in `folder` where one way through the code meets faults. With `kind` its disk is of that kind, for power cuts."""
 
-    def __init__(self, folder, origin, *, catalog_on_disk, kind=None, seed=0):
+    def __init__(self, folder, origin, way, *, catalog_on_disk, kind=None, seed=0):
+        self._name = way
+        self._way = WAYS[way]
         self._disk = None if kind is None else LoopDisk(kind, folder / "backups")
-        self._log = folder / "strace.log"
+        self._logs = folder / "strace"
         self._places = {}
         try:
-            self._scene = Scene(folder, origin, catalog_on_disk=catalog_on_disk, seed=seed)
+            self._scene = Scene(folder, origin, catalog_on_disk=catalog_on_disk, seed=seed, **self._way.settings)
         except BaseException:
             self.close()
             raise
@@ -112,33 +135,34 @@ class Injections:
         if self._disk is not None:
             self._disk.close()
 
-    def plan(self, way, harms):
+    def plan(self, harms):
         """The faults for every call of this way that is about the disk; power cuts only where a call changes something."""
-        self._run(WAYS[way], None)
+        self._run(None)
         self._learn()
-        self._scene.recover(Tally("plan"), moment="plan", spoiled=WAYS[way].spoils)
+        self._scene.recover(Tally("plan"), moment="plan", spoiled=self._way.spoils, verified=self._way.verifies)
         names = [(name, nth) for name, places in self._places.items() for nth in range(1, len(places) + 1)]
         return [Fault(name, nth, what) for what in harms for name, nth in names if what != CUT or name in CHANGES]
 
     def _learn(self):
         """Which calls of each name were about the disk, in the order of all calls of that name: it moves a little between runs."""
         found = defaultdict(list)
-        for call in calls_on(self._log, self._scene.desk.root):
-            found[call.name].append(call.nth)
+        for call in calls_on(self._logs, self._scene.desk.root):
+            if call.nth not in found[call.name]:  # another thread's call is as good
+                found[call.name].append(call.nth)
         self._places.update(found)
 
-    def inject(self, tally, way, fault):
+    def inject(self, tally, fault):
         """Aim at one call, at most so many times; gives whether that hit the disk."""
-        return any(self._inject(tally, way, fault) for _ in range(_AIMS))
+        return any(self._inject(tally, fault) for _ in range(_AIMS))
 
-    def _inject(self, tally, way, fault):
+    def _inject(self, tally, fault):
         """One fault, what came of it, and what is there afterwards. What misses the disk does not count."""
         if fault.nth > len(self._places[fault.name]):
             return False
         aimed = replace(fault, nth=self._places[fault.name][fault.nth - 1])
-        outcome, exit_code = self._run(WAYS[way], aimed)
-        hit = was_injected(aimed, self._log, self._scene.desk.root)
-        moment = f"{way}, {fault}"
+        outcome, exit_code = self._run(aimed)
+        hit = was_injected(aimed, self._logs, self._scene.desk.root)
+        moment = f"{self._name}, {fault}"
         if not hit:
             self._learn()
         else:
@@ -148,18 +172,20 @@ class Injections:
             if not fault.is_kill and (outcome is None or outcome.startswith(UNKNOWN)):
                 tally.wrong.append(f"{moment}: it came out as {outcome}")
         self._scene.check(tally, moment=moment)
-        self._scene.recover(tally, moment=moment, spoiled=WAYS[way].spoils)
+        self._scene.recover(tally, moment=moment, spoiled=self._way.spoils, verified=self._way.verifies)
         return hit
 
-    def _run(self, way, fault):
+    def _run(self, fault):
+        way = self._way
         job = way.prepare(self._scene)
         self._scene.leave()
         calls = CALLS if fault is None else tuple({fault.name, *(text.split(":")[0].lstrip("?") for text in way.always)})
         injections = [*way.always, *([fault.injection] if fault else [])]
         with process(act, self._scene.desk.settings, *job) as (child, connection):
             assert connection.poll(_PATIENCE_SECONDS), "the process does not start"
-            with strace.traced(connection.recv(), self._log, calls=calls, injections=injections):
-                connection.send("go")
+            pid = connection.recv()
+            with strace.traced(pid, self._logs, calls=calls, injections=injections):
+                os.kill(pid, GO)
                 outcome = _answer(connection)
                 child.join(_PATIENCE_SECONDS)
         if fault is not None and fault.what == CUT:
@@ -172,7 +198,7 @@ def _answer(connection):
     """What the process said, None where it died or fell silent instead."""
     try:
         return connection.recv() if connection.poll(_PATIENCE_SECONDS) else None
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         return None
 
 
@@ -202,13 +228,13 @@ def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), 
         faults = None
         while faults is None or faults:
             own = Path(tempfile.mkdtemp(dir=folder))
-            with closing(Injections(own, origin, catalog_on_disk=catalog_on_disk, kind=kind, seed=seed)) as injections:
-                plan = injections.plan(way, harms)
+            with closing(Injections(own, origin, way, catalog_on_disk=catalog_on_disk, kind=kind, seed=seed)) as injections:
+                plan = injections.plan(harms)
                 if faults is None:
                     faults = _chosen(plan, first_of, per_way, random.Random(f"{seed} {way}"))
                 for fault in faults[:_FAULTS_PER_SCENE]:
                     injected.planned += 1
-                    if injections.inject(tallies[fault.what], way, fault):
+                    if injections.inject(tallies[fault.what], fault):
                         injected.hit.add(fault.name)
                 faults = faults[_FAULTS_PER_SCENE:]
             shutil.rmtree(own)

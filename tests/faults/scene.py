@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from cbk.edges.catalog.tables import leases
 from cbk.errors import CbkError
 from cbk.jobs.intake import take_in
+from cbk.jobs.verify import choose, verify
 from cbk.model import VersionState
 from cbk.rules.layout import copy_location
 from tests.desk import Desk
@@ -183,11 +184,13 @@ class Scene:
 
     # Afterwards
 
-    def recover(self, tally, *, moment, spoiled=False):
+    def recover(self, tally, *, moment, spoiled=False, verified=False):
         """Start again and let time pass, and do nothing else: everything becomes stored, and no debris stays.
 
-        `spoiled`: a bad copy was there on purpose, and is in quarantine afterwards.
+        `spoiled`: a bad copy was there on purpose, and is in quarantine afterwards. `verified`: a verification finds it first.
         """
+        if verified:
+            verify(self.desk.kit, choose(self.desk.kit), by="a test")
         for _ in range(_ROUNDS):
             self.pass_time()
             try:
@@ -207,7 +210,7 @@ class Scene:
         tally.hands += [f"{moment}: {name} is {self._story(states.get(name))}" for name in self.unfinished()]
         tally.hands += [f"{moment}: {name} was deleted, and is still there" for name in self.undeleted()]
         tally.wrong += [f"{moment}: {name} stays in incoming" for name in self.desk.parts()]
-        quarantined = len(self.desk.quarantined())
+        quarantined = sum(path.suffix == ".gzip" for path in (self.desk.root / ".cbk/quarantine").iterdir())
         if quarantined != self._quarantined + spoiled:
             tally.wrong.append(f"{moment}: {quarantined - self._quarantined} copies went to quarantine, not {int(spoiled)}")
         self._quarantined = quarantined

@@ -30,12 +30,12 @@ CHANGES = frozenset(
 KILL = "KILL"
 CUT = "CUT"
 
-_LINE = re.compile(r"^(\w+)\(")
+_NAME = re.compile(r"^(\w+)\(")
 
 
 @dataclass(frozen=True)
 class Call:
-    """The nth call of its name since the tracing began, and its line in strace's words."""
+    """The nth call of its name in its thread since the tracing began, and its line in strace's words."""
 
     name: str
     nth: int
@@ -63,21 +63,12 @@ class Fault:
 
 
 @contextmanager
-def traced(pid, log, *, calls=CALLS, injections=()):
-    """Trace a process until it ends; its calls go to the file `log`, with the paths of descriptors and without content."""
-    command = [
-        "strace",
-        "-qq",
-        "-p",
-        str(pid),
-        "-y",
-        "-s",
-        "0",
-        "-o",
-        str(log),
-        "-e",
-        "trace=" + ",".join(f"?{name}" for name in calls),
-    ]
+def traced(pid, logs, *, calls=CALLS, injections=()):
+    """Trace a process until it ends: the calls of each thread go to a file in `logs`, with the paths of descriptors."""
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir()
+    traced_calls = ",".join(f"?{name}" for name in calls)
+    command = ["strace", "-qq", "-ff", "-p", str(pid), "-y", "-s", "0", "-o", f"{logs}/thread", "-e", f"trace={traced_calls}"]
     for injection in injections:
         command += ["-e", f"inject={injection}"]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -96,22 +87,23 @@ def _is_traced(pid):
     return int(re.search(r"^TracerPid:\s+(\d+)", status, re.MULTILINE)[1]) != 0
 
 
-def calls_on(log, root):
-    """The calls in a log that are about something below `root`, in their order."""
-    counts = Counter()
+def calls_on(logs, root):
+    """The calls in the logs that are about something below `root`, in their order within each thread."""
     found = []
-    for line in Path(log).read_text(errors="replace").splitlines():
-        if match := _LINE.match(line):
-            counts[match[1]] += 1
-            if f"{root}/" in line or f"{root}>" in line or f'{root}"' in line:
-                found.append(Call(match[1], counts[match[1]], line))
+    for log in sorted(logs.iterdir()):
+        counts = Counter()
+        for line in log.read_text(errors="replace").splitlines():
+            if match := _NAME.match(line):
+                counts[match[1]] += 1
+                if f"{root}/" in line or f"{root}>" in line or f'{root}"' in line:
+                    found.append(Call(match[1], counts[match[1]], line))
     return found
 
 
-def was_injected(fault, log, root):
+def was_injected(fault, logs, root):
     """Whether the fault hit a call on something below `root`."""
-    hit = [call for call in calls_on(log, root) if (call.name, call.nth) == (fault.name, fault.nth)]
-    return bool(hit) and (fault.is_kill or hit[0].line.endswith("(INJECTED)"))
+    hit = [call for call in calls_on(logs, root) if (call.name, call.nth) == (fault.name, fault.nth)]
+    return any(fault.is_kill or call.line.endswith("(INJECTED)") for call in hit)
 
 
 @functools.cache
