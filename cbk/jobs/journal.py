@@ -1,6 +1,11 @@
-"""The journal on the disk: holds and open removals, so that a lost catalog neither shortens a grace nor forgets a hold."""
+"""The journal on the disk: holds, open removals, and deletes that a person took back.
+
+So a lost catalog neither shortens a grace nor forgets what somebody wants kept.
+"""
 
 from __future__ import annotations
+
+from itertools import chain
 
 from cbk.jobs.kit import Kit
 from cbk.rules.journal import JOURNAL_NAME, JournalRemoval, encode_journal
@@ -8,10 +13,13 @@ from cbk.rules.journal import JOURNAL_NAME, JournalRemoval, encode_journal
 _WRITTEN = "journal.written"
 
 
-def write_journal(kit: Kit) -> None:
-    """Write the journal where anything in it has changed since it was last written. Raises ArchiveError or CatalogError."""
+def write_journal(kit: Kit, *, decided: bool = False) -> None:
+    """Write the journal where an open removal or a hold has changed since it was last written, or a person has just decided.
+
+    Raises ArchiveError or CatalogError.
+    """
     fingerprint = kit.catalog.removals.fingerprint()
-    if kit.catalog.facts.get(_WRITTEN) == fingerprint:
+    if not decided and kit.catalog.facts.get(_WRITTEN) == fingerprint:
         return
     removals = [
         JournalRemoval(
@@ -28,7 +36,7 @@ def write_journal(kit: Kit) -> None:
             outcome=planned.removal.outcome,
             open=planned.removal.open,
         )
-        for planned in kit.catalog.removals.planned()
+        for planned in chain(kit.catalog.removals.planned(), kit.catalog.removals.rejected())
         if planned.removal.file_id is not None  # the others keep nothing and remove nothing
     ]
     kit.archive.write_note(JOURNAL_NAME, encode_journal(kit.catalog.holds.all(), removals, kit.catalog.database.now()))

@@ -9,6 +9,7 @@ from datetime import datetime
 from cbk.edges.catalog import Planned
 from cbk.errors import UsageError
 from cbk.jobs.clock import check_clock
+from cbk.jobs.journal import write_journal
 from cbk.jobs.kit import Courier, Kit
 from cbk.jobs.prune import prune
 from cbk.jobs.retention import pull_brake
@@ -106,4 +107,5 @@ def decide_brake(kit: Kit, brake_id: int, *, approve: bool) -> int:
     if brake is None or not kit.catalog.brakes.decide(brake_id, approve=approve):
         held = ", ".join(str(brake.id) for brake in kit.catalog.brakes.all("held")) or "none"
         raise UsageError(f"no brake {brake_id} is held", hint=f"held are: {held}; `cbk status` shows them")
+    write_journal(kit, decided=True)
     return brake.removals

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from cbk.jobs.kit import Kit
 from cbk.model import Version
 from cbk.rules.layout import copy_location
@@ -14,7 +16,8 @@ def remove_bytes(kit: Kit, version: Version) -> None:
     poll tries it again.
     """
     location = copy_location(version.place, version.number)
-    trash_name = f"{version.id}.gzip"
+    # Not the catalog's number of it: a catalog that is made again counts anew. The same name again is the same content.
+    trash_name = f"{sha256(location.encode()).hexdigest()[:32]}.gzip"
 
     def take() -> str | None:
         if kit.settings.trash and kit.archive.trash(location, trash_name):

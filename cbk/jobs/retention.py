@@ -64,7 +64,7 @@ def finish(kit: Kit, *, clock_is_trusted: bool) -> None:
         for version in removals.in_trash(over=True):
             if version.trash_name is not None:
                 kit.archive.empty_trash(version.trash_name)
-            removals.out_of_trash(version, stored=False)
+            removals.out_of_trash(version)
     # A full disk says so elsewhere; what is pruned makes room for the journal of a later poll.
     with suppress(DiskFull):
         write_journal(kit)

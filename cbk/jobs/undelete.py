@@ -38,7 +38,7 @@ def undelete(kit: Kit, key: str, *, storage: str | None = None, dry_run: bool = 
     newest = max(kit.catalog.work.versions_of_file(file_id), key=lambda version: version.number)
     if newest.state is VersionState.PRUNED:
         kit.catalog.work.make_due([newest.id], reason="undeleted, and its copy is gone")
-    write_journal(kit)
+    write_journal(kit, decided=True)
     facts = {"key": key, "deletes": len(deletes), "from_trash": ", ".join(back), "newest": newest.label}
     return Summary(outcome="undeleted", facts=facts | {"fetched_again": newest.state is VersionState.PRUNED})
 
@@ -49,11 +49,11 @@ def _bring_back(kit: Kit, version: Version) -> bool:
     try:
         with suppress(CopyExists, CopyMissing):  # an earlier try put it back, or something else lies there: the check tells
             kit.archive.take_from_trash(version.trash_name or "", location)
-        kit.archive.adopt(location, sha256=version.sha256)
+        written = kit.archive.adopt(location, sha256=version.sha256)
     except (CopyMissing, CopyCorrupt):
-        kit.catalog.removals.out_of_trash(version, stored=False)
+        kit.catalog.removals.out_of_trash(version)
         return False
-    kit.catalog.removals.out_of_trash(version, stored=True)
+    kit.catalog.removals.out_of_trash(version, written)
     return True
 
 

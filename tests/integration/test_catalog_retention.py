@@ -565,15 +565,18 @@ def test_trash_keeps_a_name_until_its_time_is_over(catalog, pruned):
     with catalog.database.writing() as connection:
         connection.execute(sa.update(versions).values(trash_until=catalog.database.now()))
     assert [each.id for each in catalog.removals.in_trash(over=True)] == [pruned.id]
-    catalog.removals.out_of_trash(version, stored=False)
+    catalog.removals.out_of_trash(version)
     assert (catalog.removals.in_trash(), states(catalog)) == ([], ["pruned"])
 
 
 def test_copy_that_is_back_from_the_trash_counts(catalog, pruned):
     catalog.removals.take_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
-    catalog.removals.out_of_trash(pruned, stored=True)
+    now = catalog.database.now()
+    written = Written(sha256=pruned.sha256, size=1, stored_size=2, stored_sha256="cd" * 32, stored_at=now)
+    catalog.removals.out_of_trash(pruned, written)
     [version] = named(catalog)
     assert (version.state, version.trash_name, version.pruned_at) == (VersionState.STORED, None, None)
+    assert (version.stored_at, version.stored_sha256) == (now, "cd" * 32)
 
 
 # ---- looking -----------------------------------------------------------------------------------------------------------------

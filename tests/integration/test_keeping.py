@@ -144,6 +144,15 @@ def test_open_removals_are_on_the_disk_with_their_grace(stored):
     assert journal(desk).removals == []
 
 
+def test_delete_that_a_person_took_back_is_on_the_disk(stored):
+    desk, rows = stored
+    delete = desk.delete(rows[0])
+    desk.poll()
+    undelete(desk.kit, "cars/a.txt")
+    [removal] = journal(desk).removals
+    assert (removal.delete_id, removal.outcome, removal.open) == (delete, "rejected", False)
+
+
 def test_journal_is_written_only_when_something_changed(stored):
     desk, rows = stored
     desk.delete(rows[0])

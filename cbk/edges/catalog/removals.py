@@ -14,7 +14,7 @@ from cbk.edges.catalog.database import Database, in_batches, select_versions, ve
 from cbk.edges.catalog.holds import holds_in
 from cbk.edges.catalog.tables import brakes, files, removals, versions
 from cbk.errors import CatalogUnavailable
-from cbk.model import Hold, Removal, RemovalKind, Version, VersionState
+from cbk.model import Hold, Removal, RemovalKind, Version, VersionState, Written
 
 PAGE = 1000
 BRAKE_HELD = "held"
@@ -390,12 +390,20 @@ class Removals:
         with self._database.reading() as connection:
             return [version_of(row) for row in connection.execute(query)]
 
-    def out_of_trash(self, version: Version, *, stored: bool) -> None:
-        """The copy is out of the trash: back at its place, read and verified there (`stored`), or removed for good."""
+    def out_of_trash(self, version: Version, written: Written | None = None) -> None:
+        """The copy is out of the trash: back at its place, as it was read there (`written`), or removed for good (None)."""
         values: dict[str, Any] = {"trash_name": None, "trash_until": None}
-        if stored:
-            now = self._database.now_sql
-            values |= {"state": VersionState.STORED.value, "reason": "", "pruned_at": None, "verified_at": now, "stored_at": now}
+        if written is not None:
+            values |= {
+                "state": VersionState.STORED.value,
+                "reason": "",
+                "pruned_at": None,
+                "size": written.size,
+                "stored_size": written.stored_size,
+                "stored_sha256": written.stored_sha256,
+                "stored_at": written.stored_at,
+                "verified_at": self._database.now_sql,
+            }
         with self._database.writing() as connection:
             connection.execute(sa.update(versions).where(versions.c.id == version.id).values(**values))
 
@@ -441,6 +449,25 @@ class Removals:
             yield from page
             if len(page) < PAGE:
                 return
+
+    def rejected(self) -> Iterator[Planned]:
+        """Deletes that a person has taken back, page by page: their rows may still be in the delete log."""
+        query = (
+            _select()
+            .add_columns(files.c.storage, files.c.key, sa.null().label("number"))
+            .join(files, files.c.id == removals.c.file_id)
+            .where(removals.c.outcome == "rejected", removals.c.kind == RemovalKind.DELETED.value)
+            .order_by(removals.c.id)
+            .limit(PAGE)
+        )
+        last = 0
+        while True:
+            with self._database.reading() as connection:
+                page = [_planned_of(row) for row in connection.execute(query.where(removals.c.id > last))]
+            yield from page
+            if len(page) < PAGE:
+                return
+            last = page[-1].removal.id
 
     def fingerprint(self) -> str:
         """Changes when an open removal or a hold does."""
