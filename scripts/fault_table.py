@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ Suite = Callable[[Path, Origin], list[Tally]]
 def main() -> int:
     """Run what is asked for; exit code 1 where anything was lost, wrong or needed hands, or a planted bug was missed."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that folders go with it
     for name in [name for name in os.environ if name.startswith("CBK_")]:
         del os.environ[name]
     if arguments.planted:
