@@ -1,38 +1,33 @@
 """Power cuts: the plug is pulled under a working worker, the disk comes back, and every file is looked at."""
 
+import shutil
 import signal
+import tempfile
 import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from tests.faults.disks import LoopDisk
 from tests.faults.scene import Scene, Tally, describe
 from tests.faults.steps import DONE_AFTER, IN, NEW_FOLDERS, OUT, STEPS
-from tests.faults.worker import DONE, WENT_WELL, process, work
+from tests.faults.worker import UNKNOWN, process, work
 
 THREADS = 8
 _PATIENCE_SECONDS = 60
 _SHARE_OF_DELETES = 0.3
+# Every file of a site is looked at after every cut: a new site now and then keeps that short.
+_CUTS_PER_SCENE = 10
 # The plug is pulled within this time after a random file has ended: long enough for the others to be anywhere on their way.
 _WITHIN_SECONDS = 0.02
 
 
 class PowerCuts:
-    """A site on a disk of `kind`, whose plug is pulled again and again. A context manager."""
+    """A site on a disk whose plug is pulled again and again."""
 
-    def __init__(self, folder, origin, kind, *, catalog_on_disk, seed=0):
-        self._disk = LoopDisk(kind, folder / "backups")
-        try:
-            self._scene = Scene(folder, origin, catalog_on_disk=catalog_on_disk, seed=seed)
-        except BaseException:
-            self._disk.close()
-            raise
-        self._random = self._scene.random
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._scene.leave()
-        self._disk.close()
+    def __init__(self, disk, scene):
+        self._disk = disk
+        self._scene = scene
+        self._random = scene.random
 
     def at_a_random_moment(self, tally, files):
         """Pull the plug while eight threads work on so many files."""
@@ -40,12 +35,18 @@ class PowerCuts:
             self._scene.delete()
         self._scene.upload_some(files)
         self._scene.leave()
-        with process(work, self._scene.desk.settings, THREADS) as (_, connection):
-            for _ in range(self._random.randrange(files - THREADS)):
-                self._next(connection)
+        said = []
+        with process(work, self._scene.desk.settings, THREADS) as (child, connection):
+            for _ in range(self._random.randrange(1, files - THREADS)):
+                assert connection.poll(_PATIENCE_SECONDS), "the worker does nothing"
+                said.append(connection.recv())
             time.sleep(self._random.uniform(0, _WITHIN_SECONDS))  # where the cut falls is the point
             self._disk.pull_plug()
-        self._look(tally, f"cut {tally.times + 1}", under_way=True)
+            child.kill()
+            said += _rest(connection)
+        moment = f"cut {tally.times + 1}"
+        tally.wrong += [f"{moment}: {line}" for line in said if line.startswith(UNKNOWN)]
+        self._look(tally, moment, under_way=True)
 
     def at_step(self, tally, label, *, again=False):
         """Pull the plug at a labelled step of the way of one file in or out, or of one new version of a file that is there."""
@@ -76,19 +77,35 @@ class PowerCuts:
         self._scene.check(tally, moment=f"{tally.fault}, {moment}")
         self._scene.recover(tally, moment=f"{tally.fault}, {moment}")
 
-    def _next(self, connection):
-        assert connection.poll(_PATIENCE_SECONDS), "the worker does nothing"
-        said = connection.recv()
-        assert said != DONE, "the worker had done everything before the plug was pulled"
-        assert said == WENT_WELL, said
+
+def _rest(connection):
+    """What a process said that has been killed."""
+    said = []
+    with suppress(EOFError, OSError):
+        while True:
+            said.append(connection.recv())
+    return said
+
+
+@contextmanager
+def power_cuts(folder, origin, kind, *, catalog_on_disk, seed=0):
+    """A site in `folder` on a disk of `kind`."""
+    with LoopDisk(kind, folder / "backups") as disk:
+        scene = Scene(folder, origin, catalog_on_disk=catalog_on_disk, seed=seed)
+        yield PowerCuts(disk, scene)
+        scene.leave()
 
 
 def cut_at_random(folder, origin, kind, *, catalog_on_disk, times, files=60, seed=0):
     """So many cuts at random moments, each while so many files are due; gives the tally."""
     tally = Tally(f"power cut under load, {describe(kind, catalog_on_disk)}")
-    with PowerCuts(folder, origin, kind, catalog_on_disk=catalog_on_disk, seed=seed) as cuts:
-        while tally.times < times:
-            cuts.at_a_random_moment(tally, files)
+    while tally.times < times:
+        own = Path(tempfile.mkdtemp(dir=folder))
+        own_seed = f"{seed} {tally.times}"
+        with power_cuts(own, origin, kind, catalog_on_disk=catalog_on_disk, seed=own_seed) as cuts:
+            for _ in range(min(_CUTS_PER_SCENE, times - tally.times)):
+                cuts.at_a_random_moment(tally, files)
+        shutil.rmtree(own)
     return tally
 
 
@@ -99,7 +116,7 @@ EACH_STEP = (*((label, False) for label in STEPS), *((label, True) for label in 
 def cut_at_steps(folder, origin, kind, *, catalog_on_disk, steps=EACH_STEP, seed=0):
     """One cut at each of these steps, (label, whether it is about a new version); gives the tally."""
     tally = Tally(f"power cut at a step, {describe(kind, catalog_on_disk)}")
-    with PowerCuts(folder, origin, kind, catalog_on_disk=catalog_on_disk, seed=seed) as cuts:
+    with power_cuts(folder, origin, kind, catalog_on_disk=catalog_on_disk, seed=seed) as cuts:
         for label, again in steps:
             cuts.at_step(tally, label, again=again)
     return tally
@@ -108,6 +125,6 @@ def cut_at_steps(folder, origin, kind, *, catalog_on_disk, steps=EACH_STEP, seed
 def cut_after_init(folder, origin, kind):
     """One cut in the moment after `cbk init`, with a catalog on the disk; gives the tally."""
     tally = Tally(f"power cut after init, {kind}")
-    with PowerCuts(folder, origin, kind, catalog_on_disk=True) as cuts:
+    with power_cuts(folder, origin, kind, catalog_on_disk=True) as cuts:
         cuts.now(tally)
     return tally

@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections import defaultdict
-from contextlib import closing, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -112,28 +112,15 @@ WAYS = {
 
 
 class Injections:
-    """A scene in `folder` where one way through the code meets faults. With `kind` its disk is of that kind, for power cuts."""
+    """A scene where one way through the code meets faults. `disk` is where power cuts are among them."""
 
-    def __init__(self, folder, origin, way, *, catalog_on_disk, kind=None, seed=0):
+    def __init__(self, scene, way, logs, disk=None):
+        self._scene = scene
         self._name = way
         self._way = WAYS[way]
-        self._disk = None if kind is None else LoopDisk(kind, folder / "backups")
-        self._logs = folder / "strace"
+        self._logs = logs
+        self._disk = disk
         self._places = {}
-        try:
-            self._scene = Scene(folder, origin, catalog_on_disk=catalog_on_disk, seed=seed, **self._way.settings)
-        except BaseException:
-            self.close()
-            raise
-        for _ in range(_FILES_TO_DELETE):
-            self._scene.upload(size=100)
-        self._scene.recover(Tally("start"), moment="start")
-
-    def close(self):
-        with suppress(AttributeError):
-            self._scene.leave()
-        if self._disk is not None:
-            self._disk.close()
 
     def plan(self, harms):
         """The faults for every call of this way that is about the disk; power cuts only where a call changes something."""
@@ -180,11 +167,11 @@ class Injections:
         job = way.prepare(self._scene)
         self._scene.leave()
         calls = CALLS if fault is None else tuple({fault.name, *(text.split(":")[0].lstrip("?") for text in way.always)})
-        injections = [*way.always, *([fault.injection] if fault else [])]
+        injected = [*way.always, *([fault.injection] if fault else [])]
         with process(act, self._scene.desk.settings, *job) as (child, connection):
             assert connection.poll(_PATIENCE_SECONDS), "the process does not start"
             pid = connection.recv()
-            with strace.traced(pid, self._logs, calls=calls, injections=injections):
+            with strace.traced(pid, self._logs, calls=calls, injections=injected):
                 os.kill(pid, GO)
                 outcome = _answer(connection)
                 child.join(_PATIENCE_SECONDS)
@@ -192,6 +179,18 @@ class Injections:
             self._disk.pull_plug()
             self._disk.power_up()
         return outcome, child.exitcode
+
+
+@contextmanager
+def injections(folder, origin, way, *, catalog_on_disk, kind=None, seed=0):
+    """A site in `folder`, with some files that are stored; with `kind`, on a disk of that kind."""
+    with LoopDisk(kind, folder / "backups") if kind else nullcontext() as disk:
+        scene = Scene(folder, origin, catalog_on_disk=catalog_on_disk, seed=seed, **WAYS[way].settings)
+        for _ in range(_FILES_TO_DELETE):
+            scene.upload(size=100)
+        scene.recover(Tally("start"), moment="start")
+        yield Injections(scene, way, folder / "strace", disk)
+        scene.leave()
 
 
 def _answer(connection):
@@ -228,13 +227,13 @@ def inject_all(folder, origin, *, catalog_on_disk, kind=None, ways=tuple(WAYS), 
         faults = None
         while faults is None or faults:
             own = Path(tempfile.mkdtemp(dir=folder))
-            with closing(Injections(own, origin, way, catalog_on_disk=catalog_on_disk, kind=kind, seed=seed)) as injections:
-                plan = injections.plan(harms)
+            with injections(own, origin, way, catalog_on_disk=catalog_on_disk, kind=kind, seed=seed) as met:
+                plan = met.plan(harms)
                 if faults is None:
                     faults = _chosen(plan, first_of, per_way, random.Random(f"{seed} {way}"))
                 for fault in faults[:_FAULTS_PER_SCENE]:
                     injected.planned += 1
-                    if injections.inject(tallies[fault.what], fault):
+                    if met.inject(tallies[fault.what], fault):
                         injected.hit.add(fault.name)
                 faults = faults[_FAULTS_PER_SCENE:]
             shutil.rmtree(own)

@@ -134,7 +134,7 @@ class Scene:
 
     def check(self, tally, *, moment):
         """The invariants, on every file: what is called stored is there and right, what has a copy's name is one."""
-        on_disk = self._copies(tally, moment)
+        on_disk = self._copies()
         versions = {(version.key, version.number): version for version in self.desk.kit.catalog.report.versions()}
         tally.files += len(versions)
         for version in versions.values():
@@ -149,7 +149,7 @@ class Scene:
         strangers = [location for location, found in on_disk.items() if found not in known]
         tally.wrong += [f"{moment}: {location} is no copy of anything ({on_disk[location]})" for location in strangers]
 
-    def _copies(self, tally, moment):
+    def _copies(self):
         """SHA-256 by location of everything outside of `.cbk`, read without any code of the kit."""
         found = {}
         for path in self.desk.root.rglob("*"):
@@ -214,6 +214,7 @@ class Scene:
         if quarantined != self._quarantined + spoiled:
             tally.wrong.append(f"{moment}: {quarantined - self._quarantined} copies went to quarantine, not {int(spoiled)}")
         self._quarantined = quarantined
+        self.check(tally, moment=f"{moment}, afterwards")
 
     def pass_time(self):
         """Every lease has run out, and every delay and grace is over."""

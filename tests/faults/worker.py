@@ -22,7 +22,6 @@ from tests.desk import CollectingCourier
 from tests.faults.disks import pull_plug
 from tests.faults.steps import before_step
 
-WENT_WELL = "went well"
 DONE = "done"
 GO = signal.SIGUSR1
 UNKNOWN = "not an error of the kit"
@@ -51,37 +50,44 @@ def work(connection, settings, threads, step=None):
 
     With `step`, the plug is pulled there, and this process dies in the same instant.
     """
-    # An advice may be ignored, and this one has Linux write early what was never flushed: it must not hide a flush that is missing.
-    os.posix_fadvise = lambda *_: None
+    _ignore_advice()
     kit, courier = open_kit(Settings(**settings)), CollectingCourier()
     telling = threading.Lock()
 
     def one(task):
-        said = WENT_WELL
-        try:
-            if isinstance(task, str):
-                back_up(kit, task)
-            else:
-                prune(kit, courier, delete_id=task.delete_id, version_id=task.version_id)
-        except CbkError as error:
-            said = f"{task}: {error}"
+        said = _how_it_goes(lambda: _do(kit, courier, task))
         with telling:
             connection.send(said)
 
     if step is not None:
         before_step(step, lambda: die_without_power(settings["backup_root"]))
-    try:
-        poll(kit, courier, pause=lambda _: True)
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(one, mixed(courier.take(), [removal for removal, _ in courier.prunes])))
-    except CbkError as error:
-        connection.send(str(error))
+    connection.send(_how_it_goes(lambda: poll(kit, courier, pause=lambda _: True)))
+    tasks = zip_longest(courier.take(), [removal for removal, _ in courier.prunes])
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, [task for pair in tasks for task in pair if task is not None]))
     connection.send(DONE)
 
 
-def mixed(*lists):
-    """The items of all lists, in turn."""
-    return [item for items in zip_longest(*lists) for item in items if item is not None]
+def _do(kit, courier, task):
+    """Back up a row, given by its Id, or carry out a removal."""
+    if isinstance(task, str):
+        return back_up(kit, task)
+    return prune(kit, courier, delete_id=task.delete_id, version_id=task.version_id)
+
+
+def _how_it_goes(job):
+    """Do it; gives its outcome, or the error's type and message."""
+    try:
+        return job().outcome
+    except CbkError as error:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - the report is about whatever comes out
+        return f"{UNKNOWN}: {traceback.format_exc()}"
+
+
+def _ignore_advice():
+    """As a kernel may. That pages are not needed has Linux write early what was never flushed, which hides a missing flush."""
+    os.posix_fadvise = lambda *_: None
 
 
 def die_without_power(root):
@@ -95,6 +101,7 @@ def act(connection, settings, job, *arguments):
 
     What is opened once per process is open before, so that what follows is the job's own calls and nothing else.
     """
+    _ignore_advice()
     machine.clock_is_kept = lambda: False  # it looks at every process of the machine: no two runs would make the same calls
     kit = open_kit(Settings(**settings))
     kit.require_disk()
@@ -104,13 +111,7 @@ def act(connection, settings, job, *arguments):
     signal.pthread_sigmask(signal.SIG_BLOCK, {GO})
     connection.send(os.getpid())
     signal.sigwait({GO})  # unlike a read from the pipe, it is no call that a fault could be meant for
-    try:
-        outcome = JOBS[job](kit, *arguments).outcome
-    except CbkError as error:
-        outcome = f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - the report is about whatever comes out
-        outcome = f"{UNKNOWN}: {traceback.format_exc()}"
-    connection.send(outcome)
+    connection.send(_how_it_goes(lambda: JOBS[job](kit, *arguments)))
 
 
 def _poll(kit):
@@ -125,4 +126,4 @@ def _verify(kit):
     return verify(kit, choose(kit), by="a test").summary
 
 
-JOBS = {"verify": _verify, "back_up": back_up, "poll": _poll, "prune": _prune}
+JOBS = {"back_up": back_up, "poll": _poll, "prune": _prune, "verify": _verify}
