@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from cbk.errors import CopyCorrupt, CopyExists, CopyMissing, UsageError
+from cbk.errors import CopyCorrupt, CopyMissing, UsageError
 from cbk.jobs.journal import write_journal
 from cbk.jobs.kit import Kit
-from cbk.model import Summary, Version, VersionState
+from cbk.jobs.removing import remove_bytes
+from cbk.model import Summary, Version, VersionState, Written
 from cbk.rules.layout import copy_location, object_key
 
 REASON = "a person took the delete back"
@@ -34,6 +35,11 @@ def undelete(kit: Kit, key: str, *, storage: str | None = None, dry_run: bool = 
     # Record first: from here on nothing prunes it again.
     for removal in deletes:
         kit.catalog.removals.take_back(removal.id, outcome="rejected", reason=REASON)
+    if kit.settings.trash:
+        # What a worker left half-way when it died is brought into the trash first, and comes back from there.
+        for version in versions:
+            remove_bytes(kit, version)
+        trashed = kit.catalog.removals.in_trash(file_id=file_id)
     back = [version.label for version in trashed if _bring_back(kit, version)]
     newest = max(kit.catalog.work.versions_of_file(file_id), key=lambda version: version.number)
     if newest.state is VersionState.PRUNED:
@@ -44,17 +50,27 @@ def undelete(kit: Kit, key: str, *, storage: str | None = None, dry_run: bool = 
 
 
 def _bring_back(kit: Kit, version: Version) -> bool:
-    """Whether the copy is back at its place, and good."""
-    location = copy_location(version.place, version.number)
-    try:
-        with suppress(CopyExists, CopyMissing):  # an earlier try put it back, or something else lies there: the check tells
-            kit.archive.take_from_trash(version.trash_name or "", location)
-        written = kit.archive.adopt(location, sha256=version.sha256)
-    except (CopyMissing, CopyCorrupt):
-        kit.catalog.removals.out_of_trash(version)
-        return False
+    """Whether the copy is at its place and good: from the trash, or because an earlier try has put it there."""
+    location, name = copy_location(version.place, version.number), version.trash_name or ""
+    written = _adopt(kit, version, location)
+    if written is None:
+        with suppress(CopyMissing):
+            kit.archive.take_from_trash(name, location)
+        written = _adopt(kit, version, location)
+    kit.archive.empty_trash(name)
     kit.catalog.removals.out_of_trash(version, written)
-    return True
+    return written is not None
+
+
+def _adopt(kit: Kit, version: Version, location: str) -> Written | None:
+    """The copy that is at its place, None where there is none. One that is bad is put aside."""
+    try:
+        return kit.archive.adopt(location, sha256=version.sha256)
+    except CopyMissing:
+        return None
+    except CopyCorrupt:
+        kit.archive.quarantine(location)
+        return None
 
 
 def _versions(kit: Kit, key: str, storage: str | None) -> list[Version]:

@@ -11,6 +11,7 @@ from cbk.appside.schema import DELETE_LOG
 from cbk.edges import machine
 from cbk.errors import ArchiveError, CbkError
 from cbk.jobs.removing import remove_bytes
+from cbk.jobs.undelete import undelete
 from tests.integration.test_brake import delete_all, stock, stored
 
 WEEK = timedelta(days=7)
@@ -158,6 +159,70 @@ def test_copy_that_cannot_be_removed_keeps_none_of_the_others(desk):
     desk.poll()
     assert desk.fact("poll.problem") is None
     assert desk.kit.catalog.removals.leftovers(10) == []
+
+
+# ---- the trash ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def left(make_desk):
+    """A desk with a trash, whose worker died after it had recorded a prune; the link of the file is dead."""
+    desk = make_desk(trash="1d")
+    row = desk.upload("a.txt", b"x")
+    desk.work()
+    delete = desk.delete(row)
+    desk.poll()
+    carry_out(desk, delete)
+    desk.origin.remove("/car-erp/a.txt")
+    return desk
+
+
+def back_and_nothing_in_the_trash(desk):
+    desk.work()
+    return desk.states() == {("a.txt", 1): "stored"} and desk.copies() == {COPY} and not trashed(desk)
+
+
+def trashed(desk):
+    return list((desk.root / ".cbk/trash").iterdir())
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_undelete_brings_back_what_a_worker_left_on_the_way_into_the_trash(left, moved, monkeypatch):
+    if moved:
+        with monkeypatch.context() as patched:
+            patched.setattr(left.kit.archive, "trash", dying_after(left.kit.archive.trash))
+            with pytest.raises(SystemExit):
+                left.poll()
+        assert len(trashed(left)) == 1
+    undelete(left.kit, "a.txt")
+    assert back_and_nothing_in_the_trash(left)
+
+
+def dying_after(act):
+    def die(*args):
+        act(*args)
+        raise SystemExit
+
+    return die
+
+
+def test_undelete_finds_the_copy_in_both_places_where_an_earlier_one_died_between_them(left):
+    """As on a file system that cannot rename without replacing: the second name comes before the first one goes."""
+    left.poll()
+    [name] = trashed(left)
+    (left.root / COPY).parent.mkdir(parents=True)
+    (left.root / COPY).hardlink_to(name)
+    undelete(left.kit, "a.txt")
+    assert back_and_nothing_in_the_trash(left)
+
+
+def test_undelete_takes_the_good_copy_where_something_bad_lies_at_its_place(left):
+    left.poll()
+    (left.root / COPY).parent.mkdir(parents=True)
+    (left.root / COPY).write_bytes(b"something else")
+    undelete(left.kit, "a.txt")
+    assert back_and_nothing_in_the_trash(left)
+    assert left.quarantined() == [b"something else"]
 
 
 # ---- what keeps, and what it must not keep -----------------------------------------------------------------------------------
