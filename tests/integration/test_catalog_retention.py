@@ -2,7 +2,8 @@
 
 import re
 import threading
-from contextlib import closing
+import uuid
+from contextlib import closing, contextmanager
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,7 @@ from alembic.config import Config
 
 from cbk.edges.catalog import Catalog, NewDelete, Verdict
 from cbk.edges.catalog.catalog import MIGRATIONS
-from cbk.edges.catalog.tables import brakes, files, removals, versions
+from cbk.edges.catalog.tables import brakes, files, metadata, removals, versions
 from cbk.errors import CatalogUnavailable
 from cbk.model import AcceptedRow, RemovalKind, VersionState, Written
 from cbk.rules.intake import candidate_place_keys, plan_intake
@@ -24,26 +25,52 @@ NO_TIME = timedelta(0)
 HISTORY = 20_000
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def catalog_url(request, tmp_path):
+@contextmanager
+def database(request, folder):
+    """The URL of a database that is empty."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/catalog.db"
-    postgres = request.getfixturevalue("postgres")
-    return postgres.url(request.getfixturevalue("pg_database"))
+        yield f"sqlite:///{folder}/catalog.db"
+        return
+    postgres = request.getfixturevalue("postgres").start()
+    name = f"test_{uuid.uuid4().hex}"
+    postgres.create_database(name)
+    yield postgres.url(name)
+    postgres.start().execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-@pytest.fixture
-def catalog(catalog_url):
-    with closing(Catalog(catalog_url, holder="one")) as catalog:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def opened(request, tmp_path_factory):
+    """A catalog, opened by two workers: one for all tests, since making the tables takes longer than they do."""
+    with (
+        database(request, tmp_path_factory.mktemp("catalog")) as url,
+        closing(Catalog(url, holder="one")) as catalog,
+        closing(Catalog(url, holder="two")) as rival,
+    ):
         catalog.upgrade()
-        yield catalog
+        yield catalog, rival
 
 
 @pytest.fixture
-def rival(catalog, catalog_url):
+def catalog(opened):
+    """An empty catalog."""
+    catalog, _ = opened
+    yield catalog
+    with catalog.database.writing() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(sa.delete(table))
+
+
+@pytest.fixture
+def rival(opened):
     """The same catalog, opened by another worker."""
-    with closing(Catalog(catalog_url, holder="two")) as rival:
-        yield rival
+    return opened[1]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request, tmp_path):
+    """A catalog without tables."""
+    with database(request, tmp_path) as url, closing(Catalog(url, holder="one")) as catalog:
+        yield catalog
 
 
 def take(catalog, *named, grace=GRACE):
@@ -736,80 +763,78 @@ def migrate(catalog, revision):
         command.upgrade(config, revision)
 
 
-def test_catalog_of_the_first_release_keeps_its_marks_and_versions(catalog_url):
-    with closing(Catalog(catalog_url, holder="one")) as catalog:
-        migrate(catalog, "0001")
-        with catalog.engine.begin() as connection:
-            for highest, seen_at in ((10, 1_700_000_000_000), (20, 1_700_000_060_000)):
-                connection.execute(sa.text(f"INSERT INTO marks (highest_id, seen_at) VALUES ({highest}, {seen_at})"))
-            of_file = {
-                "storage": "s3",
-                "key": "a.txt",
-                "bucket": "b",
-                "place": "b/a",
-                "name_digest": "11" * 32,
-                "place_digest": "22" * 32,
-            }
-            connection.execute(sa.insert(files).values(**of_file))
-            known = sa.table(
-                "versions",
-                *(
-                    sa.column(name, versions.c[name].type)
-                    for name in (
-                        "file_id",
-                        "number",
-                        "source_id",
-                        "sha256",
-                        "state",
-                        "newest",
-                        "fence",
-                        "first_seen_at",
-                        "stored_at",
-                        "size",
-                    )
-                ),
-            )
-            now = catalog.database.now()
-            for number in (1, 2):
-                connection.execute(
-                    sa.insert(known).values(
-                        file_id=1,
-                        number=number,
-                        source_id=str(number),
-                        sha256="aa" * 32,
-                        state="stored",
-                        newest=number == 2,
-                        fence=number,
-                        first_seen_at=now,
-                        stored_at=now,
-                        size=5,
-                    )
+def test_catalog_of_the_first_release_keeps_its_marks_and_versions(empty):
+    migrate(empty, "0001")
+    with empty.engine.begin() as connection:
+        for highest, seen_at in ((10, 1_700_000_000_000), (20, 1_700_000_060_000)):
+            connection.execute(sa.text(f"INSERT INTO marks (highest_id, seen_at) VALUES ({highest}, {seen_at})"))
+        of_file = {
+            "storage": "s3",
+            "key": "a.txt",
+            "bucket": "b",
+            "place": "b/a",
+            "name_digest": "11" * 32,
+            "place_digest": "22" * 32,
+        }
+        connection.execute(sa.insert(files).values(**of_file))
+        known = sa.table(
+            "versions",
+            *(
+                sa.column(name, versions.c[name].type)
+                for name in (
+                    "file_id",
+                    "number",
+                    "source_id",
+                    "sha256",
+                    "state",
+                    "newest",
+                    "fence",
+                    "first_seen_at",
+                    "stored_at",
+                    "size",
                 )
-        assert catalog.upgrade() is True
-        catalog.require_current()
-        assert catalog.intake.highest_id("files") == 20
-        assert catalog.intake.highest_id("deletes") is None
-        first, second = catalog.work.versions_of_file(1)
-        assert [first.state, first.size, first.sha256, first.fence] == [VersionState.STORED, 5, "aa" * 32, 1]
-        assert (first.stored_at, second.newest, second.deleted, second.pruned_at) == (first.first_seen_at, True, False, None)
-        assert catalog.removals.files_with_older_copies(10) == [1]
-        catalog.intake.mark("deletes", 10)
-        catalog.intake.mark("files", 30)
-        assert (catalog.intake.highest_id("deletes"), catalog.intake.highest_id("files")) == (10, 30)
-        assert catalog.upgrade() is False
+            ),
+        )
+        now = empty.database.now()
+        for number in (1, 2):
+            connection.execute(
+                sa.insert(known).values(
+                    file_id=1,
+                    number=number,
+                    source_id=str(number),
+                    sha256="aa" * 32,
+                    state="stored",
+                    newest=number == 2,
+                    fence=number,
+                    first_seen_at=now,
+                    stored_at=now,
+                    size=5,
+                )
+            )
+    assert empty.upgrade() is True
+    empty.require_current()
+    assert empty.intake.highest_id("files") == 20
+    assert empty.intake.highest_id("deletes") is None
+    first, second = empty.work.versions_of_file(1)
+    assert [first.state, first.size, first.sha256, first.fence] == [VersionState.STORED, 5, "aa" * 32, 1]
+    assert (first.stored_at, second.newest, second.deleted, second.pruned_at) == (first.first_seen_at, True, False, None)
+    assert empty.removals.files_with_older_copies(10) == [1]
+    empty.intake.mark("deletes", 10)
+    empty.intake.mark("files", 30)
+    assert (empty.intake.highest_id("deletes"), empty.intake.highest_id("files")) == (10, 30)
+    assert empty.upgrade() is False
 
 
-def test_upgrade_that_dies_half_way_is_done_again(catalog_url, monkeypatch):
-    with closing(Catalog(catalog_url, holder="one")) as catalog:
-        migrate(catalog, "0001")
-        with catalog.engine.begin() as connection:
-            connection.execute(sa.text("INSERT INTO marks (highest_id, seen_at) VALUES (10, 1)"))
-        with monkeypatch.context() as patched:
-            patched.setattr("alembic.op.drop_table", lambda *_: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                catalog.upgrade()
-        assert catalog.upgrade() is True
-        assert catalog.intake.highest_id("files") == 10
+def test_upgrade_that_dies_half_way_is_done_again(empty, monkeypatch):
+    migrate(empty, "0001")
+    with empty.engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO marks (highest_id, seen_at) VALUES (10, 1)"))
+    with monkeypatch.context() as patched:
+        patched.setattr("alembic.op.drop_table", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            empty.upgrade()
+    assert empty.upgrade() is True
+    assert empty.intake.highest_id("files") == 10
 
 
 # ---- a long history costs nothing --------------------------------------------------------------------------------------------
@@ -818,7 +843,7 @@ def test_upgrade_that_dies_half_way_is_done_again(catalog_url, monkeypatch):
 @pytest.fixture
 def old_catalog(catalog):
     """Much was deleted and pruned long ago, and a little is under way."""
-    numbers = range(1, HISTORY + 1)
+    numbers = range(1_000_001, 1_000_001 + HISTORY)  # above what the tables count themselves
     now = catalog.database.now()
     with catalog.database.writing() as connection:
         digests = ({"name_digest": f"{n:064x}", "place_digest": f"{n:064x}"} for n in numbers)
@@ -833,16 +858,12 @@ def old_catalog(catalog):
         connection.execute(sa.insert(versions), [{"file_id": n, "source_id": str(n), **gone} for n in numbers])
         over = {"kind": "deleted", "through": 1, "first_seen_at": now, "due_at": now, "open": False, "outcome": "done"}
         connection.execute(sa.insert(removals), [{"delete_id": str(n), "row_id": str(n), "file_id": n, **over} for n in numbers])
-    if catalog.engine.dialect.name == "postgresql":
-        with catalog.engine.begin() as connection:
-            for table, column in (("files", "id"), ("versions", "id"), ("removals", "id")):
-                connection.execute(sa.text(f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), {HISTORY + 1})"))
     for key in ("x.txt", "y.txt"):
         store_one(catalog, key)
         delete(catalog, key, key, grace=NO_TIME, row_id=f"{key[0]}1")
     if catalog.engine.dialect.name == "postgresql":
-        with catalog.engine.begin() as connection:
-            connection.execute(sa.text("ANALYZE"))
+        with catalog.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE"))
     return catalog
 
 
