@@ -388,14 +388,21 @@ class Archive:
         self.require()
         _plain_name(name)
         place, copy = _split(location)
-        with _disk_errors(f"bring back {location}"), _folder(self._root, _TRASH, create=True) as source:
+        gone = CopyMissing(f"{location} is not in the trash", hint="the next poll or `cbk resync` fetches it again")
+        with (
+            _disk_errors(f"bring back {location}"),
+            _folder(self._root, _TRASH, create=True) as source,
+            self._folders_held(),  # of several at once, the others find it gone
+        ):
             if not _exists(source, name):
-                raise CopyMissing(f"{location} is not in the trash", hint="the next poll or `cbk resync` fetches it again")
-            with self._folders_held(), _folder(self._root, place, create=True) as target:
+                raise gone
+            with _folder(self._root, place, create=True) as target:
                 try:
                     _move(source, name, target, copy)
                 except FileExistsError:
                     raise CopyExists(f"{location} is there already", hint="`cbk resync` tells whether it is good") from None
+                except FileNotFoundError:  # its time in the trash was over just now
+                    raise gone from None
                 _sync_folder(target)
                 _sync_folder(source)
 
