@@ -18,6 +18,7 @@ from tests.origin import Origin
 pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("restore-day")]
 
 GIB = 1024**3
+# No backslash: the S3 server of the tests takes it for a slash. The disk's own tests have it.
 SPECIAL = {
     "empty": b"",
     "noextension": b"no extension",
@@ -25,7 +26,7 @@ SPECIAL = {
     "cars/id-1/thumbnail.jpg": b"jpg: its copy cannot lie where that of the png does",
     "cars/id-1/THUMBNAIL.png": b"capitals",
     "Straße/日本語/😀 (1).txt": "Grüße".encode(),
-    "quotes/'single' \"double\" $HOME `x` \\ back.txt": b"a shell must not stumble",
+    "quotes/'single' \"double\" $HOME `x`.txt": b"a shell must not stumble",
     "-rf.txt": b"begins like an option",
     "archive.tar.gz": b"two extensions",
     ".hidden": b"dot",
