@@ -25,6 +25,7 @@ from tests.faults.steps import before_step
 DONE = "done"
 GO = signal.SIGUSR1
 UNKNOWN = "not an error of the kit"
+_PATIENCE_SECONDS = 60
 _PR_SET_PTRACER = 0x59616D61  # <linux/prctl.h>
 
 
@@ -110,7 +111,9 @@ def act(connection, settings, job, *arguments):
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)  # where only parents may trace, anybody may trace this
     signal.pthread_sigmask(signal.SIG_BLOCK, {GO})
     connection.send(os.getpid())
-    signal.sigwait({GO})  # unlike a read from the pipe, it is no call that a fault could be meant for
+    # Unlike a read from the pipe, it is no call that a fault could be meant for.
+    if signal.sigtimedwait({GO}, _PATIENCE_SECONDS) is None:
+        return  # whoever started this is dead
     connection.send(_how_it_goes(lambda: JOBS[job](kit, *arguments)))
 
 
