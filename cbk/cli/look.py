@@ -81,7 +81,7 @@ def _status_object(taken: Status) -> dict[str, Any]:
         "oldest_unprotected_at": _text(counts.oldest_unprotected_at),
         "newest_protected_at": _text(counts.newest_stored_seen_at),
         "lag_seconds": round(taken.lag.total_seconds(), 3),
-        "problems": [{"message": problem.message, "hint": problem.hint} for problem in taken.problems],
+        "problems": [{"kind": problem.kind.value, "message": problem.message, "hint": problem.hint} for problem in taken.problems],
         "unprotected": [
             {"state": group.state.value, "reason": group.reason, "count": group.count, "examples": group.examples}
             for group in taken.unprotected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from cbk.model import Brake, VersionState
 
@@ -24,10 +25,43 @@ HINTS = {
 CLOCK_HINT = "set the clock right and let a service keep it; where it is right already, `cbk prune --trust-clock`"
 
 
+class Kind(StrEnum):
+    """What a problem is about: the name by which pages, metrics and notifications know it again."""
+
+    CLOCK = "clock"
+    POLL = "poll"
+    PENDING = "pending"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    MISSING = "missing"
+    MISMATCH = "mismatch"
+    UNFETCHED = "unfetched"
+    ROWS = "rows"
+    BRAKE = "brake"
+    REMOVALS = "removals"
+    VERIFY = "verify"
+    UNREAD = "unread"
+    DRILL = "drill"
+    DISK_READ_ONLY = "disk_read_only"
+    DISK_FULL = "disk_full"
+
+
+# Any other state of a file's newest version is of the kind `unfetched`.
+_KINDS = {
+    VersionState.PENDING: Kind.PENDING,
+    VersionState.FAILED: Kind.FAILED,
+    VersionState.EXPIRED: Kind.EXPIRED,
+    VersionState.MISSING: Kind.MISSING,
+    VersionState.MISMATCH: Kind.MISMATCH,
+    VersionState.DECLINED: Kind.ROWS,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Something that keeps the answer from being "everything is protected"."""
 
+    kind: Kind
     message: str
     hint: str
 
@@ -43,16 +77,18 @@ def judge(
     clock_problem: str | None = None,
 ) -> list[Problem]:
     """The problems, gravest first; none means that everything is protected. `by_state` counts files by their newest version."""
-    problems = [Problem(message=f"nothing is pruned: {clock_problem}", hint=CLOCK_HINT)] if clock_problem else []
+    problems = [Problem(kind=Kind.CLOCK, message=f"nothing is pruned: {clock_problem}", hint=CLOCK_HINT)] if clock_problem else []
     problems += _poll_problems(polled_at, poll_problem, now, poll_interval)
     for state in VersionState:
         count = by_state.get(state, 0)
         if count and state is not VersionState.STORED:
             hint = HINTS.get(state, "its newest version has no copy: `cbk ls` tells more")
-            problems.append(Problem(message=f"{count} {'file is' if count == 1 else 'files are'} {state.value}", hint=hint))
+            message = f"{count} {'file is' if count == 1 else 'files are'} {state.value}"
+            problems.append(Problem(kind=_KINDS.get(state, Kind.UNFETCHED), message=message, hint=hint))
     if declined_rows:
         problems.append(
             Problem(
+                kind=Kind.ROWS,
                 message=f"{declined_rows} {'row was' if declined_rows == 1 else 'rows were'} declined",
                 hint="`cbk ls --state declined` gives the reasons",
             )
@@ -64,6 +100,7 @@ def judge_retention(brakes: Iterable[Brake], *, overdue: int) -> list[Problem]:
     """What keeps removals back that a person has to know of: a brake, and `overdue` ones that nothing explains."""
     problems = [
         Problem(
+            kind=Kind.BRAKE,
             message=f"{brake.removals} removals at once are held back by brake {brake.id}",
             hint=f"`cbk prune --plan` lists them; `cbk prune --approve {brake.id}` or `--reject {brake.id}` decides",
         )
@@ -72,6 +109,7 @@ def judge_retention(brakes: Iterable[Brake], *, overdue: int) -> list[Problem]:
     if overdue:
         problems.append(
             Problem(
+                kind=Kind.REMOVALS,
                 message=f"{overdue} {'removal is' if overdue == 1 else 'removals are'} overdue",
                 hint="does a worker serve the queue `prune`? `cbk prune` carries them out here",
             )
@@ -84,6 +122,7 @@ def _poll_problems(polled_at: datetime | None, poll_problem: str | None, now: da
         reason = f": {poll_problem}" if poll_problem else ""
         return [
             Problem(
+                kind=Kind.POLL,
                 message=f"the application's tables were never read{reason}",
                 hint="start a worker and beat; `cbk doctor` checks the rest",
             )
@@ -93,13 +132,22 @@ def _poll_problems(polled_at: datetime | None, poll_problem: str | None, now: da
         reason = f": {poll_problem}" if poll_problem else ""
         return [
             Problem(
+                kind=Kind.POLL,
                 message=f"the application's tables were last read {describe_age(age)} ago{reason}",
                 hint="is beat running, is the source up? `cbk doctor`",
             )
         ]
     if age < -LATE_AT_LEAST:
-        return [Problem(message="the last poll lies in the future: the clock went back", hint="check this machine's clock")]
-    return [Problem(message=f"the last poll failed: {poll_problem}", hint="`cbk doctor` tells more")] if poll_problem else []
+        return [
+            Problem(
+                kind=Kind.CLOCK,
+                message="the last poll lies in the future: the clock went back",
+                hint="check this machine's clock",
+            )
+        ]
+    if poll_problem:
+        return [Problem(kind=Kind.POLL, message=f"the last poll failed: {poll_problem}", hint="`cbk doctor` tells more")]
+    return []
 
 
 def describe_age(age: timedelta) -> str:

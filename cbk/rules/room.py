@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cbk.rules.health import Problem
+from cbk.rules.health import Kind, Problem
 
 LARGEST_RESERVE = 1 << 30
 RESERVED_SHARE = 50
@@ -18,6 +18,7 @@ def judge_room(*, free: int, total: int, read_only: bool, least_free: int | None
     """Why nothing new is fetched now; None where it may be. Sizes are in bytes, `least_free` as in `reserve`."""
     if read_only:
         return Problem(
+            kind=Kind.DISK_READ_ONLY,
             message="the backup disk is mounted read-only: nothing new is fetched",
             hint="the system's log (dmesg) tells why; check the disk and mount it for writing, work goes on by itself",
         )
@@ -25,6 +26,7 @@ def judge_room(*, free: int, total: int, read_only: bool, least_free: int | None
     if free < kept:
         left = f"{free / _BYTES_PER_MB:,.0f} MB are free, {kept / _BYTES_PER_MB:,.0f} MB stay free"
         return Problem(
+            kind=Kind.DISK_FULL,
             message=f"the backup disk is almost full ({left}): nothing new is fetched",
             hint="make room on it, or prune; work goes on by itself. CBK_MIN_FREE_SPACE is what stays free",
         )

@@ -11,7 +11,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import TypeVar
 
-from cbk.rules.health import Problem, describe_age
+from cbk.rules.health import Kind, Problem, describe_age
 
 ItemT = TypeVar("ItemT")
 
@@ -143,11 +143,13 @@ def verification_problems(*, overdue: int, problem: str | None, every: timedelta
         return []
     problems = []
     if problem:
-        problems.append(Problem(message=f"the last verification failed: {problem}", hint="`cbk verify --sample 1%` tells more"))
+        message = f"the last verification failed: {problem}"
+        problems.append(Problem(kind=Kind.VERIFY, message=message, hint="`cbk verify --sample 1%` tells more"))
     if overdue:
         copies = "1 copy was" if overdue == 1 else f"{overdue} copies were"
         problems.append(
             Problem(
+                kind=Kind.UNREAD,
                 message=f"{copies} not read again in the last {describe_age(every)}",
                 hint="does a worker serve the queue verify? is CBK_VERIFY_RATE enough? `cbk verify --older-than 1d` does it now",
             )
@@ -167,7 +169,8 @@ def drill_problems(*, failed: str | None) -> list[Problem]:
     """What `status` says about a last drill that failed; None where it did not."""
     if not failed:
         return []
-    return [Problem(message=f"the last drill failed: {failed}", hint="`cbk drill` tries again, and names what fails")]
+    hint = "`cbk drill` tries again, and names what fails"
+    return [Problem(kind=Kind.DRILL, message=f"the last drill failed: {failed}", hint=hint)]
 
 
 def restore_seconds(*, by_file: float, files: int, by_byte: float, size: int) -> float:

@@ -305,7 +305,8 @@ def test_status_as_json_has_the_documented_shape(cbk, desk):
     assert shown.pop("stored_size") > 10
     [group] = shown.pop("unprotected")
     assert (group.pop("reason") != "", group) == (True, {"state": "failed", "count": 1, "examples": ["s3/bad.txt v1"]})
-    assert [problem.keys() for problem in shown.pop("problems")] == [{"message": 0, "hint": 0}.keys()] * 2
+    assert [problem["kind"] for problem in shown["problems"]] == ["failed", "rows"]
+    assert [problem.keys() for problem in shown.pop("problems")] == [{"kind": 0, "message": 0, "hint": 0}.keys()] * 2
     assert {name: count for name, count in shown.items() if count} == {
         "states": {"failed": 1, "stored": 1},
         "files": 2,
