@@ -8,17 +8,18 @@ when a later Celery no longer needs it, this file goes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from cbk.cluster import logs
+from cbk.cluster import logs, service
 
 COLLECT_TIMEOUT_SECONDS = 1.0
 
 
 class Consumer(CeleryConsumer):
-    """Celery's consumer, with a clean break when the connection is lost."""
+    """Celery's consumer, with a clean break when the connection is lost, and a word to the service manager while it is."""
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Called by Celery when the broker went away."""
@@ -29,3 +30,17 @@ class Consumer(CeleryConsumer):
             logs.get("worker").warning("broken broker connection given up", extra={"facts": {"reason": type(error).__name__}})
         connection._default_channel = None  # noqa: SLF001 - there is no public way
         super().on_connection_error_after_connected(exc)
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Called by Celery to reach the broker, for as long as that takes; the service manager hears of each vain attempt."""
+        ensure = conn.ensure_connection
+
+        def ensure_and_tell(on_error: Callable[[Exception, float], None], *args: Any, **kwargs: Any) -> Any:
+            def tell(error: Exception, pause: float) -> None:
+                service.tell_waiting(type(error).__name__)
+                on_error(error, pause)
+
+            return ensure(tell, *args, **kwargs)
+
+        conn.ensure_connection = ensure_and_tell
+        return super().ensure_connected(conn)

@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import beat
 
+from cbk.cluster import service
 from cbk.edges import machine
 
 STEP_SECONDS = 1.0
@@ -25,4 +26,5 @@ class Scheduler(beat.Scheduler):
                 entry.last_run_at = entry.default_now()
             self._heap = None
         self._last_look = look
+        service.tell("WATCHDOG=1")
         return super().tick(*args, **kwargs)
