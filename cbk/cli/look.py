@@ -1,8 +1,7 @@
-"""Looking: `status` and `ls`."""
+"""Looking at single files: `ls`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
@@ -15,12 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from cbk.cli.opening import opened
-from cbk.cli.proof import verification_lines
-from cbk.cli.text import as_line, as_text, parse_instant
+from cbk.cli.text import as_line, as_size, as_text, parse_instant
 from cbk.jobs.listing import Asked, find
-from cbk.jobs.status import Status, take_status
 from cbk.model import DeclinedRow, Version, VersionState
-from cbk.rules.health import describe_age
 from cbk.rules.layout import copy_location, object_key
 
 EXIT_UNPROTECTED = 4
@@ -29,84 +25,6 @@ TABLE_ROWS = 1000
 _PIPED = ("state", "storage", "key", "version", "size", "location", "reason")
 _PIPED_LONG = ("bucket", "row", "newest", "deleted", "stored_size", "stored_at", "verified_at", "pruned_at", "due_at", "sha256")
 _MORE_HEADINGS = ("on disk", "stored", "verified", "row")
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="One object; docs/commands.md documents its shape.")
-@click.pass_obj
-def status(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click hands options over like this
-    """What would be left if the cloud account were gone now. Exit 0: everything; 4: not everything.
-
-    \b
-    Example:
-      cbk status || echo "not everything is protected"
-    """
-    with opened(config) as kit:
-        taken = take_status(kit)
-    if as_json:
-        click.echo(json.dumps(_status_object(taken), indent=2))
-    else:
-        _print_status(Console(highlight=False, soft_wrap=True), taken)
-    if not taken.is_protected:
-        raise click.exceptions.Exit(EXIT_UNPROTECTED)
-
-
-def _status_object(taken: Status) -> dict[str, Any]:
-    counts = taken.counts
-    return {
-        "protected": taken.is_protected,
-        "files": counts.files,
-        "protected_files": counts.protected,
-        "pending": counts.by_state.get(VersionState.PENDING, 0),
-        "states": {state.value: count for state, count in sorted(counts.by_state.items())},
-        "declined_rows": counts.declined_rows,
-        "deleted_files": counts.deleted_files,
-        "removals": taken.retention.removals,
-        "held_by_brake": taken.retention.braked,
-        "brakes": [
-            {"id": brake.id, "pulled_at": _text(brake.pulled_at), "removals": brake.removals, "stored_files": brake.stored_files}
-            for brake in taken.retention.brakes
-        ],
-        "holds": taken.retention.holds,
-        "copies": counts.copies,
-        "size": counts.size,
-        "stored_size": counts.stored_size,
-        "oldest_verified_at": _text(taken.verification.oldest_at),
-        "overdue_copies": taken.verification.overdue,
-        "found_bad": taken.verification.found,
-        "last_found_bad_at": taken.verification.latest[-1]["at"] if taken.verification.latest else None,
-        "last_drill_at": _text(taken.drill.at) if taken.drill else None,
-        "last_drill_passed": taken.drill.passed if taken.drill else None,
-        "last_poll_at": _text(taken.polled_at),
-        "oldest_unprotected_at": _text(counts.oldest_unprotected_at),
-        "newest_protected_at": _text(counts.newest_stored_seen_at),
-        "lag_seconds": round(taken.lag.total_seconds(), 3),
-        "problems": [{"kind": problem.kind.value, "message": problem.message, "hint": problem.hint} for problem in taken.problems],
-        "unprotected": [
-            {"state": group.state.value, "reason": group.reason, "count": group.count, "examples": group.examples}
-            for group in taken.unprotected
-        ],
-    }
-
-
-def _print_status(console: Console, taken: Status) -> None:
-    counts = taken.counts
-    colour, verdict = ("green", "everything is protected") if taken.is_protected else ("red", "not everything is protected")
-    console.print(f"[bold {colour}]{verdict}[/]")
-    console.print(f"if the cloud account were gone now: {counts.protected} of {counts.files} files, newest version each")
-    console.print(f"copies      {counts.copies}, {_size(counts.size)} of objects in {_size(counts.stored_size)} on disk")
-    for line in verification_lines(taken):
-        console.print(escape(line))
-    console.print(f"last poll   {describe_age(counts.now - taken.polled_at) + ' ago' if taken.polled_at else 'never'}")
-    if taken.retention.removals:
-        console.print(f"removals    {taken.retention.removals} wait for the end of a grace: `cbk prune --plan`")
-    if counts.oldest_unprotected_at:
-        console.print(f"lag         {describe_age(taken.lag)} since the oldest unprotected file was first seen")
-    for problem in taken.problems:
-        console.print(f"[red]- {escape(problem.message)}[/]\n  HINT: {escape(problem.hint)}")
-    for group in taken.unprotected:
-        console.print(f"  {group.count} {group.state.value}: {escape(as_text(group.reason))}")
-        console.print(f"      {escape(as_text(', '.join(group.examples)))}{' ...' if group.count > len(group.examples) else ''}")
 
 
 @click.command()
@@ -233,17 +151,8 @@ def _cells(item: dict[str, Any], *, is_long: bool) -> tuple[object, ...]:
 
 
 def _size_or_nothing(count: int | None) -> str:
-    return "" if count is None else _size(count)
+    return "" if count is None else as_size(count)
 
 
 def _text(instant: datetime | None) -> str | None:
     return instant.isoformat() if instant else None
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

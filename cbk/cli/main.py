@@ -9,12 +9,13 @@ from pathlib import Path
 import click
 
 from cbk.cli.history import history
-from cbk.cli.look import ls, status
+from cbk.cli.look import ls
 from cbk.cli.notify import notify
 from cbk.cli.prune import hold, prune, release, undelete
 from cbk.cli.rebuild import rebuild
 from cbk.cli.restore import cat, restore
 from cbk.cli.setup import doctor, init, schema
+from cbk.cli.status import status
 from cbk.cli.verify import drill, verify
 from cbk.cli.work import resync
 from cbk.errors import CbkError

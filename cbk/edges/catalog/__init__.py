@@ -3,12 +3,13 @@
 from cbk.edges.catalog.catalog import Catalog
 from cbk.edges.catalog.leases import Leases
 from cbk.edges.catalog.removals import BRAKE_HELD, NewDelete, Planned, Verdict
-from cbk.edges.catalog.report import Counts, Unprotected
+from cbk.edges.catalog.report import BucketCounts, Counts, Unprotected
 from cbk.edges.catalog.verification import Scope, Standing
 from cbk.edges.catalog.work import Keeper
 
 __all__ = [
     "BRAKE_HELD",
+    "BucketCounts",
     "Catalog",
     "Counts",
     "Keeper",

@@ -15,6 +15,7 @@ from cbk.edges.catalog.leases import Facts, Leases
 from cbk.edges.catalog.rebuilding import Rebuilding
 from cbk.edges.catalog.removals import Removals
 from cbk.edges.catalog.report import Report
+from cbk.edges.catalog.samples import Samples
 from cbk.edges.catalog.selection import Selection
 from cbk.edges.catalog.verification import Verification
 from cbk.edges.catalog.work import Work
@@ -38,6 +39,7 @@ class Catalog:
         self.leases = Leases(self.database, holder)
         self.facts = Facts(self.database)
         self.report = Report(self.database)
+        self.samples = Samples(self.database)
         self.verification = Verification(self.database, holder)
         self.selection = Selection(self.database)
 

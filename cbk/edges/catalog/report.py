@@ -31,6 +31,7 @@ class Counts:
     stored_size: int
     oldest_unprotected_at: datetime | None
     newest_stored_seen_at: datetime | None
+    oldest_declined_at: datetime | None
     deleted_files: int
     now: datetime
 
@@ -43,6 +44,18 @@ class Counts:
     def protected(self) -> int:
         """Files whose newest version is stored."""
         return self.by_state.get(VersionState.STORED, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketCounts:
+    """How one bucket stands: as `Counts`, but for its files alone."""
+
+    bucket: str
+    files: int
+    protected: int
+    copies: int
+    size: int
+    stored_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +95,35 @@ class Report:
                 stored_size=int(stored_size or 0),
                 oldest_unprotected_at=connection.scalar(sa.select(sa.func.min(versions.c.first_seen_at)).where(newest, ~stored)),
                 newest_stored_seen_at=connection.scalar(sa.select(sa.func.max(versions.c.first_seen_at)).where(newest, stored)),
+                oldest_declined_at=connection.scalar(sa.select(sa.func.min(declined.c.first_seen_at))),
                 deleted_files=connection.scalar(sa.select(sa.func.count()).select_from(versions).where(in_grace)) or 0,
                 now=now,
             )
+
+    def buckets(self) -> list[BucketCounts]:
+        """The same by bucket, in the order of their names."""
+        live = versions.c.newest.is_(True) & versions.c.deleted.is_(False)
+        stored = versions.c.state == VersionState.STORED.value
+
+        def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+            return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+        def total(column: sa.ColumnElement[int | None]) -> sa.ColumnElement[int]:
+            return sa.func.coalesce(sa.func.sum(sa.case((stored, column), else_=0)), 0)
+
+        query = sa.select(
+            files.c.bucket,
+            count(live),
+            count(live & stored),
+            count(stored),
+            total(versions.c.size),
+            total(versions.c.stored_size),
+        ).join_from(versions, files)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.group_by(files.c.bucket)).all()
+        names = ("bucket", "files", "protected", "copies", "size", "stored_size")
+        found = [BucketCounts(**dict(zip(names, (bucket, *map(int, numbers)), strict=True))) for bucket, *numbers in rows]
+        return sorted(found, key=lambda one: one.bucket)
 
     def unprotected(self, *, groups: int = 20, examples: int = 3) -> list[Unprotected]:
         """Why files are not protected, the largest group first, at most `groups` of them."""

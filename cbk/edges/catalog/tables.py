@@ -112,6 +112,9 @@ files = sa.Table(
     sa.Column("name_digest", Hex, nullable=False, unique=True),
     sa.Column("place_digest", Hex, nullable=False, unique=True),
 )
+# For looking into folders, there is `ix_files_folder` on (bucket, key), which only the migration makes: the databases differ. In
+# PostgreSQL it holds the first so many characters of the key, compared byte by byte as SQLite does by itself.
+KEY_HEAD_CHARACTERS = 400
 
 versions = sa.Table(
     "versions",
@@ -251,6 +254,22 @@ holds = sa.Table(
     sa.Column("until", Instant),
     sa.Column("reason", AnyText, nullable=False, server_default=""),
     sa.Column("created_at", Instant, nullable=False),
+)
+
+# How things stood over time: rules/samples.py.
+samples = sa.Table(
+    "samples",
+    metadata,
+    sa.Column("at", Instant, primary_key=True, autoincrement=False),
+    sa.Column("files", sa.BigInteger, nullable=False),
+    sa.Column("protected", sa.BigInteger, nullable=False),
+    # Seconds.
+    sa.Column("lag", sa.BigInteger, nullable=False),
+    sa.Column("copies", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("stored_size", sa.BigInteger, nullable=False),
+    sa.Column("free", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
 )
 
 # Rows that cannot become a version, until the application mends them.

@@ -1,0 +1,133 @@
+"""Looking at all of it: `status`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from cbk.cli.opening import opened
+from cbk.cli.proof import verification_lines
+from cbk.cli.text import as_line, as_size, as_text
+from cbk.errors import CbkError
+from cbk.jobs.kit import Kit
+from cbk.jobs.status import Disk, Status, status_object, take_status
+from cbk.rules.health import describe_age
+
+EXIT_UNPROTECTED = 4
+WATCH_SECONDS = 5.0
+SHORTEST_WATCH_SECONDS = 0.1
+# More buckets than that are on the page, and in the JSON.
+BUCKET_LINES = 20
+BAR_CHARACTERS = 20
+
+
+@click.command()
+@click.option(
+    "--watch",
+    "every_seconds",
+    metavar="[SECONDS]",
+    is_flag=False,
+    flag_value=WATCH_SECONDS,
+    type=click.FloatRange(min=SHORTEST_WATCH_SECONDS),
+    help="Look again and again until ^C, every 5 seconds or as often as you say.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One object; docs/commands.md documents its shape.")
+@click.pass_obj
+def status(config: Path | None, *, every_seconds: float | None, as_json: bool) -> None:
+    """What would be left if the cloud account were gone now. Exit 0: everything; 4: not everything.
+
+    \b
+    Example:
+      cbk status || echo "not everything is protected"
+      cbk status --watch
+    """
+    with opened(config) as kit:
+        if every_seconds is not None:
+            _watch(kit, every_seconds, as_json=as_json)
+        taken = take_status(kit)
+    if as_json:
+        click.echo(json.dumps(status_object(taken), indent=2))
+    else:
+        _console().print("\n".join(_lines(taken)))
+    if not taken.is_protected:
+        raise click.exceptions.Exit(EXIT_UNPROTECTED)
+
+
+def _watch(kit: Kit, every_seconds: float, *, as_json: bool) -> None:
+    """Until somebody interrupts: on a terminal always the latest answer, elsewhere one after the other."""
+    console = _console()
+    if as_json or not console.is_terminal:
+        while True:
+            if as_json:
+                click.echo(as_line(status_object(take_status(kit))))
+            else:
+                console.print("\n".join(_answer(kit)), end="\n\n")
+            time.sleep(every_seconds)
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            live.update(Text.from_markup("\n".join(_answer(kit))), refresh=True)
+            time.sleep(every_seconds)
+
+
+def _answer(kit: Kit) -> list[str]:
+    """The lines of the answer, or why there is none: what goes wrong for a while ends no watch."""
+    try:
+        return list(_lines(take_status(kit)))
+    except CbkError as error:
+        hint = [f"  HINT: {escape(error.hint)}"] if error.hint else []
+        return [f"[bold red]nothing is known: {escape(as_text(error.message))}[/]", *hint]
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _lines(taken: Status) -> Iterator[str]:
+    """The answer for a person, in rich's markup."""
+    counts = taken.counts
+    colour, verdict = ("green", "everything is protected") if taken.is_protected else ("red", "not everything is protected")
+    yield f"[bold {colour}]{verdict}[/]"
+    yield f"if the cloud account were gone now: {counts.protected} of {counts.files} files, newest version each"
+    if taken.protected_until:
+        yield f"complete    up to {taken.protected_until:%Y-%m-%d %H:%M:%S} UTC: every row that was seen before that is protected"
+    yield from _bucket_lines(taken)
+    yield f"copies      {counts.copies}, {as_size(counts.size)} of objects in {as_size(counts.stored_size)} on disk"
+    yield f"disk        {disk_line(taken.disk)}"
+    yield from map(escape, verification_lines(taken))
+    yield f"last poll   {describe_age(counts.now - taken.polled_at) + ' ago' if taken.polled_at else 'never'}"
+    if taken.retention.removals:
+        yield f"removals    {taken.retention.removals} wait for the end of a grace: `cbk prune --plan`"
+    if counts.oldest_unprotected_at:
+        yield f"lag         {describe_age(taken.lag)} since the oldest unprotected file was first seen"
+    for problem in taken.problems:
+        yield f"[red]- {escape(problem.message)}[/]\n  HINT: {escape(problem.hint)}"
+    for group in taken.unprotected:
+        yield f"  {group.count} {group.state.value}: {escape(as_text(group.reason))}"
+        yield f"      {escape(as_text(', '.join(group.examples)))}{' ...' if group.count > len(group.examples) else ''}"
+
+
+def _bucket_lines(taken: Status) -> Iterator[str]:
+    if len(taken.buckets) < 2:
+        return
+    for bucket in taken.buckets[:BUCKET_LINES]:
+        done = BAR_CHARACTERS * bucket.protected // bucket.files if bucket.files else BAR_CHARACTERS
+        colour = "green" if bucket.protected == bucket.files else "red"
+        bar = f"[{colour}]{'#' * done}{'.' * (BAR_CHARACTERS - done)}[/]"
+        yield f"  {bar} {escape(as_text(bucket.bucket))}: {bucket.protected} of {bucket.files} files, {as_size(bucket.stored_size)}"
+    if len(taken.buckets) > BUCKET_LINES:
+        yield f"  and {len(taken.buckets) - BUCKET_LINES} more buckets"
+
+
+def disk_line(disk: Disk) -> str:
+    """What room there is, and for how long."""
+    room = f"{as_size(disk.room.free)} of {as_size(disk.room.total)} free"
+    return room if disk.days_left is None else f"{room}, full in about {describe_age(timedelta(days=disk.days_left))}"
