@@ -1,4 +1,4 @@
-"""What the kit costs, measured on real servers; run from the top of the repository as `python -m bench.<name>`."""
+"""What the kit costs, measured on real servers; run from the top of the repository as `python -m bench`."""
 
 import sys
 from pathlib import Path

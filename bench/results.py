@@ -1,0 +1,97 @@
+"""What was measured, and how it compares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from bench.watch import Usage
+
+MB = 1000 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One contender's turn in one round of a case: `files` with `size` bytes took `seconds`.
+
+    `used` says what its processes needed, by name; `origin` is what the server needed that sent the bytes, which is no part of it.
+    """
+
+    case: str
+    contender: str
+    round: int
+    files: int
+    size: int
+    seconds: float
+    used: dict[str, Usage]
+    origin: Usage | None = None
+    facts: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def files_per_second(self) -> float:
+        """Files in a second of wall time."""
+        return self.files / self.seconds
+
+    @property
+    def mb_per_second(self) -> float:
+        """MB (10^6 bytes, uncompressed) in a second of wall time."""
+        return self.size / MB / self.seconds
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of a processor of all its processes."""
+        return sum(usage.cpu for usage in self.used.values())
+
+    @property
+    def cpu_ms_per_file(self) -> float:
+        """Milliseconds of a processor for each file, of all its processes."""
+        return self.cpu * 1000 / self.files
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory, the peaks of all its processes added up."""
+        return sum(usage.memory for usage in self.used.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, with what follows from it."""
+        names = ("files_per_second", "mb_per_second", "cpu", "cpu_ms_per_file", "memory")
+        return asdict(self) | {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A number that was measured in each round."""
+
+    lowest: float
+    middle: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """The least, the median and the greatest of some."""
+        known = sorted(values)
+        return cls(known[0], median(known), known[-1])
+
+    def __str__(self) -> str:
+        return f"{self.middle:.2f} ({self.lowest:.2f} to {self.highest:.2f})"
+
+
+def runs_of(runs: Iterable[Run], case: str, contender: str) -> list[Run]:
+    """The runs of one contender in one case, by their rounds."""
+    return sorted((run for run in runs if (run.case, run.contender) == (case, contender)), key=lambda run: run.round)
+
+
+def ratios(runs: list[Run], case: str, contender: str, other: str, figure: str) -> Spread | None:
+    """`figure` of one contender over that of another, round by round: both ran one after the other, under the same weather."""
+    ours = {run.round: getattr(run, figure) for run in runs_of(runs, case, contender)}
+    theirs = {run.round: getattr(run, figure) for run in runs_of(runs, case, other)}
+    both = [ours[number] / theirs[number] for number in ours if theirs.get(number)]
+    return Spread.of(both) if both else None
+
+
+def spread(runs: list[Run], case: str, contender: str, figure: str) -> Spread | None:
+    """`figure` of one contender over the rounds."""
+    values = [getattr(run, figure) for run in runs_of(runs, case, contender)]
+    return Spread.of(values) if values else None
