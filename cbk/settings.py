@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -255,18 +255,42 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+class _WrittenSettings(Settings):
+    """The same, of what is written down alone."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """No environment."""
+        return (init_settings,)
+
+
 def load_settings(config: Path | None = None) -> Settings:
     """The settings in force. Raises SettingsError that lists every problem by name."""
-    path = _config_path(config)
-    values, problems = _read_file(path) if path else ({}, [])
+    path = config_path(config)
+    values, problems = _read_file(path) if path.exists() or _is_named(config) else ({}, [])
+    hint = f"set them in the environment or in {path}; see `cbk doctor --help`"
+    return _validated(Settings, values, problems, hint)
+
+
+def parse_settings(values: Mapping[str, Any]) -> Settings:
+    """The settings that a file with these values holds, whatever the environment says. Raises SettingsError, as above."""
+    return _validated(_WrittenSettings, dict(values), [], "docs/settings.md says what each of them takes")
+
+
+def _validated(model: type[Settings], values: dict[str, Any], problems: list[str], hint: str) -> Settings:
     try:
-        settings = Settings(**values)
+        settings = model(**values)
     except ValidationError as error:
         problems += [_describe(dict(detail), values) for detail in error.errors()]
     if problems:
-        raise SettingsError(
-            sorted(problems), hint=f"set them in the environment or in {path or DEFAULT_CONFIG}; see `cbk doctor --help`"
-        )
+        raise SettingsError(sorted(problems), hint=hint)
     return settings
 
 
@@ -277,12 +301,21 @@ def unknown_names(environment: Iterable[str] | None = None) -> list[str]:
     return [_suggest(name, known) for name in sorted(names) if name.startswith(PREFIX) and name not in known]
 
 
-def _config_path(config: Path | None) -> Path | None:
-    if config is not None:
-        return config
-    if named := os.environ.get("CBK_CONFIG"):
-        return Path(named)
-    return DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None
+def config_path(config: Path | None = None) -> Path:
+    """The file that settings are read from, where it is there: `config`, else what CBK_CONFIG names, else the default."""
+    return config or Path(os.environ.get("CBK_CONFIG") or DEFAULT_CONFIG)
+
+
+def _is_named(config: Path | None) -> bool:
+    return config is not None or bool(os.environ.get("CBK_CONFIG"))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """What a TOML file of settings says, not validated. Raises SettingsError where it cannot be read or is no TOML."""
+    values, problems = _read_file(path)
+    if problems:
+        raise SettingsError(problems, hint="docs/settings.md shows an example of such a file")
+    return values
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:

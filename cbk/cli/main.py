@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cbk.cli.configure import setup, upgrade
 from cbk.cli.history import history
 from cbk.cli.look import ls
 from cbk.cli.notify import notify
@@ -49,7 +50,9 @@ def cli(context: click.Context, config: Path | None) -> None:
 
 
 for command in (
+    setup,
     init,
+    upgrade,
     doctor,
     status,
     ls,

@@ -53,12 +53,13 @@ def doctor(config: Path | None, as_json: bool) -> None:  # noqa: FBT001 - click 
                     json.dumps({"part": finding.part, "level": finding.level, "message": finding.message, "hint": finding.hint})
                 )
             else:
-                _print(console, finding)
+                print_finding(console, finding)
     if broken:
         raise click.exceptions.Exit(1)
 
 
-def _print(console: Console, finding: Finding) -> None:
+def print_finding(console: Console, finding: Finding) -> None:
+    """One line, and another with the hint where there is something to do."""
     colour = COLOURS[finding.level]
     console.print(f"[{colour}]{finding.level:<4}[/] {finding.part:<8} {escape(finding.message)}")
     if finding.hint and finding.level is not Level.OK:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -52,8 +53,38 @@ def boot_id() -> str | None:
 
 
 def shares_system_disk(root: Path) -> bool:
-    """Whether the folder is on the filesystem of "/": most likely the SD card, not the backup disk."""
-    return root.stat().st_dev == Path("/").stat().st_dev
+    """Whether the folder is on the filesystem of "/", or on another partition of the same disk: most likely the SD card."""
+    here, system = root.stat().st_dev, Path("/").stat().st_dev
+    return here == system or bool(_disks(here) & _disks(system))
+
+
+def is_on_sd_card(root: Path) -> bool:
+    """Whether the folder is on an SD card or built-in flash memory (mmcblk0, mmcblk1 ...)."""
+    return any(disk.startswith("mmcblk") for disk in _disks(root.stat().st_dev))
+
+
+def _disks(device: int) -> frozenset[str]:
+    """The disks ("sda", "mmcblk0", "nvme0n1") that a filesystem's device number leads to, through partitions, encryption and RAID.
+
+    None for what has no disk of this machine below it, such as a network share. Format: Documentation/ABI/testing/sysfs-dev.
+    """
+    return _disks_below(Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
+
+
+def _disks_below(entry: Path) -> frozenset[str]:
+    if not entry.exists():
+        return frozenset()
+    place = entry.resolve()
+    if (place / "partition").exists():
+        return frozenset({place.parent.name})
+    below = [_disks_below(slave) for slave in (place / "slaves").glob("*")]
+    return frozenset().union(*below) if below else frozenset({place.name})
+
+
+def usage(folder: Path) -> tuple[int, int]:
+    """The free bytes of the filesystem that a folder is on, for whoever is not root, and all of them. Raises OSError."""
+    room = shutil.disk_usage(folder)
+    return room.free, room.total
 
 
 def is_writable(root: Path) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from cbk.edges import machine
 from cbk.edges.broker import check_broker
-from cbk.errors import CbkError
+from cbk.edges.source import Source
+from cbk.errors import CbkError, DiskFailed
 from cbk.jobs.clock import check_clock
 from cbk.jobs.kit import Kit
 from cbk.rules.health import CLOCK_HINT, describe_age
@@ -29,12 +31,13 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of `cbk doctor`."""
+    """One line of `cbk doctor`. `consent`: by what name a person says yes to it, where `cbk setup` goes no further without one."""
 
     part: str
     level: Level
     message: str
     hint: str = ""
+    consent: str = ""
 
 
 def examine(kit: Kit) -> Iterator[Finding]:
@@ -77,15 +80,24 @@ def _settings(kit: Kit) -> Iterator[Finding]:
 
 
 def _source(kit: Kit) -> Iterator[Finding]:
-    report = kit.source.check()
+    return look_at_source(kit.source)
+
+
+def look_at_source(source: Source) -> Iterator[Finding]:
+    """What there is to say of the application's tables. Raises SourceError or SettingsError where they cannot be read."""
+    report = source.check()
     yield _ok("source", "both tables are there, with every required column")
     if report.missing_optional:
         yield _ok("source", f"works without the optional {', '.join(report.missing_optional)}")
-    if not kit.source.ids_are_ordered():
+    if not source.ids_are_ordered():
         yield _warn("source", "Ids are not integers: every poll reads every row", "an integer Id makes polls cheap")
     if report.may_write:
-        yield _warn(
-            "source", "the database user may write to the tables", "`cbk schema postgresql` prints a user that may only SELECT"
+        yield Finding(
+            part="source",
+            level=Level.WARN,
+            message="the database user may write to the tables",
+            hint="`cbk schema postgresql` prints a user that may only SELECT",
+            consent="source-writable",
         )
 
 
@@ -95,7 +107,12 @@ def _catalog(kit: Kit) -> Iterator[Finding]:
 
 
 def _broker(kit: Kit) -> Iterator[Finding]:
-    report = check_broker(kit.settings.broker)
+    return look_at_broker(kit.settings.broker)
+
+
+def look_at_broker(url: str) -> Iterator[Finding]:
+    """What there is to say of Redis. Raises BrokerUnavailable."""
+    report = check_broker(url)
     yield _ok("broker", f"{report.version} answers")
     if report.eviction not in {"", "noeviction"}:
         yield _warn(
@@ -111,15 +128,55 @@ def _disk(kit: Kit) -> Iterator[Finding]:
         yield Finding(
             part="disk", level=Level.FAIL, message=f"{root} is not writable", hint="who owns it, is it mounted read-only?"
         )
+    yield from look_at_place(root)
+
+
+def look_at_place(root: Path) -> Iterator[Finding]:
+    """What there is to say of the folder that is to be the backup root: its disk, and the room there. Raises DiskFailed."""
+    try:
+        yield from _look_at_place(root)
+    except OSError as error:
+        raise DiskFailed(
+            f"{root} cannot be looked at: {error.strerror}", hint="is it mounted? the system's log tells more"
+        ) from error
+
+
+def _look_at_place(root: Path) -> Iterator[Finding]:
     if machine.shares_system_disk(root):
-        yield _warn("disk", f"{root} is on the system's own disk", "mount the backup disk there; one disk is one way to lose both")
-    room = kit.archive.usage()
-    share = room.free / room.total if room.total else 0.0
-    message = f"{room.free / BYTES_PER_GB:.1f} GB free of {room.total / BYTES_PER_GB:.1f} GB"
-    yield _warn("disk", message, "make room before it is full") if share < FREE_SHARE_LOW else _ok("disk", message)
+        yield Finding(
+            part="disk",
+            level=Level.WARN,
+            message=f"{root} is on the system's own disk",
+            hint="mount the backup disk there; one disk is one way to lose both",
+            consent="system-disk",
+        )
+    elif machine.is_on_sd_card(root):
+        yield Finding(
+            part="disk",
+            level=Level.WARN,
+            message=f"{root} is on an SD card",
+            hint="an SSD or a hard disk lasts longer under this load",
+            consent="sd-card",
+        )
+    free, total = machine.usage(root)
+    message = f"{free / BYTES_PER_GB:.1f} GB free of {total / BYTES_PER_GB:.1f} GB"
+    is_low = free < FREE_SHARE_LOW * total
+    yield _warn("disk", message, "make room before it is full") if is_low else _ok("disk", message)
 
 
 def _clock(kit: Kit) -> Iterator[Finding]:
+    yield from look_at_clock()
+    problem = check_clock(kit)
+    if problem:
+        yield Finding(part="clock", level=Level.FAIL, message=f"nothing is pruned: {problem}", hint=CLOCK_HINT)
+        return
+    skew = abs((machine.now() - kit.catalog.database.now()).total_seconds())
+    if skew > CLOCK_SKEW_SECONDS:
+        yield _warn("clock", f"this machine and the catalog's database differ by {skew:.0f} s", "synchronise both")
+
+
+def look_at_clock() -> Iterator[Finding]:
+    """What the operating system says of its clock."""
     synchronised = machine.clock_is_synchronised()
     if synchronised is False:
         yield _warn(
@@ -131,13 +188,6 @@ def _clock(kit: Kit) -> Iterator[Finding]:
         yield _warn("clock", "this system does not tell whether the clock is synchronised", "make sure that it is")
     else:
         yield _ok("clock", "synchronised")
-    problem = check_clock(kit)
-    if problem:
-        yield Finding(part="clock", level=Level.FAIL, message=f"nothing is pruned: {problem}", hint=CLOCK_HINT)
-        return
-    skew = abs((machine.now() - kit.catalog.database.now()).total_seconds())
-    if skew > CLOCK_SKEW_SECONDS:
-        yield _warn("clock", f"this machine and the catalog's database differ by {skew:.0f} s", "synchronise both")
 
 
 def _ok(part: str, message: str) -> Finding:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -19,7 +22,7 @@ from cbk.edges.catalog.samples import Samples
 from cbk.edges.catalog.selection import Selection
 from cbk.edges.catalog.verification import Verification
 from cbk.edges.catalog.work import Work
-from cbk.errors import CatalogOutdated
+from cbk.errors import CatalogOutdated, CatalogUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -49,7 +52,7 @@ class Catalog:
         from alembic import command  # noqa: PLC0415
         from alembic.config import Config  # noqa: PLC0415
 
-        before = self._revision()
+        before = self.revision
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with catalog_errors(), self.engine.begin() as connection:
@@ -59,17 +62,42 @@ class Catalog:
 
     def require_current(self) -> None:
         """Raise CatalogOutdated unless the tables are those of this release."""
-        current = self._revision()
+        current = self.revision
         if current != self._head():
             raise CatalogOutdated(
                 f"the catalog is at revision {current or 'none'}, this release needs {self._head()}", hint="run `cbk init`"
             )
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the tables are those of this release."""
+        return self.revision == self._head()
+
+    def save_as(self, copy: Path) -> None:
+        """Copy a SQLite catalog to a file, whoever writes to it meanwhile; in its place only once all of it is there.
+
+        Raises CatalogUnavailable.
+        """
+        draft = copy.with_name(f"{copy.name}.new")
+        with catalog_errors(), self.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            try:
+                draft.unlink(missing_ok=True)
+                with closing(sqlite3.connect(draft)) as target:
+                    driver.backup(target)
+                draft.replace(copy)
+            except (OSError, sqlite3.Error) as error:
+                raise CatalogUnavailable(
+                    f"no copy of the catalog could be made in {copy}: {error}", hint="is there room?"
+                ) from error
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
 
-    def _revision(self) -> str | None:
+    @property
+    def revision(self) -> str | None:
+        """Which migration the tables are at; None where there are none yet."""
         from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 - as in `upgrade`
 
         with catalog_errors(), self.engine.connect().execution_options(reading=True) as connection:
@@ -89,6 +117,11 @@ class Catalog:
     def exists(self) -> bool:
         """Whether there is a database to ask; SQLite would make one by being asked."""
         return self.is_shared or Path(self.engine.url.database or "").is_file()
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite catalog; None of one on a server."""
+        return None if self.is_shared else Path(self.engine.url.database or "")
 
     @property
     def place(self) -> str:
