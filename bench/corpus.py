@@ -94,7 +94,17 @@ def large(scale: float) -> list[File]:
     return [File(f"videos/{kind}.bin", size, kind, number) for number, kind in enumerate(("random", "text", "mixed"))]
 
 
-CORPORA = {"small": small, "medium": medium, "large": large}
+def few(scale: float) -> list[File]:
+    """A fifth of the small ones."""
+    return small(scale / 5)
+
+
+def incompressible(scale: float) -> list[File]:
+    """The large one that does not compress."""
+    return large(scale)[:1]
+
+
+CORPORA = {"small": small, "few": few, "medium": medium, "large": large, "incompressible": incompressible}
 
 
 def make_corpus(name: str, folder: Path, scale: float) -> Corpus:

@@ -11,11 +11,12 @@ import csv
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bench.place import TRANSFERS, Origin, Place, plain_environment, rclone_program
+from bench.place import REPOSITORY, TRANSFERS, Origin, Place, plain_environment, rclone_program
 from bench.results import Run
 from bench.us import BenchFailed
 from bench.watch import Usage, Watch
@@ -80,6 +81,17 @@ def run_peer(place: Place, origin: Origin, name: str, case: str, round_: int) ->
         raise BenchFailed(f"{name} copied {found} of {len(files)} files; see its log:\n{_tail(place.folder / f'{name}.log')}")
     shutil.rmtree(target)
     return Run(case, name, round_, len(files), origin.corpus.size, seconds, {name: usage}, server)
+
+
+def run_hand(place: Place, origin: Origin, case: str, round_: int) -> Run:
+    """One turn of `bench.hand`. Raises BenchFailed where the file is another one."""
+    (file,) = origin.corpus.files
+    target = place.new_folder("copied")
+    arguments = [origin.links[file.key], origin.corpus.sha256[file.key], str(target / "copy")]
+    command = [sys.executable, "-m", "bench.hand", *arguments]
+    seconds, usage, server = timed(command, {"PYTHONPATH": str(REPOSITORY)}, log=place.folder / "hand.log", origin=origin)
+    shutil.rmtree(target)
+    return Run(case, "hand", round_, 1, file.size, seconds, {"hand": usage}, server)
 
 
 def timed(

@@ -20,6 +20,7 @@ from bench.corpus import Corpus, make_corpus
 from cbk.appside.schema import FILES, ddl, grants
 from local_servers import LOOPBACK, S3, Postgres, Server, Valkey
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 STORAGE = "s3"
 BUCKET = "car-erp"
 LINK_SECONDS = 7 * 24 * 3600
@@ -51,7 +52,7 @@ class Static(Server):
         return False
 
     def _environment(self) -> dict[str, str]:
-        return super()._environment() | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        return super()._environment() | {"PYTHONPATH": str(REPOSITORY)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,15 +25,16 @@ def case_table(runs: list[Run], case: str) -> str:
     return "\n".join(lines)
 
 
-def parts_table(runs: list[Run], case: str, contender: str = "us") -> str:
-    """What each part of the kit used, medians, in Markdown."""
-    ours = runs_of(runs, case, contender)
-    lines = [f"| {contender} in {case} | CPU ms/file | memory, MB |", "|---|--:|--:|"]
-    for part in ours[0].used if ours else ():
-        cpu = Spread.of(run.used[part].cpu * 1000 / run.files for run in ours).middle
-        memory = Spread.of(run.used[part].memory / MB for run in ours).middle
-        lines.append(f"| {part} | {cpu:.2f} | {memory:.0f} |")
-    return "\n".join(lines)
+def parts_table(runs: list[Run], case: str) -> str:
+    """What each process used where there were several, medians, in Markdown; empty where there were none."""
+    lines = [f"| {case} | process | CPU ms/file | memory, MB |", "|---|---|--:|--:|"]
+    for contender in _contenders(runs, case):
+        theirs = runs_of(runs, case, contender)
+        for part in theirs[0].used if len(theirs[0].used) > 1 else ():
+            cpu = Spread.of(run.used[part].cpu * 1000 / run.files for run in theirs).middle
+            memory = Spread.of(run.used[part].memory / MB for run in theirs).middle
+            lines.append(f"| {contender} | {part} | {cpu:.2f} | {memory:.0f} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def _contenders(runs: Iterable[Run], case: str) -> list[str]:

@@ -1,28 +1,37 @@
-"""Copying a corpus: the kit and its peers, in turn."""
+"""Copying: the kit and its peers, in turn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from bench.peers import PEERS, run_peer
+from bench.peers import PEERS, run_hand, run_peer
 from bench.place import Place
+from bench.profile import profile_table, profiled
 from bench.results import Run
 from bench.us import back_up
 
 US = "us"
-CONTENDERS = (US, *PEERS)
+US_NEAR = "us, without delay"
+HAND = "hand"
+CONTENDERS = (US, *PEERS, HAND)
+# A round trip to a bucket on another continent, in seconds.
+DELAY = 0.040
+# One that keeps four workers waiting on two processors as it keeps one: what grows with the machines must not end at this one's.
+HOSTS_DELAY = 0.2
+HOSTS = (1, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a case is run: rounds, who takes part (all where empty), where the catalog is, what stands before a worker's command."""
+    """How cases are run: how many rounds, who takes part (all where empty), where the files and where the catalog are."""
 
     rounds: int
     only: tuple[str, ...] = ()
+    origin: str = "s3"
     catalog: str = "sqlite"
-    before: tuple[str, ...] = ()
 
     def takes_part(self, contender: str) -> bool:
         """Whether this contender was asked for."""
@@ -32,14 +41,59 @@ class Options:
 Turn = Callable[[int], Run]
 
 
-def copy_corpus(place: Place, options: Options, *, case: str, corpus: str, kind: str) -> Iterator[Run]:
-    """Everybody's turns at a corpus from one kind of origin."""
-    origin = place.origin(corpus, kind)
-    turns: dict[str, Turn] = {name: partial(run_peer, place, origin, name, case) for name in PEERS if options.takes_part(name)}
+def copy_corpus(place: Place, options: Options, *, corpus: str) -> Iterator[Run]:
+    """Everybody's turns at a corpus."""
+    origin = place.origin(corpus, options.origin)
+    turns: dict[str, Turn] = {name: partial(run_peer, place, origin, name, corpus) for name in PEERS if options.takes_part(name)}
     if options.takes_part(US):
-        ours = partial(back_up, place, origin, place.application(origin), case, catalog=options.catalog, before=options.before)
+        ours = partial(back_up, place, origin, place.application(origin), corpus, catalog=options.catalog)
         turns = {US: ours} | turns
     yield from in_turn(turns, options.rounds)
+
+
+def copy_from_afar(place: Place, options: Options) -> Iterator[Run]:
+    """The small files with a round trip of 40 ms; the kit without it as well, which says what the processors would allow."""
+    far, near = place.origin("small", "static", DELAY), place.origin("small", "static")
+    turns: dict[str, Turn] = {}
+    if options.takes_part(US):
+        turns[US] = partial(back_up, place, far, place.application(far), "delay", catalog=options.catalog)
+        turns[US_NEAR] = partial(back_up, place, near, place.application(near), "delay", catalog=options.catalog, contender=US_NEAR)
+    for name in ("rclone-compress", "rclone-copy", "rclone-copyurl"):
+        if options.takes_part(name):
+            turns[name] = partial(run_peer, place, far, name, "delay")
+    yield from in_turn(turns, options.rounds)
+
+
+def copy_with_more_workers(place: Place, options: Options) -> Iterator[Run]:
+    """A fifth of the small files from far away, by one worker and by four; several machines need the catalog in PostgreSQL."""
+    origin = place.origin("few", "static", HOSTS_DELAY)
+    source_url = place.application(origin)
+    turns: dict[str, Turn] = {
+        f"{US}, {count}": partial(
+            back_up, place, origin, source_url, "hosts", catalog="postgresql", workers=count, contender=f"{US}, {count}"
+        )
+        for count in HOSTS
+    }
+    yield from in_turn(turns, options.rounds)
+
+
+def copy_by_hand(place: Place, options: Options) -> Iterator[Run]:
+    """One large file that does not compress: the kit beside a loop that only downloads, hashes, writes and flushes."""
+    origin = place.origin("incompressible", options.origin)
+    turns: dict[str, Turn] = {}
+    if options.takes_part(US):
+        turns[US] = partial(back_up, place, origin, place.application(origin), "hand", catalog=options.catalog)
+    if options.takes_part(HAND):
+        turns[HAND] = partial(run_hand, place, origin, "hand")
+    yield from in_turn(turns, options.rounds)
+
+
+def profile_corpus(place: Place, options: Options, corpus: str, folded: Path) -> str:
+    """One more turn of the kit, looked at by py-spy: where a worker's time went, as Markdown. Raises ProfilerMissing."""
+    origin = place.origin(corpus, options.origin)
+    turn = partial(back_up, place, origin, place.application(origin), corpus, 0, catalog=options.catalog)
+    run = turn(beside=lambda pid: profiled(pid, folded))
+    return profile_table(folded.read_text(), files=run.files, seconds=run.used["worker-1"].cpu)
 
 
 def in_turn(turns: dict[str, Turn], rounds: int) -> Iterator[Run]:

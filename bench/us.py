@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,18 +46,15 @@ class BenchFailed(Exception):
 class Celery(Server):
     """`celery -A cbk ...`, by default as docs/operations.md starts it."""
 
-    def __init__(
-        self, folder: Path, name: str, environment: Mapping[str, str], *arguments: str, before: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, folder: Path, name: str, environment: Mapping[str, str], *arguments: str) -> None:
         self.name = name
         super().__init__(folder)
         self._variables = environment
         self._arguments = arguments
-        self._before = before
 
     def command(self) -> list[str]:
         kind = "beat" if self.name == "beat" else "worker"
-        return [*self._before, sys.executable, "-m", "celery", "-A", "cbk", kind, *self._arguments, "--loglevel", "info"]
+        return [sys.executable, "-m", "celery", "-A", "cbk", kind, *self._arguments, "--loglevel", "info"]
 
     def is_ready(self) -> bool:
         return True
@@ -101,10 +98,10 @@ class Kit:
         command = [sys.executable, "-m", "cbk.cli", *arguments]
         return subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
-    def workers(self, stack: ExitStack, count: int, before: tuple[str, ...] = ()) -> list[Celery]:
+    def workers(self, stack: ExitStack, count: int) -> list[Celery]:
         """Start so many worker processes and wait until each takes tasks."""
         names = [f"worker-{number}" for number in range(1, count + 1)]
-        workers = [Celery(self.place.folder, name, self.environment, "-n", f"{name}@%h", before=before) for name in names]
+        workers = [Celery(self.place.folder, name, self.environment, "-n", f"{name}@%h") for name in names]
         started = [stack.enter_context(worker) for worker in workers]
 
         def are_consuming() -> bool:
@@ -124,6 +121,9 @@ STORED = sa.select(sa.func.count()).where(versions.c.newest.is_(True), versions.
 A_POLL_HAS_BEGUN = sa.select(sa.func.count()).select_from(leases).where(leases.c.name == "poll")
 
 
+Beside = Callable[[int], AbstractContextManager[None]]
+
+
 def remove_copies(kit: Kit) -> None:
     """How a turn ends, unless something else is to be done with the copies."""
     shutil.rmtree(kit.root)
@@ -139,17 +139,20 @@ def back_up(
     contender: str = "us",
     workers: int = 1,
     catalog: str = "sqlite",
-    before: tuple[str, ...] = (),
+    beside: Beside = nullcontext,
     finish: Callable[[Kit], None] = remove_copies,
 ) -> Run:
-    """One turn of the kit. Raises BenchFailed where a copy is missing or wrong, TimeoutError where they do not come."""
+    """One turn of the kit; `beside` is entered with the id of the first worker's process while the clock runs.
+
+    Raises BenchFailed where a copy is missing or wrong, TimeoutError where they do not come.
+    """
     kit = Kit.made(place, source_url, allowed=origin.address, catalog=catalog)
     files = len(origin.corpus.files)
     with ExitStack() as stack:
         engine = kit.look()
         stack.callback(engine.dispose)
         connection = stack.enter_context(engine.connect().execution_options(isolation_level="AUTOCOMMIT"))
-        started = kit.workers(stack, workers, before)
+        started = kit.workers(stack, workers)
         beat = Celery(place.folder, "beat", kit.environment)
 
         def has_begun() -> bool:
@@ -168,7 +171,7 @@ def back_up(
         parts = {worker.name: worker.pid for worker in started}
         parts |= {"beat": beat.pid, "valkey": place.valkey.pid, "postgresql": place.postgres.pid}
         watch = Watch(parts | {"origin": origin.server.pid})
-        with watch.watching():
+        with beside(started[0].pid), watch.watching():
             begun = time.perf_counter()
             wait_until(is_done, STORE_SECONDS, explain, every_seconds=LOOK_SECONDS)
             seconds = time.perf_counter() - begun

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS = 0.1
 # Fields of /proc/<pid>/stat after the name: the parent's id, and clock ticks in user and kernel, own and of the reaped children.
 PARENT, TICKS = 1, slice(11, 15)
 
@@ -55,9 +55,11 @@ class Watch:
             self.usage[name] = Usage(_ticks(after[name]) - _ticks(before[name]), peak)
 
     def _sample(self) -> None:
-        while not self._over.wait(SAMPLE_SECONDS):
+        while True:
             for name, tree in _trees(self.roots).items():
                 self._peaks[name] = max(self._peaks[name], memory_of(list(tree)))
+            if self._over.wait(SAMPLE_SECONDS):
+                return
 
 
 def memory_of(pids: list[int]) -> int:
