@@ -173,7 +173,8 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[str, BeforeValidator(_check_hosts)] = Field(
         default="",
         description=(
-            "Comma-separated host, host:port or *.example.com: nothing else is fetched. Default: any public host over https."
+            "Comma-separated host, host:port or *.example.com: nothing else is fetched. A host that is named may be private and "
+            "plain http; what only a * stands for has to have public addresses. Default: any public host over https."
         ),
     )
     lease: Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(seconds=1))] = Field(

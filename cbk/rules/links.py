@@ -24,11 +24,13 @@ _LONGEST_HOST = 253  # RFC 1035 2.3.4, without the closing dot
 _DEFAULT_PORTS: Mapping[Scheme, int] = {"https": 443, "http": 80}
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-# RFC 6761, RFC 6762 and the top-level domain that ICANN keeps free for private use.
-_PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
+# RFC 6761, RFC 6762, RFC 8375, the top-level domain that ICANN keeps free for private use, and what routers like to call it.
+_PRIVATE_SUFFIXES = (".localhost", ".local", ".home.arpa", ".internal", ".lan")
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291 2.4; all that is routed today
 _DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")  # RFC 9637, newer than Python 3.11's own list
+# What a cloud's machines reach their host by, although it is of the public range: Azure's documentation calls it "WireServer".
+_PLATFORMS = frozenset({ipaddress.IPv4Address("168.63.129.16")})
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are the IPv4 address
 
 
@@ -60,13 +62,23 @@ class _AllowedHost:
         named = host.endswith("." + self.host) if self.below else host == self.host
         return named and port == (self.port or _DEFAULT_PORTS[scheme])
 
+    @property
+    def vouches(self) -> bool:
+        """Whether who wrote the entry knows each host that it names, and not only who gives names below its domain.
+
+        Below a public domain that can be anybody: a load balancer of any account has a name below amazonaws.com, and where it is an
+        internal one, a private address.
+        """
+        return not self.below or ("." + self.host).endswith(_PRIVATE_SUFFIXES)
+
 
 @dataclass(frozen=True, slots=True)
 class AllowedHosts:
     """The hosts that may be fetched from; with no entries at all, every public one over https.
 
     An entry without a port stands for the scheme's own port alone: naming `nas.lan` for its web server does not open
-    every other service of that machine. `*.example.com` stands for every name below example.com, not for example.com.
+    every other service of that machine. `*.example.com` stands for every name below example.com, not for example.com; their
+    addresses have to be public, unless the domain is one that only an own network has (`*.minio.lan`).
     """
 
     entries: tuple[_AllowedHost, ...] = ()
@@ -88,9 +100,10 @@ class AllowedHosts:
     def __bool__(self) -> bool:
         return bool(self.entries)
 
-    def allow(self, scheme: Scheme, host: str, port: int) -> bool:
-        """Whether an entry names this host and port."""
-        return any(entry.matches(scheme, host, port) for entry in self.entries)
+    def target(self, scheme: Scheme, host: str, port: int) -> Target | None:
+        """The target that this host and port are; None where no entry names them."""
+        matching = [entry for entry in self.entries if entry.matches(scheme, host, port)]
+        return Target(scheme, host, port, must_be_public=not any(entry.vouches for entry in matching)) if matching else None
 
 
 def _parse_entry(text: str) -> _AllowedHost:
@@ -136,14 +149,14 @@ def check_link(link: str, allowed: AllowedHosts) -> Target:
         raise TargetRefused("the link holds a user name or a password")
     host = _host(parts)
     port = _port(parts, scheme)
-    if allowed:
-        target = Target(scheme, host, port, must_be_public=False)
-        if not allowed.allow(scheme, host, port):
-            raise TargetRefused(f"{target.label} is not an allowed host", hint="name it in CBK_ALLOWED_HOSTS to fetch from it")
-        return target
     target = Target(scheme, host, port, must_be_public=True)
-    _check_public(target)
-    return target
+    if not allowed:
+        _check_public(target)
+        return target
+    named = allowed.target(scheme, host, port)
+    if named is None:
+        raise TargetRefused(f"{target.label} is not an allowed host", hint="name it in CBK_ALLOWED_HOSTS to fetch from it")
+    return named
 
 
 def _split(link: str) -> SplitResult:
@@ -237,7 +250,9 @@ def address_is_public(text: str) -> bool:
         if inner is None:
             return address in _GLOBAL_UNICAST and address not in _DOCUMENTATION and address.is_global and not address.teredo
         address = inner
-    return address is not None and address.is_global and not address.is_multicast and not address.is_reserved
+    if address is None or address in _PLATFORMS:
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def link_digest(link: str) -> str:

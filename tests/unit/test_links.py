@@ -127,7 +127,19 @@ def test_check_link_refuses_an_ideographic_full_stop_that_makes_a_private_name()
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST", "localhost.", "a.localhost", "nas.local", "db.internal", "metadata.google.internal", "redis"]
+    "host",
+    [
+        "localhost",
+        "LOCALHOST",
+        "localhost.",
+        "a.localhost",
+        "nas.local",
+        "nas.lan",
+        "nas.home.arpa",
+        "db.internal",
+        "metadata.google.internal",
+        "redis",
+    ],
 )
 def test_check_link_refuses_a_name_of_the_own_network(host):
     assert "is not a public name" in refusal(f"https://{host}{SECRET}")
@@ -234,6 +246,22 @@ def test_allowed_hosts_name_host_and_port(text, link, fetched):
     assert (allowed(text, link) is not None) == fetched
 
 
+@pytest.mark.parametrize(
+    ("text", "link", "private"),
+    [
+        ("*.amazonaws.com", "https://internal-nas-1.eu-west-1.elb.amazonaws.com/a", False),
+        ("*.amazonaws.com", "http://internal-nas-1.eu-west-1.elb.amazonaws.com/a", False),
+        ("*.amazonaws.com, files.amazonaws.com", "https://files.amazonaws.com/a", True),
+        ("*.amazonaws.com:9000", "https://files.amazonaws.com:9000/a", False),
+        ("*.minio.lan", "http://cars.minio.lan/a", True),
+        ("*.lan", "http://minio.lan/a", True),
+        ("*.notlan", "http://minio.notlan/a", False),
+    ],
+)
+def test_star_in_an_allowed_host_does_not_vouch_for_names_that_others_give(text, link, private):
+    assert allowed(text, link).must_be_public is not private
+
+
 @pytest.mark.parametrize("text", ["", "  ", " , "])
 def test_no_allowed_hosts_restrict_nothing(text):
     assert not AllowedHosts.parse(text)
@@ -299,7 +327,8 @@ def test_address_is_public_for_the_internet(address):
     "address",
     [
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "0.1.2.3", "192.0.2.1",
-        "198.51.100.1", "203.0.113.1", "198.18.0.1", "192.0.0.1", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255",
+        "198.51.100.1", "203.0.113.1", "198.18.0.1", "192.0.0.1", "224.0.0.1", "239.1.1.1", "240.0.0.1", "168.63.129.16",
+        "::ffff:168.63.129.16", "255.255.255.255",
         "::", "::1", "fe80::1", "fe80::1%eth0", "2606:4700::1%eth0", "fc00::1", "fd12::1", "fec0::1", "ff02::1", "2001:db8::1",
         "3fff::1", "100::1", "2001::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2",
         "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "::1.1.1.1",

@@ -138,7 +138,7 @@ class Dialler:
         if target.must_be_public and not all(address_is_public(address[0]) for _, address in addresses):
             raise TargetRefused(
                 f"{target.label} has an address that is not public",
-                hint="a host on your own network is fetched from where CBK_ALLOWED_HOSTS names it",
+                hint="a host on your own network is fetched from where CBK_ALLOWED_HOSTS names it, without a *",
             )
         reason = "it has no address"
         for family, address in _few(addresses):
