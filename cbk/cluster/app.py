@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from cbk.cluster import logs
+from cbk.cluster import logs, watchdog  # noqa: F401 - the watchdog listens to Celery's signals
 from cbk.cluster.config import kit_config
 from cbk.errors import CbkError, SettingsError
 from cbk.settings import Settings, load_settings

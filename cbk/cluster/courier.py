@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -17,6 +17,8 @@ from cbk.errors import BrokerUnavailable
 from cbk.model import Version
 
 MESSAGES_PER_PIPELINE = 500
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +81,22 @@ class CeleryCourier:
 
     def waiting_backups(self) -> set[str]:
         """Row ids in the queue `backup`. Raises BrokerUnavailable."""
+        # LRANGE is none of kombu's own commands.
+        messages = self._read(lambda client, prefix: client.lrange(f"{prefix}backup", 0, -1))
+        return {str(argument) for message in messages for argument in _arguments(message)}
+
+    def count_waiting(self, queues: Iterable[str]) -> int:
+        """How many messages wait in these queues. Raises BrokerUnavailable."""
+        return self._read(lambda client, _: sum(int(client.llen(queue)) for queue in queues))
+
+    def _read(self, ask: Callable[[Any, str], _T]) -> _T:
+        """Ask Redis, by a client and the prefix of the kit's keys. Kombu puts it there by itself in the commands that it uses."""
         try:
             with self._app.connection_for_read() as connection:
                 channel: Any = connection.default_channel
-                # Kombu puts its prefix before the keys of its own commands only, and this is none of them.
-                messages = channel.client.lrange(f"{channel.global_keyprefix}backup", 0, -1)
+                return ask(channel.client, channel.global_keyprefix)
         except self._errors as error:
             raise BrokerUnavailable(f"the queue could not be read: {type(error).__name__}", hint="is Redis running?") from error
-        return {str(argument) for message in messages for argument in _arguments(message)}
 
 
 def _arguments(message: bytes) -> list[object]:

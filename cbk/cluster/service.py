@@ -13,6 +13,8 @@ from typing import Any
 
 from celery import signals
 
+from cbk.cluster import watchdog
+
 # A look every third of the time after which systemd takes a process for dead: two may come late.
 LOOKS_PER_WATCHDOG = 3
 # Redis is tried again every 35 seconds at the most: 30 of pause, 5 until a connection is given up.
@@ -53,7 +55,13 @@ def _consumes(sender: Any, **_ignored: object) -> None:
     interval = watchdog_interval()
     if interval is not None:
         # The timer is turned by the loop that takes messages from Redis: where that hangs, nothing is told any more.
-        sender.timer.call_repeatedly(interval.total_seconds(), tell, ("WATCHDOG=1", "STATUS=consumes"))
+        sender.timer.call_repeatedly(interval.total_seconds(), _tell_alive, ())
+
+
+def _tell_alive() -> None:
+    """Nothing is told by a loop that turns and takes nothing, either."""
+    if watchdog.is_consuming():
+        tell("WATCHDOG=1", "STATUS=consumes")
 
 
 @signals.beat_init.connect

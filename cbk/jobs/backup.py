@@ -12,6 +12,7 @@ from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Kit
 from cbk.jobs.removing import remove_bytes
 from cbk.jobs.room import check_room
+from cbk.jobs.workers import note_at_work
 from cbk.model import AcceptedRow, Claim, CopyHeader, Summary, Version, Written
 from cbk.rules.layout import copy_location, split_key
 from cbk.rules.outcome import Outcome, after_failure, decide_fetch
@@ -39,6 +40,7 @@ def back_up(kit: Kit, source_id: str) -> Summary:
     if isinstance(claim, Summary):
         return claim
     try:
+        note_at_work(kit)
         summary = _fetch_and_store(kit, claim)
     except LeaseLost:
         raise

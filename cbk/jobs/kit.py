@@ -45,6 +45,8 @@ class Kit:
     archive: Archive
     downloader: Downloader
     notifier: Notifier
+    # When this process last noted that it is at work (`jobs/workers.py`), on a clock that only goes forward.
+    noted_at_work: float = float("-inf")
     _identity: str | None = None
 
     def close(self) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 from cbk.edges.archive import Room
 from cbk.edges.catalog import BRAKE_HELD, BucketCounts, Counts, Standing, Unprotected
+from cbk.jobs import workers
 from cbk.jobs.clock import check_clock
 from cbk.jobs.drill import Drill, last_drill
 from cbk.jobs.kit import Kit
 from cbk.jobs.room import check_room
+from cbk.jobs.workers import check_workers
 from cbk.model import Brake, VersionState
 from cbk.rules.health import LATE_AT_LEAST, LATE_INTERVALS, Problem, judge, judge_retention
 from cbk.rules.room import reserve
@@ -163,8 +165,8 @@ def take_status(kit: Kit) -> Status:
     )
     problems += drill_problems(failed=drill.problem if drill else None)
     problem = check_room(kit)
-    if problem is not None:
-        problems.append(problem)
+    # While the disk takes nothing new, workers leave alone what waits.
+    problems += check_workers(kit, facts.get(workers.FACT), counts.now) if problem is None else [problem]
     return Status(
         counts=counts,
         buckets=kit.catalog.report.buckets(),

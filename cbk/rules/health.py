@@ -12,6 +12,8 @@ from cbk.model import Brake, VersionState
 # A poll may be late by so many intervals, or by this time, whichever is longer, before it counts as missing.
 LATE_INTERVALS = 3
 LATE_AT_LEAST = timedelta(minutes=2)
+# Work that waits for so many leases (or for LATE_AT_LEAST, if that is longer), with no worker that took any, is not just queued.
+LATE_LEASES = 3
 
 HINTS = {
     VersionState.PENDING: "waits for a worker: `celery -A cbk worker` and `celery -A cbk beat` do the work",
@@ -30,6 +32,7 @@ class Kind(StrEnum):
 
     CLOCK = "clock"
     POLL = "poll"
+    WORKERS = "workers"
     PENDING = "pending"
     FAILED = "failed"
     EXPIRED = "expired"
@@ -94,6 +97,29 @@ def judge(
             )
         )
     return problems
+
+
+def judge_workers(
+    *, waiting: int, waiting_since: datetime | None, at_work: bool, taken_at: datetime | None, now: datetime, lease: timedelta
+) -> list[Problem]:
+    """That work waits and nobody takes it: `waiting` versions are due, the first since then.
+
+    A worker last took one at `taken_at`; `at_work`: one is at work on another version now.
+    """
+    patience = max(lease * LATE_LEASES, LATE_AT_LEAST)
+    if waiting_since is None or at_work or now - waiting_since <= patience:
+        return []
+    if taken_at is not None and timedelta(0) <= now - taken_at <= patience:
+        return []
+    since = waiting_since if taken_at is None or taken_at > now else max(waiting_since, taken_at)
+    named = "1 version waits" if waiting == 1 else f"{waiting} versions wait"
+    return [
+        Problem(
+            kind=Kind.WORKERS,
+            message=f"{named}, and no worker took any for {describe_age(now - since)}",
+            hint="does a worker run that serves the queue `backup`, and does Redis? `celery -A cbk inspect ping`, `cbk doctor`",
+        )
+    ]
 
 
 def judge_retention(brakes: Iterable[Brake], *, overdue: int) -> list[Problem]:

@@ -42,6 +42,11 @@ class Process:
     def is_running(self):
         return self._process.poll() is None
 
+    @property
+    def exit_code(self):
+        """As the process ended; None while it runs."""
+        return self._process.poll()
+
     def kill(self):
         """SIGKILL to the whole group: a power cut for this process."""
         if self.is_running():

@@ -40,6 +40,12 @@ def test_message_waits_under_the_id_of_its_row_until_a_worker_takes_it(courier, 
     assert courier.waiting_backups() == {"8"}
 
 
+def test_messages_that_wait_are_counted_over_the_queues_that_are_named(courier):
+    courier.send_backups([version(7), version(8)])
+    assert courier.count_waiting(["backup", "prune"]) == 2
+    assert courier.count_waiting(["prune", "verify"]) == 0
+
+
 def test_fan_out_of_more_messages_than_one_pipeline_arrives_whole(courier):
     courier.send_backups(version(number) for number in range(1201))
     assert courier.waiting_backups() == {str(number) for number in range(1201)}

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cbk.model import VersionState
-from cbk.rules.health import describe_age, judge
+from cbk.rules.health import Kind, describe_age, judge, judge_workers
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -93,6 +93,34 @@ def test_clocks_that_differ_by_a_moment_are_no_problem():
 def test_gravest_problem_comes_first():
     found = problems(states={VersionState.PENDING: 1, VersionState.FAILED: 1}, declined_rows=1, polled_at=None)
     assert found == ["the application's tables were never read", "1 file is pending", "1 file is failed", "1 row was declined"]
+
+
+def idle(*, waiting=3, waited=60 * MINUTE, at_work=False, taken=None, lease=2 * MINUTE):
+    since, taken_at = waiting and NOW - waited, taken and NOW - taken
+    found = judge_workers(
+        waiting=waiting, waiting_since=since or None, at_work=at_work, taken_at=taken_at or None, now=NOW, lease=lease
+    )
+    assert {problem.kind for problem in found} <= {Kind.WORKERS}
+    return [problem.message for problem in found]
+
+
+def test_work_that_waits_while_no_worker_takes_any_is_a_problem():
+    assert idle(taken=17 * MINUTE) == ["3 versions wait, and no worker took any for 17 min"]
+    assert idle(waiting=1, waited=20 * MINUTE) == ["1 version waits, and no worker took any for 20 min"]
+
+
+@pytest.mark.parametrize("harmless", [{"waiting": 0}, {"waited": 6 * MINUTE}, {"taken": 6 * MINUTE}, {"at_work": True}])
+def test_work_is_only_queued_where_it_came_lately_or_workers_take_some(harmless):
+    assert idle(**harmless) == []
+
+
+def test_worker_that_took_work_in_the_future_is_none():
+    assert idle(taken=-60 * MINUTE) == ["3 versions wait, and no worker took any for 60 min"]
+
+
+def test_short_lease_does_not_make_status_nervous():
+    assert idle(waited=2 * MINUTE, lease=timedelta(seconds=5)) == []
+    assert idle(waited=2.1 * MINUTE, lease=timedelta(seconds=5)) != []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from cbk.cluster import service
+from cbk.cluster import service, watchdog
 from cbk.cluster.schedule import Scheduler
 from tests.unit.test_schedule import Beat
 
@@ -84,6 +84,14 @@ def test_worker_looks_three_times_per_watchdog_from_its_own_loop(manager, monkey
     service._consumes(sender=consumer)
     assert consumer.timer.repeated == [60.0]
     assert manager()[-2:] == ["WATCHDOG=1", "STATUS=consumes"]
+
+
+def test_worker_that_takes_nothing_of_what_waits_is_not_told_to_be_alive(manager, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "180000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    monkeypatch.setattr(watchdog, "is_consuming", lambda: False)
+    service._consumes(sender=Consumer())
+    assert manager() == ["READY=1", "STATUS=consumes"]
 
 
 @pytest.mark.parametrize(("microseconds", "pid"), [("180000000", "1"), ("0", ""), ("", ""), ("soon", "")])

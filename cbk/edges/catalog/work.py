@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,6 +21,15 @@ from cbk.rules.wanted import Transition
 _FREE: dict[str, Any] = {"lease_until": None, "holder": None}
 # What a fresh link or a mended row may help.
 _REFRESHABLE = [VersionState.EXPIRED.value, VersionState.MISSING.value, VersionState.FAILED.value, VersionState.DECLINED.value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """So many versions are due and not claimed, the first of them `since` then; `at_work`: another one is claimed."""
+
+    count: int
+    since: datetime | None
+    at_work: bool
 
 
 class Work:
@@ -134,6 +144,16 @@ class Work:
         )
         with self._database.reading() as connection:
             return connection.scalar(query) or 0
+
+    def waiting(self) -> Waiting:
+        """What is due and nobody is at, dispatched or not."""
+        now = self._database.now_sql
+        unclaimed = sa.or_(versions.c.holder.is_(None), versions.c.lease_until <= now)
+        due = sa.select(sa.func.count(), sa.func.min(versions.c.due_at)).where(versions.c.due_at <= now, unclaimed)
+        claimed = sa.select(versions.c.id).where(versions.c.lease_until > now, versions.c.holder.is_not(None)).limit(1)
+        with self._database.reading() as connection:
+            count, since = connection.execute(due).one()
+            return Waiting(count=count, since=since, at_work=connection.scalar(claimed) is not None)
 
     def undo_dispatch(self, version_ids: Iterable[int]) -> None:
         """Their messages could not be sent: let the next poll take them at once."""
