@@ -113,6 +113,13 @@ def _check_notify(value: object) -> object:
     return value
 
 
+def _check_heartbeat(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    if text and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", text):
+        raise ValueError("expected the ping URL of a check, such as https://hc-ping.com/<uuid>, without ? and #")
+    return value
+
+
 def _split_urls(text: str) -> list[str]:
     """The URLs of a list; a comma inside of one stays."""
     return [url for url in re.split(r"[\s,]+(?=[a-z0-9.+-]+://)", text.strip().strip(","), flags=re.IGNORECASE) if url]
@@ -211,6 +218,14 @@ class Settings(BaseSettings):
         default=SecretStr(""),
         description="Who is told what needs a person: Apprise URLs, apart by commas or blanks. They may hold passwords.",
     )
+    alert_after: PositiveDuration = Field(
+        default=timedelta(hours=6),
+        description="How long files may wait to be fetched, or fail to be, before people are told and the heartbeat stops.",
+    )
+    heartbeat_url: Annotated[SecretStr, BeforeValidator(_check_heartbeat)] = Field(
+        default=SecretStr(""),
+        description="A dead man's switch (Healthchecks): called while everything is protected, and with `/fail` where it is not.",
+    )
     flower_auth: Annotated[SecretStr | None, BeforeValidator(_check_flower_auth)] = Field(
         default=None, description="user:password of Flower's pages. Without it Flower does not start."
     )
@@ -237,6 +252,11 @@ class Settings(BaseSettings):
     def notify_urls(self) -> list[str]:
         """The URLs of who is to be told; they may hold passwords."""
         return _split_urls(self.notify.get_secret_value())
+
+    @property
+    def heartbeat(self) -> str:
+        """The URL that the dead man's switch listens at; it is a secret. Empty where there is none."""
+        return self.heartbeat_url.get_secret_value()
 
     def bucket(self, storage: str) -> str:
         """The bucket folder of a storage."""

@@ -20,6 +20,7 @@ from cbk.jobs.kit import open_kit
 from cbk.jobs.poll import poll
 from cbk.jobs.prune import prune
 from cbk.jobs.setup import initialise
+from cbk.jobs.watch import LastWords, watch
 from cbk.model import CopyHeader
 from cbk.rules.layout import split_key
 from cbk.settings import Settings
@@ -85,6 +86,7 @@ class Desk:
         }
         self.application = sa.create_engine(self.settings["source_url"])
         self._kits = []
+        self.last_words = LastWords()
         self.kit = self.open()
         self.prepare()
 
@@ -201,6 +203,10 @@ class Desk:
     def poll(self, pause=lambda _: True):
         """One poll, with a worker that is to stop, so that it does not stay."""
         return poll(self.kit, self.courier, pause=pause)
+
+    def watch(self):
+        """One look; gives what came of it."""
+        return watch(self.kit, self.last_words).outcome
 
     def back_up(self, row_id):
         return back_up(self.kit, row_id)

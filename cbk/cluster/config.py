@@ -35,7 +35,7 @@ def kit_config(settings: Settings | None = None) -> dict[str, Any]:
 
 
 def _schedule(settings: Settings) -> dict[str, Any]:
-    schedule = {"poll": _every(settings.poll_interval, "cbk.poll")}
+    schedule = {"poll": _every(settings.poll_interval, "cbk.poll"), "watch": _every(settings.poll_interval, "cbk.watch")}
     if settings.verify_every:
         schedule["verify"] = _every(slice_interval(settings.verify_every), "cbk.verify")
     if settings.drill_every:
@@ -82,6 +82,7 @@ def _delivery() -> dict[str, Any]:
         "task_routes": {
             "cbk.poll": {"queue": "poll"},
             "cbk.resync": {"queue": "poll"},
+            "cbk.watch": {"queue": "poll"},
             "cbk.backup": {"queue": "backup"},
             "cbk.prune": {"queue": "prune"},
             "cbk.verify": {"queue": "verify"},

@@ -6,6 +6,7 @@ import threading
 from functools import cache
 
 from cbk.jobs.kit import Kit, open_kit
+from cbk.jobs.watch import LastWords
 from cbk.settings import load_settings
 
 _lock = threading.Lock()
@@ -20,3 +21,9 @@ def kit() -> Kit:
     """The kit, checked to be of this release when it is opened. Raises SettingsError or CatalogError."""
     with _lock:
         return _open()
+
+
+@cache
+def last_words() -> LastWords:
+    """What this process says while the catalog does not answer."""
+    return LastWords()

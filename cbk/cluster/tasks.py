@@ -11,7 +11,7 @@ from celery.worker import state
 from cbk.cluster import logs
 from cbk.cluster.app import app
 from cbk.cluster.courier import CeleryCourier
-from cbk.cluster.process import kit
+from cbk.cluster.process import kit, last_words
 from cbk.errors import CbkError
 from cbk.jobs import backup as backup_job
 from cbk.jobs import drill as drill_job
@@ -19,6 +19,7 @@ from cbk.jobs import poll as poll_job
 from cbk.jobs import prune as prune_job
 from cbk.jobs import resync as resync_job
 from cbk.jobs import scrub as scrub_job
+from cbk.jobs import watch as watch_job
 from cbk.jobs.verify import Found
 from cbk.model import Summary
 
@@ -95,3 +96,9 @@ def _log_found(found: Found) -> None:
 def drill(self: Any, *, if_due: bool = False) -> str:
     """Restore some copies for a test; with `if_due` only where CBK_DRILL_EVERY has passed since the last one."""
     return _run(self, "drill", lambda: drill_job.drill_by_worker(kit(), pause=_pause, if_due=if_due))
+
+
+@app.task(bind=True, name="cbk.watch", throws=(CbkError,))
+def watch(self: Any) -> str:
+    """Tell people what needs them, and the dead man's switch that all is well."""
+    return _run(self, "watch", lambda: watch_job.watch(kit(), last_words()))

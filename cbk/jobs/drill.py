@@ -167,11 +167,11 @@ def drill_by_worker(kit: Kit, *, pause: Pause, if_due: bool) -> Summary:
         except Stopped:
             return Summary(outcome="stopped", facts={"reason": "the worker is to stop"})
         except (TargetError, ArchiveError) as error:
-            verdict = Drill(at=kit.catalog.database.now(), reason=error.message)
-            _note(kit, verdict)
-            _tell(kit, verdict)
+            _note(kit, Drill(at=kit.catalog.database.now(), reason=error.message))
             raise
-    _tell(kit, verdict)
+    if verdict.passed:  # that one failed is told by `jobs.watch`, like every problem
+        restored = f"{verdict.files} files of {verdict.size} bytes were restored in {verdict.seconds:.1f} s and compared."
+        kit.notifier.notify("Restore drill passed", restored)
     facts = {"files": verdict.files, "bytes": verdict.size, "seconds": round(verdict.seconds, 3), "reason": verdict.problem}
     return Summary(outcome="passed" if verdict.passed else "failed", facts=facts)
 
@@ -198,13 +198,6 @@ def last_drill(kit: Kit) -> Drill | None:
 
 def _note(kit: Kit, verdict: Drill) -> None:
     kit.catalog.facts.set(**{FACT: json.dumps(verdict.facts)})
-
-
-def _tell(kit: Kit, verdict: Drill) -> None:
-    outcome = f"failed: {verdict.problem}" if verdict.problem else "passed"
-    lines = [f"{failure.label}: {failure.reason}" for failure in verdict.failures]
-    restored = f"{verdict.files} files of {verdict.size} bytes were restored in {verdict.seconds:.1f} s and compared."
-    kit.notifier.notify(f"Restore drill {outcome}", "\n".join([restored, *lines]))
 
 
 def _require_room(place: Path, plan: Plan) -> None:

@@ -13,6 +13,7 @@ from uuid import uuid4
 from cbk.edges.archive import Archive
 from cbk.edges.catalog import Catalog, Planned
 from cbk.edges.download import Downloader
+from cbk.edges.heartbeat import Heartbeat
 from cbk.edges.notify import Notifier
 from cbk.edges.source import Source
 from cbk.model import Version
@@ -45,6 +46,7 @@ class Kit:
     archive: Archive
     downloader: Downloader
     notifier: Notifier
+    heartbeat: Heartbeat
     # When this process last noted that it is at work (`jobs/workers.py`), on a clock that only goes forward.
     noted_at_work: float = float("-inf")
     _identity: str | None = None
@@ -83,4 +85,5 @@ def open_kit(settings: Settings) -> Kit:
             ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
         ),
         notifier=Notifier(settings.notify_urls),
+        heartbeat=Heartbeat(settings.heartbeat),
     )

@@ -15,7 +15,6 @@ from cbk.jobs.deletes import new_deletes, take_deletes
 from cbk.jobs.dispatch import dispatch
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Courier, Kit
-from cbk.jobs.notify import forget, tell_once
 from cbk.jobs.prune import HOP
 from cbk.jobs.samples import note_sample
 from cbk.jobs.stream import Stream
@@ -35,7 +34,6 @@ FARTHEST = timedelta(days=3)
 # The part of the poll interval for which a poll stays to keep the window full while there is a backlog.
 STAY = 0.8
 
-_CLOCK = "clock"
 _COUNTED = ("read", "new", "declined", "deletes", "sent", "prunes")
 
 Pause = Callable[[float], bool]
@@ -132,9 +130,7 @@ def _let_go(run: _Poll, files: Stream[SourceRow]) -> str | None:
         _take_deletes(run, files)
         retention.tend(run.kit)
     except ClockDistrusted as error:
-        tell_once(run.kit, _CLOCK, "the clock cannot be trusted", f"Nothing is pruned: {error.message}. {error.hint}.")
         return error.message
-    forget(run.kit, _CLOCK)
     run.may_prune = True
     return None
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import timedelta
 
-from cbk.edges.catalog import BRAKE_HELD
 from cbk.errors import ArchiveError, DiskFull
 from cbk.jobs.deletes import resolve, take_deletes
 from cbk.jobs.journal import write_journal
 from cbk.jobs.kit import Courier, Kit
-from cbk.jobs.notify import tell_once
 from cbk.jobs.prune import HOP, LOOK_AGAIN_MAX, patience
 from cbk.jobs.removing import remove_bytes
-from cbk.model import Brake
 from cbk.rules.brake import SLOTS_PER_WINDOW, continues, find_burst, limit_of
 from cbk.rules.retention import is_replaced
 
@@ -113,17 +110,3 @@ def pull_brake(kit: Kit) -> None:
     burst = find_burst(brakes.count_by_slot(slot), limit=limit)
     if burst:
         brakes.pull(burst, slot, stored_files=stored)
-    # Also those that a poll pulled before it died, and what no service took the first time.
-    for brake in brakes.all(BRAKE_HELD):
-        _tell(kit, brake)
-
-
-def _tell(kit: Kit, brake: Brake) -> None:
-    tell_once(
-        kit,
-        f"brake-{brake.id}",
-        f"{brake.removals} removals are held back",
-        f"{brake.removals} removals would come due within a short time; {brake.stored_files} files have a copy. Nothing of it goes "
-        f"before somebody has looked: `cbk prune --plan` lists them, `cbk prune --approve {brake.id}` lets them go, "
-        f"`cbk prune --reject {brake.id}` keeps the files.",
-    )

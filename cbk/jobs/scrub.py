@@ -10,8 +10,7 @@ from cbk.edges.catalog import Scope
 from cbk.errors import CbkError, LeaseLost
 from cbk.jobs.gentle import Gentle, Pause, alone
 from cbk.jobs.kit import Kit
-from cbk.jobs.notify import forget, tell_once
-from cbk.jobs.verify import Found, OnFound, Task, Verified, choose, verify
+from cbk.jobs.verify import OnFound, Task, Verified, choose, verify
 from cbk.model import Summary, Version
 from cbk.rules.scrub import STAY, may_read, slice_interval
 
@@ -20,8 +19,6 @@ LEASE = "verify"
 BY = "cbk.verify"
 # How finely the times at which copies were read are told apart for the pace: a hundredth of CBK_VERIFY_EVERY.
 BATCHES = 100
-# How many bad copies a message names.
-TOLD_BY_NAME = 20
 _SKIPPED = Summary(outcome="skipped", facts={"reason": "another verification is at work"})
 
 
@@ -42,11 +39,9 @@ def verify_unattended(
     with alone(kit, LEASE) as leases:
         if leases is None:
             return _SKIPPED
-        gentle, report = Gentle(kit, leases, LEASE, pause, rate=kit.settings.verify_rate), _Report(on_found)
+        gentle = Gentle(kit, leases, LEASE, pause, rate=kit.settings.verify_rate)
         task = choose(kit, storage=storage, key=key, prefix=prefix)
-        verified = verify(kit, task, by=BY, quick=quick, readers=1, on_found=report, on_read=gentle)
-        report.tell(kit)
-        return verified.summary
+        return verify(kit, task, by=BY, quick=quick, readers=1, on_found=on_found, on_read=gentle).summary
 
 
 def scrub(kit: Kit, *, pause: Pause, on_found: OnFound = lambda _found: None) -> Summary:
@@ -59,26 +54,24 @@ def scrub(kit: Kit, *, pause: Pause, on_found: OnFound = lambda _found: None) ->
     with alone(kit, LEASE) as leases:
         if leases is None:
             return _SKIPPED
-        report = _Report(on_found)
         try:
-            verified = _read_slice(kit, Gentle(kit, leases, LEASE, pause, rate=kit.settings.verify_rate), report)
+            verified = _read_slice(kit, Gentle(kit, leases, LEASE, pause, rate=kit.settings.verify_rate), on_found)
         except LeaseLost:
             raise
         except CbkError as error:
             kit.catalog.facts.set(**{"verify.problem": error.message})
             raise
         kit.catalog.facts.set(**{"verify.problem": None})
-        report.tell(kit)
         return verified.summary
 
 
-def _read_slice(kit: Kit, gentle: Gentle, report: _Report) -> Verified:
+def _read_slice(kit: Kit, gentle: Gentle, on_found: OnFound) -> Verified:
     catalog, every = kit.catalog, kit.settings.verify_every
     now = catalog.database.now()
     credit = int(catalog.facts.get("verify.credit") or 0)
     limit = may_read(catalog.verification.batches(every / BATCHES), credit=credit, now=now, every=every)
     chosen = _Chosen(catalog.verification.copies(Scope(before=now)), limit, stay=slice_interval(every) * STAY)
-    verified = verify(kit, Task(versions=chosen), by=BY, readers=1, on_found=report, on_read=gentle)
+    verified = verify(kit, Task(versions=chosen), by=BY, readers=1, on_found=on_found, on_read=gentle)
     catalog.facts.set(**{"verify.credit": str(max(limit - verified.size, 0))})
     return verified
 
@@ -98,28 +91,3 @@ class _Chosen:
             if size > self._limit or monotonic() >= self._until:
                 return
             yield version
-
-
-class _Report:
-    """Takes what is found, and tells people of it once: not with each slice, where the next ones find more of the same."""
-
-    def __init__(self, on_found: OnFound) -> None:
-        self._on_found = on_found
-        self._lines: list[str] = []
-        self._count = 0
-
-    def __call__(self, found: Found) -> None:
-        self._count += 1
-        if self._count <= TOLD_BY_NAME:
-            self._lines.append(f"{found.version.label}: {found.finding.value}")
-        self._on_found(found)
-
-    def tell(self, kit: Kit) -> None:
-        """Raises CatalogError."""
-        if not self._count:
-            forget(kit, BY)
-            return
-        copies = "1 bad copy" if self._count == 1 else f"{self._count} bad copies"
-        more = ["..."] if self._count > TOLD_BY_NAME else []
-        lines = ["They count no more, and are fetched again where their links live; `cbk status` tells how that goes."]
-        tell_once(kit, BY, f"{copies} found on the backup disk", "\n".join([*self._lines, *more, "", *lines]))

@@ -47,6 +47,11 @@ class Kind(StrEnum):
     DRILL = "drill"
     DISK_READ_ONLY = "disk_read_only"
     DISK_FULL = "disk_full"
+    # Known to whoever looks by itself (`rules.voice`), where `status` ends with an error, has a line of its own, or shows a note.
+    DISK_MISSING = "disk_missing"
+    CATALOG = "catalog"
+    CORRUPT = "corrupt"
+    PAUSED = "paused"
 
 
 # Any other state of a file's newest version is of the kind `unfetched`.
@@ -62,11 +67,12 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something that keeps the answer from being "everything is protected"."""
+    """Something that keeps the answer from being "everything is protected". `about` tells several of one kind apart."""
 
     kind: Kind
     message: str
     hint: str
+    about: str = ""
 
 
 def judge(
@@ -129,6 +135,7 @@ def judge_retention(brakes: Iterable[Brake], *, overdue: int) -> list[Problem]:
             kind=Kind.BRAKE,
             message=f"{brake.removals} removals at once are held back by brake {brake.id}",
             hint=f"`cbk prune --plan` lists them; `cbk prune --approve {brake.id}` or `--reject {brake.id}` decides",
+            about=str(brake.id),
         )
         for brake in brakes
     ]

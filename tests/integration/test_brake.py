@@ -8,9 +8,8 @@ import sqlalchemy as sa
 
 from cbk.appside.schema import DELETE_LOG, FILES
 from cbk.edges import machine
-from cbk.edges.catalog.tables import brakes, leases, removals, versions
+from cbk.edges.catalog.tables import brakes, removals, versions
 from cbk.jobs.plan import decide_brake
-from tests.integration.test_notify import NOBODY, receiving
 
 WEEK = timedelta(days=7)
 DAY = timedelta(days=1)
@@ -20,12 +19,6 @@ DAY = timedelta(days=1)
 def _clock_that_is_kept(monkeypatch):
     """Where it is not, each prune looks at every process of the machine."""
     monkeypatch.setattr(machine, "clock_is_synchronised", lambda: True)
-
-
-@pytest.fixture
-def receiver():
-    with receiving() as receiver:
-        yield receiver
 
 
 @pytest.fixture
@@ -292,59 +285,6 @@ def test_burst_over_so_many_slots_that_no_statement_could_name_them_is_held(make
         connection.execute(sa.insert(removals), due)
     desk.poll()
     assert held(desk) == [1200]
-
-
-# ---- telling -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def burst(make_full_desk, receiver):
-    """A desk that tells a receiver, and on which much was deleted."""
-    desk, rows = make_full_desk(30, brake_files=10, notify=receiver.url)
-    delete_all(desk, rows)
-    return desk
-
-
-def test_person_is_told_once_with_the_commands_to_type(burst, receiver):
-    for _ in range(3):
-        burst.poll()
-    assert receiver.subjects == ["30 removals are held back"]
-    [message] = receiver.messages
-    for command in ("cbk prune --plan", "cbk prune --approve 1", "cbk prune --reject 1"):
-        assert command in message["message"]
-
-
-def test_brake_that_was_pulled_by_a_poll_that_died_is_told_by_the_next_one(burst, receiver):
-    silent = burst.open(notify="")
-    telling, burst.kit = burst.kit, silent
-    burst.poll()
-    assert (held(burst), receiver.subjects) == ([30], [])
-    burst.kit = telling
-    burst.poll()
-    burst.poll()
-    assert receiver.subjects == ["30 removals are held back"]
-
-
-def test_message_that_no_service_took_is_sent_again_later(burst, receiver):
-    burst.reopen(notify=NOBODY)
-    burst.poll()
-    assert held(burst) == [30]
-    burst.reopen(notify=receiver.url)
-    burst.poll()
-    assert receiver.subjects == []
-    with burst.kit.catalog.database.writing() as connection:
-        connection.execute(sa.delete(leases))
-    burst.poll()
-    assert receiver.subjects == ["30 removals are held back"]
-
-
-def test_decided_brake_is_told_no_more(burst, receiver):
-    burst.reopen(notify="")
-    burst.poll()
-    decide_brake(burst.kit, 1, approve=True)
-    burst.reopen(notify=receiver.url)
-    burst.poll()
-    assert receiver.subjects == []
 
 
 def test_poll_that_pulls_the_brake_sends_nothing_of_what_it_holds(make_full_desk):

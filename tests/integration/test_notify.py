@@ -10,14 +10,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import sqlalchemy as sa
 from click.testing import CliRunner
 
 from cbk.cli.main import cli
 from cbk.edges import notify
-from cbk.edges.catalog.tables import leases
 from cbk.edges.notify import Delivery, Notifier
-from cbk.jobs.notify import forget, tell_once
 from cbk.settings import Settings
 
 NOBODY = "json://user:sesame@127.0.0.1:9/"
@@ -54,7 +51,7 @@ def receiving():
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         receiver = Receiver(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield receiver
         receiver.open.set()
         server.shutdown()
@@ -145,77 +142,6 @@ def test_one_service_that_took_it_is_enough(receiver, log):
 def test_urls_are_shown_by_nothing(receiver):
     settings = Settings(source_url="sqlite://", notify=receiver.url)
     assert "sesame" not in repr(settings) + str(settings) + repr(Notifier(settings.notify_urls))
-
-
-# Once
-
-
-def tell(desk, key="brake-3", subject="held back"):
-    return tell_once(desk.kit, key, subject, "text")
-
-
-def test_what_goes_on_is_told_once(desk, receiver):
-    assert [tell(desk) for _ in range(3)] == [True, False, False]
-    assert receiver.subjects == ["held back"]
-
-
-def test_other_things_are_told_as_well(desk, receiver):
-    tell(desk)
-    tell(desk, "brake-4", "another")
-    assert receiver.subjects == ["held back", "another"]
-
-
-def test_what_was_forgotten_is_told_when_it_comes_again(desk, receiver):
-    tell(desk)
-    forget(desk.kit, "brake-3")
-    forget(desk.kit, "brake-3")
-    assert tell(desk)
-    assert len(receiver.messages) == 2
-
-
-def test_workers_that_tell_at_once_tell_once(desk, receiver):
-    receiver.open.clear()
-    told = []
-    threads = [threading.Thread(target=lambda: told.append(tell(desk))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    receiver.open.set()
-    for thread in threads:
-        thread.join()
-    assert sorted(told) == [False, False, False, True]
-    assert receiver.subjects == ["held back"]
-
-
-def test_what_another_worker_told_a_moment_ago_is_not_told_again(desk, receiver, monkeypatch):
-    leases = desk.kit.catalog.leases
-
-    def another_comes_first():
-        monkeypatch.undo()
-        assert tell_once(desk.open(), "brake-3", "first", "text")
-        return leases.for_one()
-
-    monkeypatch.setattr(leases, "for_one", another_comes_first)
-    assert not tell(desk)
-    assert receiver.subjects == ["first"]
-
-
-def test_what_no_service_took_is_told_later(desk, receiver):
-    receiver.answer = 500
-    assert not tell(desk)
-    receiver.answer = 200
-    assert not tell(desk)
-    assert len(receiver.messages) == 1
-    with desk.kit.catalog.database.writing() as connection:
-        connection.execute(sa.update(leases).values(until=desk.kit.catalog.database.now_sql))
-    assert tell(desk)
-    assert len(receiver.messages) == 2
-
-
-def test_nobody_to_tell_is_not_remembered_as_told(make_desk, receiver):
-    desk = make_desk()
-    assert not tell(desk)
-    desk.reopen(notify=receiver.url)
-    assert tell(desk)
 
 
 # The command

@@ -278,38 +278,6 @@ class Listener:
         return True
 
 
-def test_people_are_told_once_of_what_many_slices_find_and_again_of_what_comes_later(desk):
-    listener = desk.kit.notifier = Listener()
-    store(desk, "a", "b", "c")
-    for name in ("a", "b"):
-        set_read(desk, **{name: None})
-        rot(place(desk, name))
-        scrub(desk.kit, pause=carry_on)
-    [(subject, text)] = listener.messages
-    assert subject == "1 bad copy found on the backup disk"
-    assert text.startswith("s3/a.bin v1: corrupt\n")
-    desk.work()
-    scrub(desk.kit, pause=carry_on)
-    set_read(desk, c=None)
-    rot(place(desk, "c"))
-    scrub(desk.kit, pause=carry_on)
-    assert len(listener.messages) == 2
-
-
-def test_message_names_some_of_many(desk, monkeypatch):
-    monkeypatch.setattr("cbk.jobs.scrub.TOLD_BY_NAME", 2)
-    listener = desk.kit.notifier = Listener()
-    names = ["a", "b", "c"]
-    store(desk, *names)
-    set_read(desk, **dict.fromkeys(names))
-    for name in names:
-        rot(place(desk, name))
-    scrub(desk.kit, pause=carry_on)
-    [(subject, text)] = listener.messages
-    assert subject == "3 bad copies found on the backup disk"
-    assert text.splitlines()[:3] == ["s3/a.bin v1: corrupt", "s3/b.bin v1: corrupt", "..."]
-
-
 # ---- drills --------------------------------------------------------------------------------------------------------------------
 
 
@@ -432,7 +400,7 @@ def temporary(monkeypatch, scratch):
     return scratch
 
 
-def test_worker_holds_a_drill_when_it_is_due_and_tells_people(make_desk, temporary):
+def test_worker_holds_a_drill_when_it_is_due_and_tells_people_that_it_passed(make_desk, temporary):
     desk = make_desk(drill_every="7d")
     listener = desk.kit.notifier = Listener()
     store(desk, "a")
@@ -441,7 +409,7 @@ def test_worker_holds_a_drill_when_it_is_due_and_tells_people(make_desk, tempora
     assert [subject for subject, _ in listener.messages] == ["Restore drill passed"]
     rot(place(desk, "a"))
     assert drill_by_worker(desk.kit, pause=carry_on, if_due=False).outcome == "failed"
-    assert "Restore drill failed: 1 of 1 files, such as s3/a.bin v1" in listener.messages[1][0]
+    assert len(listener.messages) == 1
 
 
 def test_worker_holds_a_drill_again_when_its_time_has_passed(make_desk, temporary):
@@ -460,15 +428,13 @@ def test_worker_without_a_stored_file_holds_no_drill(make_desk, temporary):
     assert last_drill(desk.kit) is None
 
 
-def test_drill_that_a_worker_could_not_hold_is_red_and_told(make_desk, monkeypatch):
+def test_drill_that_a_worker_could_not_hold_is_red(make_desk, monkeypatch):
     desk = make_desk(drill_every="7d")
-    listener = desk.kit.notifier = Listener()
     store(desk, "a")
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     with pytest.raises(errors.TargetUnavailable):
         drill_by_worker(desk.kit, pause=carry_on, if_due=True)
     assert problems(desk) == ["the last drill failed: /nowhere cannot hold scratch files: no such file or directory"]
-    assert len(listener.messages) == 1
     assert drill_by_worker(desk.kit, pause=carry_on, if_due=True).outcome == "nothing to do"
 
 

@@ -46,6 +46,7 @@ def test_every_queue_of_the_contract_is_served_by_a_bare_worker():
         ("cbk.poll", "poll"),
         ("cbk.backup", "backup"),
         ("cbk.resync", "poll"),
+        ("cbk.watch", "poll"),
         ("cbk.prune", "prune"),
         ("cbk.verify", "verify"),
         ("cbk.drill", "verify"),
@@ -92,6 +93,11 @@ def test_poll_that_waited_a_whole_interval_expires(interval, seconds):
     assert entry == {"task": "cbk.poll", "schedule": seconds, "options": {"expires": seconds}}
 
 
+def test_watch_comes_with_each_poll():
+    entry = {"task": "cbk.watch", "schedule": 60.0, "options": {"expires": 60.0}}
+    assert config()["beat_schedule"]["watch"] == entry
+
+
 def test_verification_is_sent_in_slices_that_expire_before_the_next_one():
     assert config()["beat_schedule"]["verify"] == {"task": "cbk.verify", "schedule": 600.0, "options": {"expires": 600.0}}
     assert config(verify_every="1h")["beat_schedule"]["verify"]["schedule"] == 180.0
@@ -104,7 +110,7 @@ def test_drill_is_asked_for_often_because_beat_forgets_when_it_sent_the_last():
 
 
 def test_what_is_switched_off_is_not_sent():
-    assert set(config(verify_every=0)["beat_schedule"]) == {"poll"}
+    assert set(config(verify_every=0)["beat_schedule"]) == {"poll", "watch"}
 
 
 def test_beat_keeps_no_file():
@@ -337,7 +343,7 @@ def test_task_names_are_those_of_the_contract(commands):
     code, out, err = commands.done("tasks")
     assert code == 0, err
     ours = {name for name in json.loads(out) if not name.startswith("celery.")}
-    assert ours == {"cbk.poll", "cbk.backup", "cbk.prune", "cbk.resync", "cbk.verify", "cbk.drill"}
+    assert ours == {"cbk.poll", "cbk.backup", "cbk.prune", "cbk.resync", "cbk.verify", "cbk.drill", "cbk.watch"}
 
 
 @pytest.mark.parametrize(

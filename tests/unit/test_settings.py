@@ -227,6 +227,23 @@ def test_who_is_told_is_no_url_and_not_shown(environment, text):
     assert problems() == ["CBK_NOTIFY: expected Apprise URLs such as mailto://user:password@example.com, apart by commas or blanks"]
 
 
+@pytest.mark.parametrize(
+    "text", ["hunter2", "ftp://host/hunter2", "https:///hunter2", "https://host/hunter2?a=b", "https://host/hun ter2"]
+)
+def test_heartbeat_is_no_ping_url_and_not_shown(environment, text):
+    environment.setenv("CBK_HEARTBEAT_URL", text)
+    assert problems() == [
+        "CBK_HEARTBEAT_URL: expected the ping URL of a check, such as https://hc-ping.com/<uuid>, without ? and #"
+    ]
+
+
+def test_heartbeat_is_a_secret_and_may_be_empty(environment):
+    assert load_settings().heartbeat == ""
+    environment.setenv("CBK_HEARTBEAT_URL", "https://hc-ping.com/hunter2")
+    assert "hunter2" not in repr(load_settings())
+    assert load_settings().heartbeat == "https://hc-ping.com/hunter2"
+
+
 def test_flower_auth_that_is_empty_is_none(environment):
     environment.setenv("CBK_FLOWER_AUTH", "")
     assert load_settings().flower_auth is None

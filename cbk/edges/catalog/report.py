@@ -21,10 +21,12 @@ PAGE = 1000
 class Counts:
     """How things stand, counted. `by_state` counts the newest version of each file that is not deleted; sizes are in bytes.
 
-    `deleted_files` are those whose delete waits for the end of its grace.
+    `oldest_by_state` is when the first of those that are not stored was first seen; `deleted_files` are those whose delete waits
+    for the end of its grace.
     """
 
     by_state: dict[VersionState, int]
+    oldest_by_state: dict[VersionState, datetime]
     declined_rows: int
     copies: int
     size: int
@@ -84,16 +86,19 @@ class Report:
         with self._database.reading() as connection:
             states = connection.execute(sa.select(versions.c.state, sa.func.count()).where(newest).group_by(versions.c.state))
             by_state = {VersionState(state): count for state, count in states}
+            first_seen = sa.select(versions.c.state, sa.func.min(versions.c.first_seen_at)).group_by(versions.c.state)
+            oldest = {VersionState(state): first for state, first in connection.execute(first_seen.where(newest, ~stored))}
             copies, size, stored_size = connection.execute(sizes).one()
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
             return Counts(
                 by_state=by_state,
+                oldest_by_state=oldest,
                 declined_rows=connection.scalar(sa.select(sa.func.count()).select_from(declined)) or 0,
                 copies=copies,
                 size=int(size or 0),
                 stored_size=int(stored_size or 0),
-                oldest_unprotected_at=connection.scalar(sa.select(sa.func.min(versions.c.first_seen_at)).where(newest, ~stored)),
+                oldest_unprotected_at=min(oldest.values(), default=None),
                 newest_stored_seen_at=connection.scalar(sa.select(sa.func.max(versions.c.first_seen_at)).where(newest, stored)),
                 oldest_declined_at=connection.scalar(sa.select(sa.func.min(declined.c.first_seen_at))),
                 deleted_files=connection.scalar(sa.select(sa.func.count()).select_from(versions).where(in_grace)) or 0,

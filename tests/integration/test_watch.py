@@ -1,0 +1,356 @@
+"""`jobs.watch`: what is wrong reaches a real receiver once, and the dead man's switch is called only while all is well."""
+
+import json
+import logging
+import socket
+import threading
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import sqlalchemy as sa
+
+from cbk.edges import heartbeat
+from cbk.edges.archive import Room
+from cbk.edges.catalog.tables import versions
+from cbk.edges.heartbeat import Heartbeat
+from cbk.jobs.drill import drill, plan_drill
+from cbk.jobs.plan import decide_brake
+from cbk.jobs.scrub import scrub
+from cbk.jobs.status import take_status
+from cbk.jobs.watch import LastWords, watch
+from tests.integration.test_notify import NOBODY, receiving
+from tests.origin import s3_error
+
+HOUR = timedelta(hours=1)
+
+
+class Switch:
+    """A dead man's switch: what it was called with is in `calls`, as (path, body); `answer` is its status."""
+
+    def __init__(self, server):
+        self.url = f"http://127.0.0.1:{server.server_port}/ping/sesame"
+        self.calls = []
+        self.answer = 200
+
+    @property
+    def paths(self):
+        return [path for path, _ in self.calls]
+
+
+@contextmanager
+def switching():
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
+            switch.calls.append((self.path.removeprefix("/ping/sesame"), body))
+            self.send_response(switch.answer)
+            if switch.answer == 302:
+                self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        switch = Switch(server)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield switch
+        server.shutdown()
+
+
+@pytest.fixture
+def switch():
+    with switching() as switch:
+        yield switch
+
+
+@pytest.fixture
+def receiver():
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def desk(make_desk, receiver, switch):
+    """A desk on which one file is protected, with somebody who is told and a dead man's switch."""
+    desk = make_desk(notify=receiver.url, heartbeat_url=switch.url, brake_files=3, trash="1d")
+    desk.upload("cars/a.png", b"the first")
+    desk.work()
+    return desk
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.DEBUG)
+    return caplog
+
+
+def pass_time(desk, by):
+    """Everything that was noted of what was told, and of files that wait, is so much older."""
+    voice = json.loads(desk.fact("voice"), object_hook=lambda noted: {name: _earlier(value, by) for name, value in noted.items()})
+    desk.kit.catalog.facts.set(voice=json.dumps(voice))
+    with desk.kit.catalog.database.writing() as connection:
+        seen = sa.type_coerce(versions.c.first_seen_at, sa.BigInteger) - by // timedelta(milliseconds=1)
+        older = sa.type_coerce(seen, versions.c.first_seen_at.type)
+        connection.execute(sa.update(versions).where(versions.c.state != "stored").values(first_seen_at=older))
+    desk.kit.heartbeat = Heartbeat(desk.settings["heartbeat_url"])
+
+
+def _earlier(value, by):
+    try:
+        return (datetime.fromisoformat(value) - by).isoformat()
+    except (TypeError, ValueError):
+        return value
+
+
+def fill(desk, monkeypatch):
+    monkeypatch.setattr(type(desk.kit.archive), "usage", lambda _: Room(free=1, total=1 << 40, read_only=False))
+
+
+def kinds(desk):
+    return [problem.kind for problem in take_status(desk.kit).problems]
+
+
+# ---- what is told ------------------------------------------------------------------------------------------------------------
+
+
+def test_all_is_well_is_told_to_the_switch_alone(desk, receiver, switch):
+    assert desk.watch() == "quiet"
+    assert (receiver.subjects, switch.calls) == ([], [("", "")])
+
+
+def test_upload_that_waits_for_its_turn_is_no_news_and_stops_no_heartbeat(desk, receiver, switch):
+    desk.upload("cars/b.png", b"the second")
+    desk.poll()
+    assert kinds(desk) == ["pending"]
+    assert desk.watch() == "quiet"
+    assert (receiver.subjects, switch.paths) == ([], [""])
+
+
+def test_workers_that_stand_still_are_told_once_files_have_waited_for_long(desk, receiver, switch):
+    desk.upload("cars/b.png", b"the second")
+    desk.poll()
+    desk.watch()
+    pass_time(desk, 7 * HOUR)
+    assert desk.watch() == "quiet"
+    pass_time(desk, HOUR / 4)
+    assert desk.watch() == "told"
+    assert receiver.subjects == ["1 file is pending"]
+    assert "1 of 2 files" in receiver.messages[0]["message"]
+    assert switch.calls[-1] == ("/fail", "pending")
+
+
+def test_full_disk_is_told_and_that_it_is_over(desk, receiver, switch, monkeypatch):
+    with monkeypatch.context() as full:
+        fill(desk, full)
+        assert [desk.watch(), desk.watch()] == ["told", "quiet"]
+        assert switch.calls == [("/fail", "disk_full")]
+    desk.watch()
+    pass_time(desk, HOUR)
+    assert desk.watch() == "told"
+    assert desk.watch() == "quiet"
+    assert receiver.subjects[0].startswith("the backup disk is almost full")
+    assert receiver.subjects[1:] == ["all clear: what was told is over"]
+    assert switch.paths == ["/fail", "", ""]
+
+
+def test_disk_that_is_not_mounted_is_told(desk, receiver, switch, tmp_path):
+    desk.root.rename(tmp_path / "elsewhere")
+    desk.root.mkdir()
+    assert desk.watch() == "told"
+    assert receiver.subjects[0].startswith("nothing is backed up: ")
+    assert switch.calls == [("/fail", "disk_missing")]
+
+
+def test_links_that_expire_are_told(desk, receiver, switch):
+    desk.upload("cars/b.png", b"the second", s3_error(403, "AccessDenied", "Request has expired"))
+    desk.work()
+    desk.watch()
+    pass_time(desk, HOUR / 4)
+    assert desk.watch() == "told"
+    assert receiver.subjects == ["1 file is expired"]
+    assert switch.calls[-1] == ("/fail", "expired")
+
+
+def test_flipped_bit_is_told_by_the_name_of_its_file_and_once_that_all_is_well_again(desk, receiver, switch):
+    (copy,) = desk.copies()
+    path = desk.root / copy
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+    with desk.kit.catalog.database.writing() as connection:
+        connection.execute(sa.update(versions).values(verified_at=None))
+    scrub(desk.kit, pause=lambda _: False)
+    assert [desk.watch(), desk.watch()] == ["told", "quiet"]
+    assert receiver.subjects == ["1 bad copy was found on the backup disk"]
+    assert "s3/cars/a.png v1: corrupt" in receiver.messages[0]["message"]
+    assert switch.calls[0] == ("/fail", "corrupt")
+    desk.work()
+    desk.watch()
+    pass_time(desk, HOUR)
+    desk.watch()
+    assert receiver.subjects[1:] == ["all clear: what was told is over"]
+
+
+def test_message_names_some_of_many_bad_copies(desk, receiver, monkeypatch):
+    monkeypatch.setattr("cbk.jobs.watch.TOLD_BY_NAME", 2)
+    at = desk.kit.catalog.database.now().isoformat()
+    for name in ("x", "y", "z"):
+        desk.kit.catalog.verification.note_found({"storage": "s3", "key": name, "version": 1, "finding": "missing", "at": at})
+    desk.watch()
+    assert receiver.subjects == ["3 bad copies were found on the backup disk"]
+    assert receiver.messages[0]["message"].split("s3/")[1:] == [
+        "y v1: missing\n    ",
+        receiver.messages[0]["message"].split("s3/")[2],
+    ]
+
+
+def test_brake_is_told_once_with_the_commands_to_type_and_no_more_once_decided(desk, receiver):
+    rows = [desk.upload(f"cars/{number}.png", b"%d" % number) for number in range(5)]
+    desk.work()
+    for row in rows:
+        desk.delete(row)
+    desk.poll()
+    assert [desk.watch(), desk.watch()] == ["told", "quiet"]
+    assert receiver.subjects == ["5 removals at once are held back by brake 1"]
+    for command in ("cbk prune --plan", "cbk prune --approve 1", "--reject 1"):
+        assert command in receiver.messages[0]["message"]
+    decide_brake(desk.kit, 1, approve=True)
+    assert desk.watch() == "quiet"
+
+
+def test_clock_that_is_wrong_is_told_once(desk, receiver, monkeypatch):
+    monkeypatch.setattr("cbk.jobs.status.check_clock", lambda _: "the clock went back by 14 days")
+    assert [desk.watch(), desk.watch()] == ["told", "quiet"]
+    assert receiver.subjects == ["nothing is pruned: the clock went back by 14 days"]
+
+
+def test_source_that_is_away_is_told_once_that_has_lasted(desk, receiver):
+    with desk.source_away():
+        with pytest.raises(Exception, match="database"):
+            desk.poll()
+        assert desk.watch() == "quiet"
+        pass_time(desk, HOUR / 4)
+        assert desk.watch() == "told"
+    assert receiver.subjects[0].startswith("the last poll failed: ")
+
+
+def test_drill_that_failed_is_told_once(desk, receiver, monkeypatch, tmp_path):
+    (copy,) = desk.copies()
+    (desk.root / copy).write_bytes(b"rotten")
+    drill(desk.kit, plan_drill(desk.kit), scratch=tmp_path)
+    assert [desk.watch(), desk.watch()] == ["told", "quiet"]
+    assert any("the last drill failed: " in line for line in receiver.messages[0]["message"].splitlines())
+
+
+# ---- whoever does not listen -------------------------------------------------------------------------------------------------
+
+
+def test_message_that_no_service_took_is_sent_again_later(desk, receiver, monkeypatch):
+    fill(desk, monkeypatch)
+    telling, deaf = desk.kit, desk.open(notify=NOBODY)
+    desk.kit = deaf
+    assert desk.watch() == "nobody took it"
+    desk.kit = telling
+    assert desk.watch() == "quiet"
+    pass_time(desk, HOUR / 4)
+    assert desk.watch() == "told"
+    assert len(receiver.messages) == 1
+
+
+def test_who_is_named_later_is_told_of_what_goes_on(make_desk, receiver, monkeypatch):
+    desk = make_desk()
+    fill(desk, monkeypatch)
+    assert [desk.watch(), desk.watch()] == ["nobody to tell", "nobody to tell"]
+    desk.reopen(notify=receiver.url)
+    assert desk.watch() == "told"
+    assert len(receiver.messages) == 1
+
+
+def test_of_two_that_look_at_once_one_looks(desk, receiver, monkeypatch):
+    fill(desk, monkeypatch)
+    with desk.rival() as rival:
+        assert rival.leases.acquire("watch", desk.kit.settings.lease)
+        assert desk.watch() == "skipped"
+    assert receiver.subjects == []
+
+
+@pytest.mark.parametrize(("answer", "reason"), [(500, "the answer is 500"), (404, "the answer is 404"), (302, "the answer is 302")])
+def test_switch_that_refuses_or_leads_elsewhere_is_one_line_and_is_called_again(desk, switch, log, answer, reason):
+    switch.answer = answer
+    assert desk.watch() == "quiet"
+    assert [record.facts for record in log.records if record.msg == "heartbeat not sent"] == [{"reason": reason}]
+    assert "sesame" not in log.text
+    switch.answer = 200
+    desk.watch()
+    assert switch.paths == ["", ""]
+
+
+def test_switch_that_is_away_is_one_line_without_its_url(make_desk, log):
+    desk = make_desk(heartbeat_url="http://127.0.0.1:9/ping/sesame")
+    desk.upload("cars/a.png", b"the first")
+    desk.work()
+    assert desk.watch() == "quiet"
+    assert [record.facts for record in log.records if record.msg == "heartbeat not sent"] == [{"reason": "ConnectionError"}]
+    assert "sesame" not in log.text
+
+
+def test_switch_that_falls_silent_is_given_up(make_desk, log, monkeypatch):
+    monkeypatch.setattr(heartbeat, "TIMEOUT_SECONDS", (0.2, 0.2))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        desk = make_desk(heartbeat_url=f"http://127.0.0.1:{silent.getsockname()[1]}/ping/sesame")
+        desk.upload("cars/a.png", b"the first")
+        desk.work()
+        assert desk.watch() == "quiet"
+    assert [record.facts for record in log.records if record.msg == "heartbeat not sent"] == [{"reason": "ReadTimeout"}]
+
+
+def test_same_news_are_not_sent_to_the_switch_all_the_time(switch):
+    now = 0.0
+    beating = Heartbeat(switch.url, uptime=lambda: now)
+    assert [beating.beat(), beating.beat(), beating.fail(["poll"]), beating.beat()] == [True, None, True, True]
+    now = 60.0
+    assert beating.beat() is True
+    assert switch.paths == ["", "/fail", "", ""]
+
+
+# ---- a catalog that does not answer ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def words(desk):
+    """The last words of one process, with a clock that `pass_uptime` moves; the catalog does not answer."""
+    uptime = [0.0]
+    last_words = LastWords(lambda: uptime[0])
+
+    def look(after):
+        uptime[0] += after.total_seconds()
+        return watch(desk.kit, last_words).outcome
+
+    return look
+
+
+def break_catalog(desk):
+    desk.kit.catalog = desk.open(catalog_url="sqlite:////nowhere/catalog.db").catalog
+
+
+def test_catalog_that_does_not_answer_is_told_once_an_hour_by_each_process(desk, words, receiver, switch):
+    break_catalog(desk)
+    assert [words(HOUR * 0), words(HOUR / 5)] == ["not told yet", "not told yet"]
+    assert [words(HOUR / 10), words(HOUR / 2), words(HOUR / 2)] == ["told", "quiet", "told"]
+    assert set(receiver.subjects) == {"the catalog cannot be read: nothing is backed up"}
+    assert switch.calls == [("/fail", "catalog")]
+
+
+def test_catalog_that_answers_again_is_given_its_time_anew(desk, words, receiver):
+    working = desk.kit.catalog
+    break_catalog(desk)
+    words(HOUR * 0)
+    broken, desk.kit.catalog = desk.kit.catalog, working
+    assert words(HOUR / 5) == "quiet"
+    desk.kit.catalog = broken
+    assert words(HOUR / 5) == "not told yet"
+    assert receiver.subjects == []
