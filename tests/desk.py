@@ -14,7 +14,7 @@ from cbk.appside import recorder
 from cbk.appside.schema import DELETE_LOG, FILES
 from cbk.edges.catalog import Catalog
 from cbk.edges.catalog.tables import facts, removals, versions
-from cbk.errors import BrokerUnavailable, DownloadError
+from cbk.errors import BrokerUnavailable, DownloadError, LeaseLost
 from cbk.jobs.backup import back_up
 from cbk.jobs.kit import open_kit
 from cbk.jobs.poll import poll
@@ -24,6 +24,7 @@ from cbk.jobs.watch import LastWords, watch
 from cbk.model import CopyHeader
 from cbk.rules.layout import split_key
 from cbk.settings import Settings
+from tests.disk import publish
 
 SIGNATURE = "X-Amz-Signature=DEADBEEFSECRET"
 
@@ -37,6 +38,17 @@ def _migrated_catalog():
         return Path(folder, "catalog.db").read_bytes()
 
 
+def claim_row(catalog, row_id, lease):
+    """The claim of the version of one row; None where there is nothing to claim."""
+    return next(iter(catalog.work.claim([row_id], lease)), None)
+
+
+def store(catalog, claim, written):
+    """Record one version as stored; LeaseLost where the claim is not ours any more."""
+    if catalog.work.record_stored([(claim, written)]):
+        raise LeaseLost("another worker holds it now")
+
+
 class CollectingCourier:
     """Keeps the row ids that were sent; `waiting` are those that no worker has taken; `away` is a broker that is."""
 
@@ -46,11 +58,11 @@ class CollectingCourier:
         self.waiting = set()
         self.away = False
 
-    def send_backups(self, versions):
-        for version in versions:
+    def send_backups(self, batches):
+        for batch in batches:
             if self.away:
                 raise BrokerUnavailable("the messages could not be sent: ConnectionError", hint="is Redis running?")
-            self.sent.append(version.source_id)
+            self.sent += [version.source_id for version in batch]
 
     def send_prunes(self, planned, now):
         for each in planned:
@@ -265,9 +277,10 @@ class Desk:
         header = CopyHeader(storage=storage, path=path, name=name, version=version, sha256=sha256(content).hexdigest(), size=0)
         with self.kit.archive.incoming("left.part", header) as part:
             part.write(content)
-            part.seal()
+            part.finish()
+            part.flush()
             part.read_back()
-            self.kit.archive.publish(part, location)
+            publish(self.kit.archive, part, location)
 
     # Time and other workers
 

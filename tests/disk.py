@@ -77,6 +77,12 @@ HOSTILE = [
 ]
 
 
+def publish(archive, part, location):
+    """Put one part that was read back under its name, for good."""
+    with archive.publishing() as publication:
+        publication.put(part, location)
+
+
 @dataclass(frozen=True)
 class File:
     """One version of a file and its bytes."""
@@ -143,9 +149,10 @@ def put(archive, file, location):
     """Store one copy as a worker does."""
     with archive.incoming("made.part", header_of(file)) as part:
         part.write(file.content)
-        part.seal()
+        part.finish()
+        part.flush()
         part.read_back()
-        archive.publish(part, location)
+        publish(archive, part, location)
 
 
 def drop(root, file, location, header=None):

@@ -84,6 +84,7 @@ def _delivery() -> dict[str, Any]:
             "cbk.resync": {"queue": "poll"},
             "cbk.watch": {"queue": "poll"},
             "cbk.backup": {"queue": "backup"},
+            "cbk.backup_batch": {"queue": "backup"},
             "cbk.prune": {"queue": "prune"},
             "cbk.verify": {"queue": "verify"},
             "cbk.drill": {"queue": "verify"},

@@ -1,10 +1,10 @@
-"""Messages: one backup task per version, sent in one pipeline; ids only, with a name for people beside them."""
+"""Messages: a backup task per version or batch of versions, sent in one pipeline; ids only, with a name for people beside them."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -23,17 +23,27 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Message:
-    """The arguments of a task, what Flower shows for them, and the seconds until it is to run."""
+    """A task and its arguments, what Flower shows for them, and the seconds until it is to run."""
 
-    args: tuple[str, ...] = ()
+    task: str
+    args: tuple[str | list[str], ...] = ()
     kwargs: dict[str, int] = field(default_factory=dict)
     shown: str
     countdown: float | None = None
 
 
+def _backup_message(batch: Sequence[Version]) -> _Message:
+    first = batch[0]
+    if len(batch) == 1:
+        return _Message(task="cbk.backup", args=(first.source_id,), shown=f"({first.label!r},)")
+    shown = f"({first.label!r}, 'and {len(batch) - 1} more')"
+    return _Message(task="cbk.backup_batch", args=([version.source_id for version in batch],), shown=shown)
+
+
 def _prune_message(planned: Planned, now: datetime) -> _Message:
     removal = planned.removal
     return _Message(
+        task="cbk.prune",
         args=() if removal.delete_id is None else (removal.delete_id,),
         kwargs={} if removal.version_id is None else {"version_id": removal.version_id},
         shown=f"({planned.label!r},)",
@@ -53,21 +63,24 @@ class CeleryCourier:
             OperationalError,
         )
 
-    def send_backups(self, versions: Iterable[Version]) -> None:
-        """Send one `cbk.backup` task per version. Raises BrokerUnavailable; some may have been sent then."""
-        self._send("cbk.backup", [_Message(args=(version.source_id,), shown=f"({version.label!r},)") for version in versions])
+    def send_backups(self, batches: Iterable[Sequence[Version]]) -> None:
+        """Send one `cbk.backup` task per version, and one `cbk.backup_batch` task where several share a message.
+
+        Raises BrokerUnavailable; some may have been sent then.
+        """
+        self._send([_backup_message(batch) for batch in batches])
 
     def send_prunes(self, planned: Iterable[Planned], now: datetime) -> None:
         """Send one `cbk.prune` task per removal, with the countdown until it is due. Raises BrokerUnavailable, as above."""
-        self._send("cbk.prune", [_prune_message(each, now) for each in planned])
+        self._send([_prune_message(each, now) for each in planned])
 
-    def _send(self, task: str, messages: list[_Message]) -> None:
+    def _send(self, messages: list[_Message]) -> None:
         try:
             pool: Any = self._app.producer_pool
             with pool.acquire(block=True) as producer, producer.batch(MESSAGES_PER_PIPELINE):
                 for message in messages:
                     self._app.send_task(
-                        task,
+                        message.task,
                         message.args,
                         message.kwargs,
                         countdown=message.countdown,
@@ -83,7 +96,7 @@ class CeleryCourier:
         """Row ids in the queue `backup`. Raises BrokerUnavailable."""
         # LRANGE is none of kombu's own commands.
         messages = self._read(lambda client, prefix: client.lrange(f"{prefix}backup", 0, -1))
-        return {str(argument) for message in messages for argument in _arguments(message)}
+        return {row_id for message in messages for row_id in _row_ids(_arguments(message))}
 
     def count_waiting(self, queues: Iterable[str]) -> int:
         """How many messages wait in these queues. Raises BrokerUnavailable."""
@@ -97,6 +110,11 @@ class CeleryCourier:
                 return ask(channel.client, channel.global_keyprefix)
         except self._errors as error:
             raise BrokerUnavailable(f"the queue could not be read: {type(error).__name__}", hint="is Redis running?") from error
+
+
+def _row_ids(arguments: list[object]) -> Iterator[str]:
+    for argument in arguments:
+        yield from (str(each) for each in (argument if isinstance(argument, list) else [argument]))
 
 
 def _arguments(message: bytes) -> list[object]:

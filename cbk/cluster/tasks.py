@@ -20,6 +20,7 @@ from cbk.jobs import prune as prune_job
 from cbk.jobs import resync as resync_job
 from cbk.jobs import scrub as scrub_job
 from cbk.jobs import watch as watch_job
+from cbk.jobs.backup import Failure
 from cbk.jobs.verify import Found
 from cbk.model import Summary
 
@@ -59,6 +60,27 @@ def poll(self: Any) -> str:
 def backup(self: Any, file_id: int | str) -> str:
     """Back up the version of the row `file_id`."""
     return _run(self, "backup", lambda: backup_job.back_up(kit(), str(file_id)))
+
+
+@app.task(bind=True, name="cbk.backup_batch", throws=(CbkError,))
+def backup_batch(self: Any, file_ids: list[int | str]) -> str:
+    """Back up the versions of these rows. Each that fails has a line of its own, and comes back as a task of its own."""
+
+    def work() -> Summary:
+        done = backup_job.back_up_together(kit(), [str(file_id) for file_id in file_ids])
+        for failure in done.failures:
+            _log_failure(failure)
+        return backup_job.sum_up(done)
+
+    return _run(self, "backup_batch", work)
+
+
+def _log_failure(failure: Failure) -> None:
+    error = failure.error
+    facts: dict[str, str | None] = {"version": failure.version.label, "row": failure.version.source_id}
+    if isinstance(error, CbkError):
+        facts |= {"error": type(error).__name__, "reason": error.message, "hint": error.hint}
+    logs.get("backup").warning("failed", extra={"facts": facts}, exc_info=None if isinstance(error, CbkError) else error)
 
 
 @app.task(bind=True, name="cbk.prune", throws=(CbkError,))

@@ -12,12 +12,18 @@ A copy comes in like this, in this order, and counts only once all of it is done
 
     with archive.incoming("17-3", header) as part:
         part.write(...)                     # any number of times
-        part.seal()                         # hash compared, bytes flushed to the disk
+        part.finish()                       # hash compared, the disk begins to write
+        part.flush()                        # all of it is on the disk
         written = part.read_back()          # the same file, opened again by name, inflated and hashed
-        archive.publish(part, location)     # renamed without overwriting, folders flushed to the disk
+        with archive.publishing() as publication:
+            publication.put(part, location) # renamed without overwriting
+        ...                                 # and at the end of the block the folders are flushed to the disk
 
-Whatever fails on the way takes the part with it. Locations are relative to the root; every folder on the way is entered without
-following symbolic links, so that a planted one leads nowhere. Every OSError leaves here as an ArchiveError.
+Several copies go through each of these steps together, so that the disk waits once for all of them: only the first of many files
+that are flushed in a row costs a commit of the file system's journal. Whatever fails on the way takes the part with it.
+
+Locations are relative to the root; every folder on the way is entered without following symbolic links, so that a planted one leads
+nowhere. Every OSError leaves here as an ArchiveError.
 """
 
 from __future__ import annotations
@@ -36,7 +42,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from cbk.errors import (
     ArchiveError,
@@ -90,6 +96,7 @@ _READ_BYTES = 64 * 1024
 _DROP_EVERY_BYTES = 8 * 1024 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
+_SYNC_FILE_RANGE_WRITE = 2  # as above
 _AT_FDCWD = -100  # <fcntl.h>
 
 _DENIED_HINT = "the user that the workers run as must own the backup root"
@@ -206,24 +213,23 @@ class Archive:
         finally:
             part.discard()
 
-    def publish(self, part: Part, location: str) -> None:
-        """Put a part that was read back under its name, for good: both survive a power cut from here on.
+    @contextmanager
+    def publishing(self) -> Iterator[Publication]:
+        """Publish copies together: once this ends without an error, all that were put survive a power cut.
 
-        Raises CopyExists, with the part still there, where `location` is taken: `adopt` tells whether by the same copy.
+        Raises ArchiveError where they may not, though they are under their names.
         """
-        if part.written is None:
-            raise ValueError("a part is published after it was read back")
         self.require()
-        place, name = _split(location)
-        with _disk_errors(f"publish {location}"):
-            try:
-                try:
-                    self._publish(part, place, name)
-                except FileNotFoundError:  # somebody removed a folder, then empty, after it was opened here
-                    with self._folders_held():
-                        self._publish(part, place, name)
-            except FileExistsError:
-                raise CopyExists(f"{location} is there already", hint="`cbk resync` tells whether it is good") from None
+        publication = Publication(self._root)
+        try:
+            yield publication
+            publication.flush()
+        finally:
+            publication.close()
+
+    def is_free(self, location: str) -> bool:
+        """Whether nothing lies at `location`, at the cost of one call and followed links: only a place to save a closer look."""
+        return not os.path.lexists(f"{self._root}/{location}")
 
     def adopt(self, location: str, *, sha256: str, size: int | None = None, tick: Tick | None = None) -> Written:
         """As `check`, and flushed to the disk: what a worker left behind that died between publishing and recording."""
@@ -309,7 +315,7 @@ class Archive:
         """
         self.require()
         _plain_name(name)
-        with _disk_errors(f"write {_KIT}/{name}"), self._folders_held(), _folder(self._root, _KIT) as folder:
+        with _disk_errors(f"write {_KIT}/{name}"), _folders_held(self._root), _folder(self._root, _KIT) as folder:
             if _read_note(folder, name) == content:
                 return
             new = f"{name}.new"  # under the lock, so what a killed process left is nobody's
@@ -339,7 +345,7 @@ class Archive:
             with contextlib.suppress(FileNotFoundError), _folder(self._root, place) as folder:
                 os.unlink(name, dir_fd=folder)
                 _sync_folder(folder)
-            with self._folders_held():
+            with _folders_held(self._root):
                 self._remove_empty(place)
 
     def quarantine(self, location: str) -> str:
@@ -376,7 +382,7 @@ class Archive:
                 os.rename(copy, name, src_dir_fd=source, dst_dir_fd=target)
                 _sync_folder(target)
                 _sync_folder(source)
-            with self._folders_held():
+            with _folders_held(self._root):
                 self._remove_empty(place)
             return _exists(target, name)
 
@@ -392,7 +398,7 @@ class Archive:
         with (
             _disk_errors(f"bring back {location}"),
             _folder(self._root, _TRASH, create=True) as source,
-            self._folders_held(),  # of several at once, the others find it gone
+            _folders_held(self._root),  # of several at once, the others find it gone
         ):
             if not _exists(source, name):
                 raise gone
@@ -461,21 +467,6 @@ class Archive:
                     os.unlink(temporary, dir_fd=folder)
             _sync_folder(folder)
 
-    def _publish(self, part: Part, place: str, name: str) -> None:
-        with _folder(self._root, place, create=True) as folder:
-            part.move(folder, name)
-            _sync_folder(folder)
-
-    @contextmanager
-    def _folders_held(self) -> Iterator[None]:
-        """While this lasts, nobody else removes empty folders, on any machine that shares the disk (flock(2))."""
-        descriptor = os.open(f"{self._root}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
     def _remove_empty(self, place: str) -> None:
         while "/" in place:
             place, _, leaf = place.rpartition("/")
@@ -515,7 +506,7 @@ class Archive:
 
 
 class Part:
-    """A copy in arrival, for one thread. Use it through `Archive.incoming`, in the order write, seal, read_back, publish."""
+    """A copy in arrival, for one thread, from `Archive.incoming`: write, finish, flush, read_back, `Publication.put`."""
 
     def __init__(self, root: str, name: str, header: CopyHeader) -> None:
         _plain_name(name)
@@ -526,6 +517,7 @@ class Part:
         self._encoder = Encoder()
         self._unsynced = 0
         self._started = False
+        self._finished = False
         self._published = False
         self._descriptor: int | None = os.open(self._path, _CREATE_FLAGS, _FILE_MODE)
 
@@ -541,8 +533,8 @@ class Part:
             for output in self._encoder.feed(data):
                 self._put(descriptor, output)
 
-    def seal(self) -> None:
-        """End the copy and flush it to the disk. Raises HashMismatch where the bytes are not those that the header promises."""
+    def finish(self) -> None:
+        """End the copy, and let the disk begin to write it. Raises HashMismatch where its bytes are not what its header says."""
         rest = self._encoder.finish()
         actual = self._encoder.sha256
         if actual != self.header.sha256:
@@ -556,12 +548,21 @@ class Part:
             if size_was_unknown:
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 _write_all(descriptor, encode_header(self.header))
+            _begin_writeback(descriptor)
+        self._finished = True
+
+    def flush(self) -> None:
+        """Wait until all of the finished copy is on the disk. Raises DiskFull or DiskFailed."""
+        if not self._finished:
+            raise ValueError("a part is flushed after it was finished")
+        with _disk_errors(f"write part {self.name}"):
+            descriptor = self._open_descriptor()
             os.fsync(descriptor)
             self._descriptor = None
             os.close(descriptor)
 
     def read_back(self, *, tick: Tick | None = None) -> Written:
-        """Open the sealed file again by its name, and verify every byte of it. Raises CopyCorrupt. `tick` as in `Archive.check`."""
+        """Open the flushed file again by its name, and verify every byte. Raises CopyCorrupt. `tick` as in `Archive.check`."""
         with _disk_errors(f"read part {self.name}"), _about(f"part {self.name}"):
             descriptor = os.open(self._path, _READ_FLAGS)
             try:
@@ -574,7 +575,7 @@ class Part:
         return written
 
     def move(self, folder: int, name: str) -> None:
-        """Move the file into an open folder, for `Archive.publish`; nothing of the part is left then. Raises FileExistsError."""
+        """Move the file into an open folder, for `Publication.put`; nothing of the part is left then. Raises FileExistsError."""
         _move(None, self._path, folder, name)
         self._published = True
 
@@ -600,8 +601,55 @@ class Part:
 
     def _open_descriptor(self) -> int:
         if self._descriptor is None:
-            raise ValueError("a sealed part takes no more bytes")
+            raise ValueError("a part that was flushed takes no more bytes")
         return self._descriptor
+
+
+class Publication:
+    """Copies that are put under their names, and the folders to flush for it: from `Archive.publishing`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._walk = _Walk(root)
+        self._changed: set[str] = set()
+
+    def put(self, part: Part, location: str) -> None:
+        """Put a part that was read back under its name.
+
+        Raises CopyExists, with the part still there, where `location` is taken: `Archive.adopt` tells whether by the same copy.
+        """
+        if part.written is None:
+            raise ValueError("a part is published after it was read back")
+        place, name = _split(location)
+        with _disk_errors(f"publish {location}"):
+            try:
+                try:
+                    self._put(part, place, name)
+                except FileNotFoundError:  # somebody removed a folder, then empty, after it was opened here
+                    self._walk.close()
+                    with _folders_held(self._root):
+                        self._put(part, place, name)
+            except FileExistsError:
+                raise CopyExists(f"{location} is there already", hint="`cbk resync` tells whether it is good") from None
+
+    def flush(self) -> None:
+        """Flush what the folders say about the copies that were put. Raises ArchiveError."""
+        with _disk_errors(f"flush {len(self._changed)} folders"):
+            for path in sorted(self._changed, reverse=True):
+                # One that is gone was empty again: what was put there was pruned meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    _sync_folder(self._walk.enter(path))
+        self._changed.clear()
+
+    def close(self) -> None:
+        """Close the folders that are open."""
+        self._walk.close()
+
+    def _put(self, part: Part, place: str, name: str) -> None:
+        folder = self._walk.enter(place, create=True)
+        self._changed |= self._walk.take_changed()
+        part.move(folder, name)
+        self._changed.add(place)
 
 
 class _Reading:
@@ -718,26 +766,76 @@ def _about(subject: str) -> Iterator[None]:
 # ---- the file system ---------------------------------------------------------------------------------------------------------
 
 
+class _Walk:
+    """Open folders below `root`, reached segment by segment without following a symbolic link: those on the way to one at a time.
+
+    What the way to the next one has in common with it stays open.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._segments: list[str] = []
+        self._descriptors: list[int] = []
+        self._changed: set[str] = set()
+
+    def enter(self, path: str, *, create: bool = False) -> int:
+        """A descriptor of the folder `path`, until the next call. With `create`, what is missing is made."""
+        segments = path.split("/") if path else []
+        common = 0
+        while common < min(len(segments), len(self._segments)) and segments[common] == self._segments[common]:
+            common += 1
+        self._close_below(common)
+        if not self._descriptors:  # the root itself may be reached by a link
+            self._descriptors.append(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        for segment in segments[common:]:
+            descriptor, made = _enter(self._descriptors[-1], segment, create=create)
+            if made:
+                self._changed.add("/".join(self._segments))
+            self._descriptors.append(descriptor)
+            self._segments.append(segment)
+        return self._descriptors[-1]
+
+    def take_changed(self) -> set[str]:
+        """The folders that others were made in since the last call: they have to be flushed."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    def close(self) -> None:
+        """Close all of them."""
+        self._close_below(0)
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _close_below(self, depth: int) -> None:
+        while len(self._segments) > depth:
+            self._segments.pop()
+            os.close(self._descriptors.pop())
+
+
 @contextmanager
 def _folder(root: str, path: str, *, create: bool = False) -> Iterator[int]:
     """A descriptor of the folder `path` below `root`, reached segment by segment without following a symbolic link.
 
     With `create`, what is missing is made, and is flushed to the disk at the end, after what the body put in.
     """
-    descriptors = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]  # the root itself may be reached by a link
-    changed = []
+    walk = _Walk(root)
     try:
-        for segment in path.split("/") if path else ():
-            descriptor, made = _enter(descriptors[-1], segment, create=create)
-            if made:
-                changed.append(descriptors[-1])
-            descriptors.append(descriptor)
-        yield descriptors[-1]
-        for descriptor in reversed(changed):
-            _sync_folder(descriptor)
+        yield walk.enter(path, create=create)
+        for changed in sorted(walk.take_changed(), reverse=True):
+            _sync_folder(walk.enter(changed))
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        walk.close()
+
+
+@contextmanager
+def _folders_held(root: str) -> Iterator[None]:
+    """While this lasts, nobody else removes empty folders, on any machine that shares the disk (flock(2))."""
+    descriptor = os.open(f"{root}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _enter(parent: int, segment: str, *, create: bool) -> tuple[int, bool]:
@@ -855,14 +953,21 @@ def _checked_rename(source_folder: int | None, source: str, target_folder: int, 
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
 
 
-def _find_renameat2() -> Callable[..., int] | None:
+def _begin_writeback(descriptor: int) -> None:
+    """Let the disk begin to write a file while others are made (sync_file_range(2)). It promises nothing; fsync waits less then."""
+    if _sync_file_range is not None:
+        _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+def _from_libc(name: str, *arguments: type[ctypes._SimpleCData[Any]]) -> Callable[..., int] | None:
     try:
-        function = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):  # musl has no such function
+        function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (AttributeError, OSError):  # musl has not all of them
         return None
-    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    function.argtypes = arguments
     function.restype = ctypes.c_int
-    return function
+    return cast("Callable[..., int]", function)
 
 
-_renameat2 = _find_renameat2()
+_renameat2 = _from_libc("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_sync_file_range = _from_libc("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)

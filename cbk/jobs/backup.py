@@ -1,19 +1,40 @@
-"""Back up one version: claim it, fetch it, verify it, put it on the disk, record it. Bytes before record."""
+"""Back up versions: claim them, fetch them, verify them, put them on the disk, record them. Bytes before record.
+
+Several that were sent together are fetched one after the other and stored together: each step of storing is done for all of them
+before the next, so that the disk and the catalog wait once for all. One of them that fails takes nothing with it.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from random import random
 
 from cbk.edges import machine
-from cbk.edges.catalog import Keeper
-from cbk.errors import CatalogError, CbkError, CopyCorrupt, CopyExists, CopyMissing, DiskFailed, LeaseLost, RootMissing, SourceError
+from cbk.edges.archive import Part, Publication
+from cbk.edges.catalog import Keeper, uptime
+from cbk.errors import (
+    ArchiveError,
+    CatalogError,
+    CbkError,
+    CopyCorrupt,
+    CopyExists,
+    CopyMissing,
+    DiskFailed,
+    LeaseLost,
+    RootMissing,
+    SourceError,
+)
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Kit
 from cbk.jobs.removing import remove_bytes
 from cbk.jobs.room import check_room
 from cbk.jobs.workers import note_at_work
-from cbk.model import AcceptedRow, Claim, CopyHeader, Summary, Version, Written
+from cbk.model import AcceptedRow, Claim, CopyHeader, SourceRow, Summary, Version, Written
 from cbk.rules.layout import copy_location, split_key
 from cbk.rules.outcome import Outcome, after_failure, decide_fetch
 from cbk.rules.rows import read_row
@@ -22,122 +43,309 @@ from cbk.rules.rows import read_row
 GIVE_BACK = timedelta(seconds=30)
 # A copy that the disk could not read in so many attempts is not waited for any longer.
 UNREADABLE_ATTEMPTS = 3
+# What is ready is stored once it is so large, or once the oldest of it has waited so long for a download that goes on.
+STORE_BYTES = 16 * 1024 * 1024
+STORE_AFTER_SECONDS = 1.0
+# A download that is larger, or takes longer, is no reason for the others of its batch to wait: they go back, to other workers.
+LARGE_BYTES = 8 * 1024 * 1024
+LONG_SECONDS = 5.0
+
+# A part of the kit is away: that is no failure of any version.
+_AWAY = (SourceError, CatalogError, RootMissing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What went wrong with a version. It is recorded, with the time of the next try, unless another worker has taken over."""
+
+    version: Version
+    error: Exception
+
+
+@dataclass(slots=True)
+class Done:
+    """What became of each piece of work, in no order."""
+
+    summaries: list[Summary] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ready:
+    """A copy that is to be stored: a part in arrival, or None where it lies in its place already."""
+
+    claim: Claim
+    part: Part | None = None
+    written: Written | None = None
+    keep: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def location(self) -> str:
+        return copy_location(self.claim.version.place, self.claim.version.number)
 
 
 def back_up(kit: Kit, source_id: str) -> Summary:
     """Store the version of this row. Doubled, late and stray messages return quietly.
 
-    While the disk takes nothing new (`jobs.room`), nothing is claimed.
-
     Raises what went wrong, after recording what became of the version and when it is tried again, or after giving it back where a
     part of the kit is away; LeaseLost where another worker has taken it over, with nothing recorded.
     """
+    done = back_up_together(kit, [source_id])
+    for failure in done.failures:
+        raise failure.error
+    return done.summaries[0]
+
+
+def back_up_together(kit: Kit, source_ids: Sequence[str]) -> Done:
+    """Store the versions of these rows. While the disk takes nothing new (`jobs.room`), nothing is claimed.
+
+    Raises SourceError, CatalogError or RootMissing where a part of the kit is away, after giving back what was not stored.
+    """
     kit.require_disk()
     problem = check_room(kit)
-    if problem is not None:  # its dispatch runs out, and it is sent again once there is room
-        return Summary(outcome="put off", facts={"row": source_id, "reason": problem.message})
-    claim = kit.catalog.work.claim(source_id, kit.settings.lease) or _claim_unseen(kit, source_id)
-    if isinstance(claim, Summary):
-        return claim
-    try:
-        note_at_work(kit)
-        summary = _fetch_and_store(kit, claim)
-    except LeaseLost:
-        raise
-    except (SourceError, CatalogError, RootMissing) as error:
-        kit.catalog.work.give_back(claim, min(GIVE_BACK, kit.settings.poll_interval), reason=f"tried again soon: {error.message}")
-        raise
-    except CbkError as error:
-        _record_failure(kit, claim, error)
-        raise
-    except Exception as error:
-        # A bug, ours or a library's: its version backs off and says so, instead of coming back with each lease.
-        _record_failure(kit, claim, CbkError(f"unexpected {type(error).__name__}", hint="the worker's log has the traceback"))
-        raise
-    return summary
+    if problem is not None:  # their dispatch runs out, and they are sent again once there is room
+        put_off = [Summary(outcome="put off", facts={"row": source_id, "reason": problem.message}) for source_id in source_ids]
+        return Done(put_off)
+    done = Done()
+    claims = kit.catalog.work.claim(source_ids, kit.settings.lease)
+    claims += _claim_others(kit, set(source_ids) - {claim.version.source_id for claim in claims}, done)
+    if claims:
+        _Batch(kit, claims, done).run()
+    return done
 
 
-def _claim_unseen(kit: Kit, source_id: str) -> Claim | Summary:
-    """Why there was nothing to claim; a row that no poll has seen yet is taken in first."""
-    version = kit.catalog.work.version_of_row(source_id)
-    if version is not None:
-        return _nothing_to_do(version)
-    row = kit.source.row(source_id)
-    if row is None:
-        return Summary(outcome="nothing to do", facts={"row": source_id, "reason": "there is no such row"})
-    take_in(kit, [row])
-    return kit.catalog.work.claim(source_id, kit.settings.lease) or Summary(
-        outcome="nothing to do", facts={"row": source_id, "reason": "its version is known from another row, or not wanted now"}
-    )
+def sum_up(done: Done) -> Summary:
+    """One line for a batch: how often each outcome came, and how many bytes were stored."""
+    outcomes = Counter(summary.outcome for summary in done.summaries)
+    outcomes["failed"] = len(done.failures)
+    facts = {outcome.replace(" ", "_"): count for outcome, count in sorted(outcomes.items()) if count}
+    size = sum(size for summary in done.summaries if isinstance(size := summary.facts.get("size", 0), int))
+    return Summary(outcome="backed up", facts=facts | {"size": size})
 
 
-def _nothing_to_do(version: Version) -> Summary:
-    reason = "another worker is at it, or it is not due yet" if version.due_at else version.reason or "it is stored"
-    return Summary(outcome="nothing to do", facts={"version": version.label, "state": version.state.value, "reason": reason})
+def _claim_others(kit: Kit, source_ids: set[str], done: Done) -> list[Claim]:
+    """Say why there was nothing to claim; rows that no poll has seen yet are taken in first."""
+    known = kit.catalog.work.versions_of_rows(source_ids) if source_ids else {}
+    done.summaries += [_nothing_to_do(version) for version in known.values()]
+    unseen = source_ids - known.keys()
+    if not unseen:
+        return []
+    rows = kit.source.rows(sorted(unseen))
+    done.summaries += [_no_work(source_id, "there is no such row") for source_id in unseen - rows.keys()]
+    take_in(kit, list(rows.values()))
+    claims = kit.catalog.work.claim(rows, kit.settings.lease)
+    for source_id in rows.keys() - {claim.version.source_id for claim in claims}:
+        done.summaries.append(_no_work(source_id, "its version is known from another row, or not wanted now"))
+    return claims
 
 
-def _fetch_and_store(kit: Kit, claim: Claim) -> Summary:
-    version = claim.version
-    row = kit.source.row(version.source_id)
-    decision = decide_fetch(version, read_row(row) if row else None)
-    if isinstance(decision, Outcome):
-        kit.catalog.work.record_outcome(claim, decision)
-        settle_files(kit, [version.file_id])
-        return _summary(decision.state.value, version, reason=decision.reason)
-    keeper = Keeper(kit.catalog.work, claim, kit.settings.lease)
-    written = _adopt(kit, version, keeper)
-    outcome = "adopted"
-    if written is None:
-        written = _download(kit, claim, decision.row, keeper)
-        outcome = "stored"
-    try:
-        kit.catalog.work.record_stored(claim, written)
-    except LeaseLost:
-        # It slept through the lease, and the version was pruned meanwhile: nobody else knows of these bytes.
-        if kit.catalog.removals.note_leftover(version.id):
-            remove_bytes(kit, version)
-        raise
-    _settle_siblings(kit, version)
-    return _summary(outcome, version, size=written.size, stored_size=written.stored_size)
+class _Batch:
+    """The versions of one message, under one worker's claims."""
 
+    def __init__(self, kit: Kit, claims: Iterable[Claim], done: Done) -> None:
+        self._kit = kit
+        self._waiting = deque(claims)
+        self._keeper = Keeper(kit.catalog.work, self._waiting, kit.settings.lease)
+        self._ready: list[_Ready] = []
+        self._ready_since = 0.0
+        self._done = done
 
-def _adopt(kit: Kit, version: Version, keeper: Keeper) -> Written | None:
-    """The copy that lies there already: a worker died between publishing and recording, or it could not be read for a while.
-
-    A bad one is put aside, and so is one that the disk fails to read again and again.
-    """
-    location = copy_location(version.place, version.number)
-    try:
-        return kit.archive.adopt(location, sha256=version.sha256, tick=keeper.tick)
-    except CopyMissing:
-        return None
-    except CopyCorrupt:
-        kit.archive.quarantine(location)
-        return None
-    except DiskFailed:
-        if version.attempts < UNREADABLE_ATTEMPTS:
-            raise  # a disk that was away for a moment gives it the next time
-        kit.archive.quarantine(location)
-        return None
-
-
-def _download(kit: Kit, claim: Claim, row: AcceptedRow, keeper: Keeper) -> Written:
-    version = claim.version
-    location = copy_location(version.place, version.number)
-    with kit.archive.incoming(f"{version.id}-{claim.fence}.part", _header(version, row)) as part:
-        kit.downloader.fetch(row.link, part, tick=keeper.tick, now=machine.now)
-        keeper.tick()
-        part.seal()
-        keeper.tick()
-        written = part.read_back(tick=keeper.tick)
-        # A worker that slept through its lease stops here; should it fall asleep right after, the name is not overwritten.
-        keeper.tick()
+    def run(self) -> None:
+        """All of it. Raises SourceError, CatalogError or RootMissing, after giving back what was not stored."""
         try:
-            kit.archive.publish(part, location)
+            note_at_work(self._kit)
+            rows = self._kit.source.rows([claim.version.source_id for claim in self._waiting])
+            while self._waiting:
+                claim = self._waiting.popleft()
+                with self._answering(claim):
+                    self._take(claim, rows.get(claim.version.source_id))
+                if sum(item.part.bytes_in for item in self._ready if item.part) >= STORE_BYTES:
+                    self._store()
+            self._store()
+        except _AWAY as error:
+            delay = min(GIVE_BACK, self._kit.settings.poll_interval)
+            self._kit.catalog.work.give_back(self._keeper.held, delay, reason=f"tried again soon: {error.message}")
+            raise
+        finally:
+            for item in self._ready:
+                item.keep.close()
+
+    # ---- fetching ------------------------------------------------------------------------------------------------------------
+
+    def _take(self, claim: Claim, row: SourceRow | None) -> None:
+        version = claim.version
+        decision = decide_fetch(version, read_row(row) if row else None)
+        if isinstance(decision, Outcome):
+            self._kit.catalog.work.record_outcome(claim, decision)
+            self._keeper.drop(claim)
+            settle_files(self._kit, [version.file_id])
+            self._done.summaries.append(_summary(decision.state.value, version, reason=decision.reason))
+            return
+        tick = partial(self._tick, claim, uptime())
+        written = self._adopt(version, tick)
+        item = _Ready(claim=claim, written=written)
+        if written is None:
+            with item.keep as undo:
+                self._download(item, decision.row, tick)
+                item.keep = undo.pop_all()
+        if not self._ready:
+            self._ready_since = uptime()
+        self._ready.append(item)
+
+    def _adopt(self, version: Version, tick: Callable[[], None]) -> Written | None:
+        """The copy that lies there already: a worker died between publishing and recording, or it could not be read for a while.
+
+        A bad one is put aside, and so is one that the disk fails to read again and again.
+        """
+        archive, location = self._kit.archive, copy_location(version.place, version.number)
+        if archive.is_free(location):
+            return None
+        try:
+            return archive.adopt(location, sha256=version.sha256, tick=tick)
+        except CopyMissing:
+            return None
+        except CopyCorrupt:
+            archive.quarantine(location)
+            return None
+        except DiskFailed:
+            if version.attempts < UNREADABLE_ATTEMPTS:
+                raise  # a disk that was away for a moment gives it the next time
+            archive.quarantine(location)
+            return None
+
+    def _download(self, item: _Ready, row: AcceptedRow, tick: Callable[[int], None]) -> None:
+        version = item.claim.version
+        name = f"{version.id}-{item.claim.fence}.part"
+        item.part = item.keep.enter_context(self._kit.archive.incoming(name, _header(version, row)))
+        self._kit.downloader.fetch(row.link, item.part, tick=tick, now=machine.now)
+        tick(0)
+        item.part.finish()
+
+    def _tick(self, claim: Claim, began: float, bytes_so_far: int = 0) -> None:
+        """Called with each chunk. Raises LeaseLost; or SourceError, CatalogError or RootMissing from storing others."""
+        self._keeper.tick(claim)
+        now = uptime()
+        if self._ready and now - self._ready_since >= STORE_AFTER_SECONDS:
+            self._store()
+        if self._waiting and (bytes_so_far >= LARGE_BYTES or now - began >= LONG_SECONDS):
+            self._kit.catalog.work.give_back(self._waiting, timedelta(0))
+            for other in self._waiting:
+                self._keeper.drop(other)
+            self._waiting.clear()
+
+    # ---- storing -------------------------------------------------------------------------------------------------------------
+
+    def _store(self) -> None:
+        """Store what is ready, step by step, each for all."""
+        items, self._ready = self._ready, []
+        try:
+            left = self._each(items, self._flush)
+            left = self._each(left, self._read_back)
+            self._record(self._publish(left))
+        finally:
+            for item in items:
+                item.keep.close()
+
+    def _each(self, items: Iterable[_Ready], step: Callable[[_Ready], None]) -> list[_Ready]:
+        """Those for which the step did not fail."""
+        left = []
+        for item in items:
+            with self._answering(item.claim):
+                step(item)
+                left.append(item)
+        return left
+
+    def _flush(self, item: _Ready) -> None:
+        if item.part is not None:
+            self._keeper.tick(item.claim)
+            item.part.flush()
+
+    def _read_back(self, item: _Ready) -> None:
+        if item.part is not None:
+            item.written = item.part.read_back(tick=partial(self._keeper.tick, item.claim))
+
+    def _publish(self, items: Iterable[_Ready]) -> list[_Ready]:
+        put: list[_Ready] = []
+        try:
+            with self._kit.archive.publishing() as publication:
+                put += self._each(items, partial(self._put, publication))
+        except RootMissing:
+            raise
+        except ArchiveError as error:
+            for item in put:
+                self._fail(item.claim, error)
+            return []
+        return put
+
+    def _put(self, publication: Publication, item: _Ready) -> None:
+        # A worker that slept through its lease stops here; should it fall asleep right after, the name is not overwritten.
+        self._keeper.tick(item.claim)
+        if item.part is None:
+            return
+        try:
+            publication.put(item.part, item.location)
         except CopyExists:
             # Another worker was first with the same version: its copy counts, if it is good.
-            return kit.archive.adopt(location, sha256=version.sha256, tick=keeper.tick)
-    return written
+            tick = partial(self._keeper.tick, item.claim)
+            item.written = self._kit.archive.adopt(item.location, sha256=item.claim.version.sha256, tick=tick)
+
+    def _record(self, items: Sequence[_Ready]) -> None:
+        written = {item.claim.version.id: item.written for item in items if item.written is not None}
+        lost = self._kit.catalog.work.record_stored((item.claim, written[item.claim.version.id]) for item in items)
+        for claim in lost:
+            with self._answering(claim):
+                # It slept through the lease. Where the version was pruned meanwhile, nobody else knows of these bytes.
+                if self._kit.catalog.removals.note_leftover(claim.version.id):
+                    remove_bytes(self._kit, claim.version)
+                raise LeaseLost(f"another worker holds {claim.version.label} now")
+        gone = {claim.version.id for claim in lost}
+        stored = [item for item in items if item.claim.version.id not in gone]
+        for item in stored:
+            self._keeper.drop(item.claim)
+            version, copy = item.claim.version, written[item.claim.version.id]
+            outcome = "adopted" if item.part is None else "stored"
+            self._done.summaries.append(_summary(outcome, version, size=copy.size, stored_size=copy.stored_size))
+        settle_files(self._kit, self._kit.catalog.work.with_siblings({item.claim.version.file_id for item in stored}))
+
+    # ---- failing -------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _answering(self, claim: Claim) -> Iterator[None]:
+        """What goes wrong in here is this version's matter and is recorded; the others go on."""
+        try:
+            yield
+        except _AWAY:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug, ours or a library's, must not come back with each lease
+            self._fail(claim, error)
+
+    def _fail(self, claim: Claim, error: Exception) -> None:
+        self._done.failures.append(Failure(version=claim.version, error=error))
+        if not isinstance(error, LeaseLost):
+            with suppress(LeaseLost):  # then it is another worker's, who records what becomes of it
+                self._record_failure(claim, _as_kit_error(error))
+        self._keeper.drop(claim)
+
+    def _record_failure(self, claim: Claim, error: CbkError) -> None:
+        kit, version = self._kit, claim.version
+        siblings = [other for other in kit.catalog.work.versions_of_file(version.file_id) if other.id != version.id]
+        outcome = after_failure(
+            version,
+            error,
+            siblings=siblings,
+            now=kit.catalog.database.now(),
+            base=kit.settings.poll_interval,
+            jitter=random(),  # noqa: S311 - spreads retries
+        )
+        kit.catalog.work.record_outcome(claim, outcome)
+        if siblings:
+            settle_files(kit, [version.file_id])
+
+
+def _as_kit_error(error: Exception) -> CbkError:
+    if isinstance(error, CbkError):
+        return error
+    return CbkError(f"unexpected {type(error).__name__}", hint="the worker's log has the traceback")
 
 
 def _header(version: Version, row: AcceptedRow) -> CopyHeader:
@@ -154,24 +362,13 @@ def _header(version: Version, row: AcceptedRow) -> CopyHeader:
     )
 
 
-def _record_failure(kit: Kit, claim: Claim, error: CbkError) -> None:
-    siblings = [other for other in kit.catalog.work.versions_of_file(claim.version.file_id) if other.id != claim.version.id]
-    outcome = after_failure(
-        claim.version,
-        error,
-        siblings=siblings,
-        now=kit.catalog.database.now(),
-        base=kit.settings.poll_interval,
-        jitter=random(),  # noqa: S311 - spreads retries
-    )
-    kit.catalog.work.record_outcome(claim, outcome)
-    if siblings:
-        settle_files(kit, [claim.version.file_id])
+def _nothing_to_do(version: Version) -> Summary:
+    reason = "another worker is at it, or it is not due yet" if version.due_at else version.reason or "it is stored"
+    return Summary(outcome="nothing to do", facts={"version": version.label, "state": version.state.value, "reason": reason})
 
 
-def _settle_siblings(kit: Kit, version: Version) -> None:
-    if kit.catalog.work.has_siblings(version.file_id):
-        settle_files(kit, [version.file_id])
+def _no_work(source_id: str, reason: str) -> Summary:
+    return Summary(outcome="nothing to do", facts={"row": source_id, "reason": reason})
 
 
 def _summary(outcome: str, version: Version, **facts: object) -> Summary:

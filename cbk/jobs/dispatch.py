@@ -5,6 +5,7 @@ from __future__ import annotations
 from cbk.errors import CbkError
 from cbk.jobs.kit import Courier, Kit
 from cbk.jobs.room import check_room
+from cbk.rules.batches import share_out
 
 
 def dispatch(kit: Kit, courier: Courier) -> int:
@@ -19,13 +20,14 @@ def dispatch(kit: Kit, courier: Courier) -> int:
     if silent:
         waiting = courier.waiting_backups()
         work.extend_dispatched([source_id for source_id in silent if source_id in waiting], settings.lease)
-    room = settings.dispatch_window - work.in_flight()
+    in_flight = work.in_flight()
+    room = settings.dispatch_window - in_flight
     if room <= 0 or check_room(kit) is not None:
         return 0
     versions = work.dispatch(room, settings.lease)
     if versions:
         try:
-            courier.send_backups(versions)
+            courier.send_backups(share_out(versions, in_flight=in_flight))
         except CbkError:
             work.undo_dispatch(version.id for version in versions)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -26,8 +26,8 @@ DEFAULT_CONCURRENCY = 8
 class Courier(Protocol):
     """Carries work to the workers; what it forgets is sent again."""
 
-    def send_backups(self, versions: Iterable[Version]) -> None:
-        """Send one backup task for each version. Raises BrokerUnavailable; some may have been sent then."""
+    def send_backups(self, batches: Iterable[Sequence[Version]]) -> None:
+        """Send one backup task for each batch of versions. Raises BrokerUnavailable; some may have been sent then."""
 
     def send_prunes(self, planned: Iterable[Planned], now: datetime) -> None:
         """Send one prune task for each removal, to run when it is due. Raises BrokerUnavailable; some may have been sent then."""

@@ -147,7 +147,7 @@ def _give_up(kit: Kit, version: Version, reason: str) -> None:
     """The copy counts no more, and is fetched again; one that was pruned or stored anew meanwhile is left as it is."""
     claim = kit.catalog.verification.claim_bad(version, kit.settings.lease, reason=reason)
     if claim is not None:
-        kit.catalog.work.give_back(claim, timedelta(0), reason=reason)
+        kit.catalog.work.give_back([claim], timedelta(0), reason=reason)
 
 
 def _summary(outcome: str, removal: Removal, **facts: object) -> Summary:

@@ -7,7 +7,7 @@ out, it is record before bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -15,7 +15,7 @@ from random import random
 from time import monotonic
 
 from cbk.edges.catalog import Scope
-from cbk.errors import ArchiveError, CopyMissing, DiskFailed, LeaseLost, RootMissing, UsageError
+from cbk.errors import ArchiveError, CopyMissing, DiskFailed, RootMissing, UsageError
 from cbk.jobs.kit import Kit
 from cbk.jobs.reread import Look, OnRead, Reads, Stopped, location_of, look_at
 from cbk.model import Summary, Version, Written
@@ -228,8 +228,8 @@ class _Run:
         try:
             quarantined, trouble = self._put_aside(found, look, now) if found.finding.leaves_bytes else (None, "")
         finally:
-            with suppress(LeaseLost):  # whoever took over a claim that was slept through goes on with it
-                work.give_back(claim, timedelta(0), reason=reason)
+            # Whoever took over a claim that was slept through goes on with it.
+            work.give_back([claim], timedelta(0), reason=reason)
         message = f"{found.message}; {trouble}" if trouble else found.message
         return Found(version=found.version, finding=found.finding, message=message, quarantined=quarantined, again=True)
 

@@ -37,7 +37,7 @@ class PowerCuts:
         self._scene.leave()
         said = []
         with process(work, self._scene.desk.settings, THREADS) as (child, connection):
-            for _ in range(self._random.randrange(1, files - THREADS)):
+            for _ in range(self._random.randrange(1, files // 3)):
                 assert connection.poll(_PATIENCE_SECONDS), "the worker does nothing"
                 said.append(connection.recv())
             time.sleep(self._random.uniform(0, _WITHIN_SECONDS))  # where the cut falls is the point

@@ -20,6 +20,8 @@ from tests.faults.worker import GO, UNKNOWN, act, process
 _PATIENCE_SECONDS = 30
 _FILES_TO_DELETE = 3
 _AIMS = 3
+# A batch of so many files: whether each is a new version of a file, and whether a dead worker left its copy.
+_BATCH = ((False, False), (True, False), (False, True), (False, False))
 # Every file of a scene is looked at after every fault: a new scene now and then keeps that short.
 _FAULTS_PER_SCENE = 150
 ERRORS = ("EIO", "ENOSPC")
@@ -53,6 +55,11 @@ def _larger_file(scene):
 
 def _new_version(scene):
     return "back_up", scene.take_in(scene.upload(size=5_000, again=True))
+
+
+def _batch(scene):
+    rows = [scene.take_in(scene.upload(size=5_000, again=again, leave_copy=left)) for again, left in _BATCH]
+    return "back_up_together", rows
 
 
 def _copy_left_there(scene):
@@ -98,6 +105,7 @@ WAYS = {
     "a new file": Way(_new_file),
     "a larger file": Way(_larger_file),
     "a new version": Way(_new_version),
+    "a batch": Way(_batch),
     "a copy that a dead worker left": Way(_copy_left_there),
     "a bad copy in the place": Way(_bad_copy_there, spoils=True),
     "wrong bytes from the origin": Way(_wrong_bytes_first),

@@ -34,14 +34,14 @@ class Plant:
 PLANTS = {
     "the bytes are not flushed": Plant(
         "cbk/edges/archive.py",
-        "            os.fsync(descriptor)\n            self._descriptor = None\n",
-        "            self._descriptor = None\n",
+        "            os.fsync(descriptor)\n            self._descriptor = None\n            os.close",
+        "            self._descriptor = None\n            os.close",
         (_CUTS.format("elsewhere"),),
     ),
     "the folder is not flushed": Plant(
         "cbk/edges/archive.py",
-        "            part.move(folder, name)\n            _sync_folder(folder)\n",
-        "            part.move(folder, name)\n",
+        "        part.move(folder, name)\n        self._changed.add(place)\n",
+        "        part.move(folder, name)\n",
         (_CUTS.format("elsewhere"),),
     ),
     "the record of a prune is not flushed": Plant(
@@ -76,8 +76,8 @@ PLANTS = {
     ),
     "the lease is not asked before publishing": Plant(
         "cbk/jobs/backup.py",
-        "        keeper.tick()\n        try:\n            kit.archive.publish",
-        "        try:\n            kit.archive.publish",
+        "        self._keeper.tick(item.claim)\n        if item.part is None:\n",
+        "        if item.part is None:\n",
         (f"{_JOBS}test_worker_that_slept_through_its_lease_publishes_nothing",),
     ),
     "the disk is not asked for its identity": Plant(

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 
 from cbk.edges import archive
-from cbk.edges.archive import Archive, Part
+from cbk.edges.archive import Archive, Part, Publication
 from cbk.edges.catalog.removals import Removals
 from cbk.edges.catalog.work import Work
 
@@ -29,14 +29,15 @@ IN = {
     "half written": Step(Part, "write", after=True, nth=2),
     "written, not flushed": Step(os, "fsync", after=False),
     "flushed": Step(os, "fsync", after=True),
-    "sealed": Step(Part, "seal", after=True),
+    "finished": Step(Part, "finish", after=True),
     "read back": Step(Part, "read_back", after=True),
     "folder made": Step(os, "mkdir", after=True),
     "about to be renamed": Step(Part, "move", after=False),
     "renamed, not flushed": Step(Part, "move", after=True),
     "copy's folder flushed": Step(archive, "_sync_folder", after=True),
     "first folder above flushed": Step(archive, "_sync_folder", after=True, nth=2),
-    "published": Step(Archive, "publish", after=True),
+    "put in its place": Step(Publication, "put", after=True),
+    "published": Step(Publication, "flush", after=True),
     "recorded": Step(Work, "record_stored", after=True),
 }
 # Those that only a file gets to whose folder is not there yet.

@@ -16,7 +16,7 @@ from local_servers import wait_until
 CALLS = (
     "openat", "mkdirat", "mkdir", "write", "pwrite64", "read", "pread64", "lseek", "ftruncate", "fsync", "fdatasync", "renameat2",
     "renameat", "rename", "linkat", "link", "unlinkat", "unlink", "rmdir", "close", "newfstatat", "fstat", "statfs", "getdents64",
-    "flock", "fcntl", "mmap",
+    "flock", "fcntl", "mmap", "sync_file_range",
 )  # fmt: skip
 
 # Those after which the disk is another one than before.

@@ -7,12 +7,12 @@ import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import zip_longest
+from itertools import cycle, zip_longest
 from multiprocessing import get_context
 
-from cbk.edges import machine
+from cbk.edges import archive, machine
 from cbk.errors import CbkError
-from cbk.jobs.backup import back_up
+from cbk.jobs.backup import back_up, back_up_together, sum_up
 from cbk.jobs.kit import open_kit
 from cbk.jobs.poll import poll
 from cbk.jobs.prune import prune
@@ -26,6 +26,7 @@ DONE = "done"
 GO = signal.SIGUSR1
 UNKNOWN = "not an error of the kit"
 _PATIENCE_SECONDS = 60
+_BATCHES = (1, 3, 1, 6)
 _PR_SET_PTRACER = 0x59616D61  # <linux/prctl.h>
 
 
@@ -63,16 +64,25 @@ def work(connection, settings, threads, step=None):
     if step is not None:
         before_step(step, lambda: die_without_power(settings["backup_root"]))
     connection.send(_how_it_goes(lambda: poll(kit, courier, pause=lambda _: True)))
-    tasks = zip_longest(courier.take(), [removal for removal, _ in courier.prunes])
+    tasks = zip_longest(_batches(courier.take()), [removal for removal, _ in courier.prunes])
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, [task for pair in tasks for task in pair if task is not None]))
     connection.send(DONE)
 
 
+def _batches(row_ids):
+    """One at a time and several together by turns."""
+    left, sizes = list(row_ids), cycle(_BATCHES)
+    while left:
+        size = next(sizes)
+        yield left[:size]
+        del left[:size]
+
+
 def _do(kit, courier, task):
-    """Back up a row, given by its Id, or carry out a removal."""
-    if isinstance(task, str):
-        return back_up(kit, task)
+    """Back up rows, given by their Ids, or carry out a removal."""
+    if isinstance(task, list):
+        return back_up(kit, task[0]) if len(task) == 1 else _back_up_together(kit, task)
     return prune(kit, courier, delete_id=task.delete_id, version_id=task.version_id)
 
 
@@ -87,8 +97,9 @@ def _how_it_goes(job):
 
 
 def _ignore_advice():
-    """As a kernel may. That pages are not needed has Linux write early what was never flushed, which hides a missing flush."""
+    """As a kernel may. Linux takes it for a reason to write early what was never flushed, which hides a missing flush."""
     os.posix_fadvise = lambda *_: None
+    archive._begin_writeback = lambda _: None
 
 
 def die_without_power(root):
@@ -125,8 +136,16 @@ def _prune(kit, delete_id):
     return prune(kit, CollectingCourier(), delete_id=delete_id)
 
 
+def _back_up_together(kit, row_ids):
+    """As a worker does with a batch; what went wrong with one of them is raised in the end."""
+    done = back_up_together(kit, row_ids)
+    for failure in done.failures:
+        raise failure.error
+    return sum_up(done)
+
+
 def _verify(kit):
     return verify(kit, choose(kit), by="a test").summary
 
 
-JOBS = {"back_up": back_up, "poll": _poll, "prune": _prune, "verify": _verify}
+JOBS = {"back_up": back_up, "back_up_together": _back_up_together, "poll": _poll, "prune": _prune, "verify": _verify}

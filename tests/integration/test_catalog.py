@@ -16,6 +16,7 @@ from cbk.model import AcceptedRow, DeclinedRow, VersionState, Written
 from cbk.rules.intake import candidate_place_keys, plan_intake
 from cbk.rules.outcome import Outcome
 from cbk.rules.wanted import Transition
+from tests.desk import claim_row, store
 
 LEASE = timedelta(minutes=2)
 WRITTEN = Written(sha256="aa" * 32, size=10, stored_size=8, stored_sha256="bb" * 32)
@@ -230,65 +231,63 @@ def test_undo_dispatch_makes_it_due_at_once(catalog):
 def test_claim_is_given_to_one_worker_only(catalog, rival):
     take(catalog, row())
     catalog.work.dispatch(10, LEASE)
-    assert catalog.work.claim("cars/a.png-1", LEASE) is not None
-    assert rival.work.claim("cars/a.png-1", LEASE) is None
-    assert catalog.work.claim("cars/a.png-1", LEASE) is None
+    assert claim_row(catalog, "cars/a.png-1", LEASE) is not None
+    assert claim_row(rival, "cars/a.png-1", LEASE) is None
+    assert claim_row(catalog, "cars/a.png-1", LEASE) is None
 
 
 def test_worker_that_slept_through_its_lease_can_neither_renew_nor_record(catalog, rival):
     take(catalog, row())
-    sleeper = catalog.work.claim("cars/a.png-1", LEASE)
+    sleeper = claim_row(catalog, "cars/a.png-1", LEASE)
     expire_leases(catalog)
-    other = rival.work.claim("cars/a.png-1", LEASE)
-    for late in (
-        lambda: catalog.work.renew(sleeper, LEASE),
-        lambda: catalog.work.record_stored(sleeper, WRITTEN),
-        lambda: catalog.work.record_outcome(sleeper, Outcome(state=VersionState.MISSING, reason="late")),
-        lambda: catalog.work.give_back(sleeper, LEASE, reason="late"),
-    ):
-        with pytest.raises(errors.LeaseLost):
-            late()
-    rival.work.record_stored(other, WRITTEN)
+    other = claim_row(rival, "cars/a.png-1", LEASE)
+    assert catalog.work.renew([sleeper], LEASE) == [sleeper]
+    assert catalog.work.record_stored([(sleeper, WRITTEN)]) == [sleeper]
+    with pytest.raises(errors.LeaseLost):
+        catalog.work.record_outcome(sleeper, Outcome(state=VersionState.MISSING, reason="late"))
+    catalog.work.give_back([sleeper], LEASE, reason="late")
+    assert (states(catalog), catalog.work.renew([other], LEASE)) == ({"cars/a.png-1": "pending"}, [])
+    store(rival, other, WRITTEN)
     assert states(catalog) == {"cars/a.png-1": "stored"}
 
 
 def test_same_process_that_slept_through_its_lease_is_fenced_off_too(catalog):
     take(catalog, row())
-    sleeper = catalog.work.claim("cars/a.png-1", LEASE)
+    sleeper = claim_row(catalog, "cars/a.png-1", LEASE)
     expire_leases(catalog)
-    assert catalog.work.claim("cars/a.png-1", LEASE).fence == sleeper.fence + 1
+    assert claim_row(catalog, "cars/a.png-1", LEASE).fence == sleeper.fence + 1
     with pytest.raises(errors.LeaseLost):
-        catalog.work.record_stored(sleeper, WRITTEN)
+        store(catalog, sleeper, WRITTEN)
 
 
 def test_stored_version_is_not_claimed_again(catalog):
     take(catalog, row())
-    catalog.work.record_stored(catalog.work.claim("cars/a.png-1", LEASE), WRITTEN)
+    store(catalog, claim_row(catalog, "cars/a.png-1", LEASE), WRITTEN)
     [version] = catalog.report.versions()
     assert (version.size, version.stored_size, version.stored_sha256) == (10, 8, "bb" * 32)
     assert version.stored_at == version.verified_at
-    assert catalog.work.claim("cars/a.png-1", LEASE) is None
+    assert claim_row(catalog, "cars/a.png-1", LEASE) is None
     assert catalog.work.dispatch(10, LEASE) == []
 
 
 def test_failed_version_is_due_only_at_its_time(catalog):
     take(catalog, row())
-    claim = catalog.work.claim("cars/a.png-1", LEASE)
+    claim = claim_row(catalog, "cars/a.png-1", LEASE)
     catalog.work.record_outcome(claim, Outcome(state=VersionState.FAILED, reason="503", due_at=catalog.database.now() + LEASE))
     assert catalog.work.dispatch(10, LEASE) == []
-    assert catalog.work.claim("cars/a.png-1", LEASE) is None
+    assert claim_row(catalog, "cars/a.png-1", LEASE) is None
 
 
 def test_give_back_does_not_count_the_attempt(catalog):
     take(catalog, row())
-    catalog.work.give_back(catalog.work.claim("cars/a.png-1", LEASE), timedelta(0), reason="disk full")
-    again = catalog.work.claim("cars/a.png-1", LEASE).version
+    catalog.work.give_back([claim_row(catalog, "cars/a.png-1", LEASE)], timedelta(0), reason="disk full")
+    again = claim_row(catalog, "cars/a.png-1", LEASE).version
     assert (again.attempts, again.reason) == (1, "disk full")
 
 
 def test_fresh_link_makes_an_expired_version_due(catalog):
     take(catalog, row())
-    claim = catalog.work.claim("cars/a.png-1", LEASE)
+    claim = claim_row(catalog, "cars/a.png-1", LEASE)
     catalog.work.record_outcome(claim, Outcome(state=VersionState.EXPIRED, reason="the link has expired"))
     [(version, digest)] = catalog.work.refreshable(10)
     assert (version.source_id, digest != "") == ("cars/a.png-1", True)
@@ -298,8 +297,8 @@ def test_fresh_link_makes_an_expired_version_due(catalog):
 
 def test_transition_never_touches_a_stored_version(catalog):
     take(catalog, row())
-    claim = catalog.work.claim("cars/a.png-1", LEASE)
-    catalog.work.record_stored(claim, WRITTEN)
+    claim = claim_row(catalog, "cars/a.png-1", LEASE)
+    store(catalog, claim, WRITTEN)
     catalog.work.apply([Transition(version_id=claim.version.id, state=VersionState.SUPERSEDED, reason="late", due=False)])
     assert states(catalog) == {"cars/a.png-1": "stored"}
 
@@ -327,7 +326,7 @@ def test_facts_are_kept_replaced_and_forgotten(catalog):
 
 def test_counts_count_files_by_their_newest_version(catalog):
     take(catalog, row(1), row(2), row(key="b.txt"))
-    catalog.work.record_stored(catalog.work.claim("b.txt-1", LEASE), WRITTEN)
+    store(catalog, claim_row(catalog, "b.txt-1", LEASE), WRITTEN)
     counts = catalog.report.counts()
     assert (counts.files, counts.protected, counts.copies, counts.size, counts.stored_size) == (2, 1, 1, 10, 8)
     assert counts.by_state == {VersionState.PENDING: 1, VersionState.STORED: 1}

@@ -14,9 +14,11 @@ from alembic.config import Config
 from cbk.edges.catalog import Catalog, NewDelete, Verdict
 from cbk.edges.catalog.catalog import MIGRATIONS
 from cbk.edges.catalog.tables import brakes, files, metadata, removals, versions
-from cbk.errors import CatalogUnavailable
+from cbk.errors import CatalogUnavailable, LeaseLost
 from cbk.model import AcceptedRow, RemovalKind, VersionState, Written
 from cbk.rules.intake import candidate_place_keys, plan_intake
+from tests.desk import claim_row
+from tests.desk import store as record_stored
 
 LEASE = timedelta(minutes=2)
 GRACE = timedelta(days=7)
@@ -423,16 +425,16 @@ def test_prune_by_a_delete_ends_the_version_s_own_removal_too(catalog):
 
 def test_worker_that_slept_through_a_prune_records_nothing(catalog):
     take(catalog, ("a.txt", 1))
-    claim = catalog.work.claim("a1", LEASE)
+    claim = claim_row(catalog, "a1", LEASE)
     catalog.removals.carry_out(delete(catalog, "7").id, all_go)
-    with pytest.raises(Exception, match="another worker"):
-        catalog.work.record_stored(claim, Written(sha256="aa" * 32, size=1, stored_size=1, stored_sha256="bb" * 32))
+    with pytest.raises(LeaseLost):
+        record_stored(catalog, claim, Written(sha256="aa" * 32, size=1, stored_size=1, stored_sha256="bb" * 32))
     assert states(catalog) == ["pruned"]
 
 
 def test_judge_is_told_of_the_worker_and_of_the_holds(catalog):
     take(catalog, ("a.txt", 1))
-    catalog.work.claim("a1", LEASE)
+    claim_row(catalog, "a1", LEASE)
     hold = catalog.holds.add("a.txt", is_prefix=False, storage=None, until=None, reason="audit")
     told = {}
 
@@ -500,7 +502,7 @@ def test_row_that_a_prune_looks_at_stays_as_it_is_until_the_prune_is_recorded(ca
 
     def claim():
         deciding.wait(30)
-        claims.append(rival.work.claim("a1", LEASE))
+        claims.append(claim_row(rival, "a1", LEASE))
 
     def judge(removal, listed, holds, now):
         deciding.set()

@@ -18,6 +18,7 @@ from cbk.jobs.intake import take_in
 from cbk.jobs.resync import resync
 from cbk.jobs.setup import initialise
 from cbk.model import VersionState
+from tests.desk import claim_row
 from tests.origin import Origin, cut, html_page, s3_error, serve, status
 
 EXPIRED = s3_error(403, "AccessDenied", "Request has expired")
@@ -286,7 +287,7 @@ def test_work_of_a_worker_that_died_is_sent_again_once_its_lease_has_run_out(des
     desk.poll()
     desk.courier.take()
     with desk.rival() as rival:
-        assert rival.work.claim(row_id, LEASE)
+        assert claim_row(rival, row_id, LEASE)
     desk.poll()
     assert desk.courier.take() == []
     desk.expire_leases()
@@ -347,9 +348,9 @@ def test_parts_of_dead_workers_are_swept_and_those_of_living_ones_kept(desk):
     desk.poll()
     incoming = desk.root / ".cbk" / "incoming"
     with desk.rival() as rival:
-        gone = rival.work.claim(dead, LEASE)
+        gone = claim_row(rival, dead, LEASE)
         desk.expire_leases()
-        alive = rival.work.claim(living, LEASE)
+        alive = claim_row(rival, living, LEASE)
     names = {claim: f"{claim.version.id}-{claim.fence}.part" for claim in (gone, alive)}
     earlier = f"{alive.version.id}-{alive.fence - 1}.part"
     for name in (*names.values(), earlier, "nonsense", "9999-1.part"):
@@ -412,7 +413,7 @@ def test_back_up_of_what_another_worker_holds_does_nothing(desk):
     row_id = desk.upload("a.txt", b"x")
     desk.poll()
     with desk.rival() as rival:
-        assert rival.work.claim(row_id, LEASE)
+        assert claim_row(rival, row_id, LEASE)
         summary = desk.back_up(row_id)
     assert summary.facts["reason"] == "another worker is at it, or it is not due yet"
     assert desk.origin.count("/car-erp/a.txt") == 0
@@ -462,7 +463,7 @@ def test_worker_that_lost_its_lease_in_mid_download_records_nothing(desk):
 
         def answer(exchange):
             desk.expire_leases()
-            assert rival.work.claim("1", LEASE)
+            assert claim_row(rival, "1", LEASE)
             return serve()(exchange)
 
         assert desk.upload("a.txt", b"x" * 100, answer) == "1"
@@ -477,13 +478,13 @@ def test_worker_that_lost_its_lease_in_mid_download_records_nothing(desk):
 @pytest.mark.parametrize("content", [b"x" * 100, b""])
 def test_worker_that_slept_through_its_lease_publishes_nothing(desk, monkeypatch, content):
     slept = threading.Event()
-    monkeypatch.setattr("cbk.edges.catalog.work._uptime", lambda: 3600.0 if slept.is_set() else 0.0)
+    monkeypatch.setattr("cbk.edges.catalog.work.uptime", lambda: 3600.0 if slept.is_set() else 0.0)
     with desk.rival() as rival:
 
         def sleep(*_):
             slept.set()
             desk.expire_leases()
-            assert rival.work.claim("1", LEASE)
+            assert claim_row(rival, "1", LEASE)
 
         assert desk.upload("a.txt", content) == "1"
         desk.poll()
@@ -509,7 +510,7 @@ def test_lease_is_renewed_with_each_chunk_that_is_read_back(desk, monkeypatch):
             renewals.append(statement)
 
     hours = iter(range(0, 10**9, 3600))
-    monkeypatch.setattr("cbk.edges.catalog.work._uptime", lambda: next(hours))
+    monkeypatch.setattr("cbk.edges.catalog.work.uptime", lambda: next(hours))
     monkeypatch.setattr(os, "posix_fadvise", begin_reading)
     sa.event.listen(desk.kit.catalog.engine, "before_cursor_execute", count)
     assert desk.back_up(row_id).outcome == "stored"

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cbk.edges.archive import Archive
+from cbk.edges.archive import Publication
 from cbk.errors import LeaseLost, SourceUnavailable, UsageError
+from tests.desk import claim_row
 
 WEEK = timedelta(days=7)
 
@@ -348,13 +349,13 @@ def test_version_that_was_never_fetched_is_pruned_in_the_record(desk):
 def test_version_that_a_worker_is_at_goes_when_the_worker_is_done(desk):
     row = desk.upload("a.txt", b"x")
     desk.poll()
-    claim = desk.kit.catalog.work.claim(row, timedelta(minutes=2))
+    claim = claim_row(desk.kit.catalog, row, timedelta(minutes=2))
     desk.courier.take()
     delete = desk.delete(row)
     desk.poll()
     desk.pass_grace()
     assert desk.prune(delete).outcome == "kept"
-    desk.kit.catalog.work.give_back(claim, timedelta(0), reason="test")
+    desk.kit.catalog.work.give_back([claim], timedelta(0), reason="test")
     desk.back_up(row)
     desk.pass_grace()
     assert [summary.outcome for summary in desk.let_go()] == ["pruned"]
@@ -366,15 +367,15 @@ def test_copy_that_a_slow_worker_publishes_after_the_prune_is_removed(desk, monk
     delete = desk.delete(row)
     desk.poll()
     desk.pass_grace()
-    publish = Archive.publish
+    put = Publication.put
 
-    def sleep_through_the_lease_first(archive, part, location):
+    def sleep_through_the_lease_first(publication, part, location):
         desk.expire_leases()
         assert desk.prune(delete).outcome == "pruned"
-        publish(archive, part, location)
+        put(publication, part, location)
         assert desk.copies() == {"car-erp/a/v1.gzip"}
 
-    monkeypatch.setattr(Archive, "publish", sleep_through_the_lease_first)
+    monkeypatch.setattr(Publication, "put", sleep_through_the_lease_first)
     with pytest.raises(LeaseLost):
         desk.back_up(row)
     assert desk.copies() == set()

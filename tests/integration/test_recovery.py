@@ -10,6 +10,7 @@ from cbk import errors
 from cbk.edges.catalog.tables import facts, leases, versions
 from cbk.jobs.resync import resync
 from cbk.jobs.status import take_status
+from tests.desk import claim_row
 from tests.origin import s3_error, serve, status
 
 EXPIRED = s3_error(403, "AccessDenied", "Request has expired")
@@ -63,7 +64,7 @@ def test_link_that_is_refreshed_while_the_old_one_is_tried_counts_at_the_next_po
     origin.put("/car-erp/old", b"x", EXPIRED)
     origin.put("/car-erp/fresh", b"x", serve())
     desk.pass_time(due_at=timedelta(hours=12))
-    claim = desk.kit.catalog.work.claim(row, timedelta(minutes=2))
+    claim = claim_row(desk.kit.catalog, row, timedelta(minutes=2))
     desk.refresh(row, "/car-erp/fresh")
     desk.poll()
     assert claim.version.id not in {version.id for version, _ in desk.kit.catalog.work.refreshable(10)}

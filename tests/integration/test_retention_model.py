@@ -92,9 +92,12 @@ class MortalArchive(Archive):
         super().take_from_trash(name, location)
         self.fate.step()
 
-    def publish(self, part, location):
+    @contextmanager
+    def publishing(self):
         self.fate.step()
-        super().publish(part, location)
+        with super().publishing() as publication:
+            yield publication
+            self.fate.step()
         self.fate.step()
 
     def remove(self, location):

@@ -12,6 +12,7 @@ from cbk.edges.catalog.tables import facts, files, versions
 from cbk.model import AcceptedRow, VersionState, Written
 from cbk.rules.intake import candidate_place_keys, plan_intake
 from cbk.rules.scrub import Batch
+from tests.desk import claim_row
 
 LEASE = timedelta(minutes=2)
 HOUR = timedelta(hours=1)
@@ -240,11 +241,11 @@ def test_bad_copy_counts_no_more_and_is_due_but_nobody_elses_until_it_is_given_b
     found = catalog.work.version_of_row("a-1")
     assert (found.state, found.reason, found.fence) == (VersionState.PENDING, "its copy was corrupt", version.fence + 1)
     assert rival.work.dispatch(10, LEASE) == []
-    assert rival.work.claim("a-1", LEASE) is None
+    assert claim_row(rival, "a-1", LEASE) is None
     assert catalog.verification.claim_bad(version, LEASE, reason="twice") is None
-    catalog.work.give_back(claim, timedelta(0), reason=found.reason)
+    catalog.work.give_back([claim], timedelta(0), reason=found.reason)
     assert [version.source_id for version in rival.work.dispatch(10, LEASE)] == ["a-1"]
-    taken = rival.work.claim("a-1", LEASE)
+    taken = claim_row(rival, "a-1", LEASE)
     assert (taken.version.attempts, taken.version.reason) == (1, "its copy was corrupt")
 
 

@@ -23,6 +23,7 @@ from cbk.jobs.reread import Reads, Stopped
 from cbk.jobs.status import take_status
 from cbk.jobs.verify import Task, choose, verify
 from cbk.model import VersionState
+from tests.desk import claim_row
 from tests.origin import s3_error
 
 HOUR = timedelta(hours=1)
@@ -286,7 +287,7 @@ def test_copy_counts_no_more_before_its_bytes_are_moved(desk, run, monkeypatch):
     real = desk.kit.archive.quarantine
 
     def quarantine(location):
-        seen.append((desk.states()["a.bin", 1], desk.kit.catalog.work.claim(desk.versions()["a.bin", 1].source_id, HOUR)))
+        seen.append((desk.states()["a.bin", 1], claim_row(desk.kit.catalog, desk.versions()["a.bin", 1].source_id, HOUR)))
         return real(location)
 
     monkeypatch.setattr(desk.kit.archive, "quarantine", quarantine)
@@ -654,7 +655,7 @@ def test_lost_lease_of_a_claim_that_was_slept_through_is_somebody_elses_business
         desk.expire_leases()
         row_id = desk.versions()["a.bin", 1].source_id
         with desk.rival() as rival:
-            assert rival.work.claim(row_id, HOUR)
+            assert claim_row(rival, row_id, HOUR)
         return real(location)
 
     monkeypatch.setattr(desk.kit.archive, "quarantine", quarantine)

@@ -47,7 +47,7 @@ def test_backlog_is_no_problem_while_a_worker_takes_from_it_even_in_vain(desk):
 def test_backlog_is_no_problem_while_a_worker_holds_a_claim(desk):
     rows = [desk.upload(f"{i}.txt", b"x") for i in range(2)]
     desk.poll()
-    desk.kit.catalog.work.claim(rows[0], LONG)
+    desk.kit.catalog.work.claim([rows[0]], LONG)
     desk.pass_time(due_at=LONG)
     assert not says_nobody_works(desk)
 
@@ -55,7 +55,7 @@ def test_backlog_is_no_problem_while_a_worker_holds_a_claim(desk):
 def test_worker_that_died_with_its_claim_is_none(desk):
     row = desk.upload("a.txt", b"x")
     desk.poll()
-    desk.kit.catalog.work.claim(row, timedelta(seconds=1))
+    desk.kit.catalog.work.claim([row], timedelta(seconds=1))
     desk.pass_time(due_at=LONG, lease_until=LONG)
     assert says_nobody_works(desk)
 

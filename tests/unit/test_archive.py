@@ -27,6 +27,7 @@ from cbk.errors import ArchiveError, CopyCorrupt, CopyExists, CopyMissing, DiskF
 from cbk.model import CopyHeader
 from cbk.rules.gzip_format import encode_header
 from cbk.rules.layout import copy_location, places
+from tests.disk import publish
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LOCATION = "car-erp/cars/id-1/thumbnail/v1.gzip"
@@ -50,14 +51,15 @@ def arriving(archive, content=CONTENT, part_name="1-1", **overrides):
     with archive.incoming(part_name, make_header(content, **overrides)) as part:
         for start in range(0, len(content), 65_536):
             part.write(memoryview(content)[start : start + 65_536])
-        part.seal()
+        part.finish()
+        part.flush()
         part.read_back()
         yield part
 
 
 def store(archive, content=CONTENT, location=LOCATION, **overrides):
     with arriving(archive, content, f"{threading.get_ident()}-{location.replace('/', '-')[-100:]}", **overrides) as part:
-        archive.publish(part, location)
+        publish(archive, part, location)
         return part.written
 
 
@@ -248,7 +250,7 @@ def test_nothing_is_published_once_the_disk_is_gone_or_another(archive, tmp_path
     with arriving(archive) as part:
         change(archive, tmp_path)
         with pytest.raises(RootMissing):
-            archive.publish(part, LOCATION)
+            publish(archive, part, LOCATION)
     assert not on_disk(archive).exists()
 
 
@@ -346,7 +348,7 @@ def test_seal_refuses_other_bytes_than_the_rows(archive):
     with archive.incoming("1-1", make_header(b"expected")) as part:
         part.write(b"an error page")
         with pytest.raises(HashMismatch) as caught:
-            part.seal()
+            part.finish()
     assert caught.value.expected == hashlib.sha256(b"expected").hexdigest()
     assert caught.value.actual == hashlib.sha256(b"an error page").hexdigest()
     assert parts(archive) == []
@@ -355,7 +357,8 @@ def test_seal_refuses_other_bytes_than_the_rows(archive):
 def test_read_back_reads_the_file_under_its_name(archive):
     with archive.incoming("1-1", make_header()) as part:
         part.write(CONTENT)
-        part.seal()
+        part.finish()
+        part.flush()
         path = archive.root / ".cbk/incoming/1-1"
         damaged = bytearray(path.read_bytes())
         damaged[-20] ^= 1
@@ -364,14 +367,15 @@ def test_read_back_reads_the_file_under_its_name(archive):
         with pytest.raises(CopyCorrupt, match="part 1-1"):
             part.read_back()
         with pytest.raises(ValueError, match="after it was read back"):
-            archive.publish(part, LOCATION)
+            publish(archive, part, LOCATION)
     assert parts(archive) == []
 
 
 def test_read_back_refuses_a_header_that_was_not_written(archive):
     with archive.incoming("1-1", make_header()) as part:
         part.write(CONTENT)
-        part.seal()
+        part.finish()
+        part.flush()
         path = archive.root / ".cbk/incoming/1-1"
         own = encode_header(part.header)
         other = encode_header(dataclasses.replace(part.header, name="other.png"))
@@ -383,9 +387,10 @@ def test_read_back_refuses_a_header_that_was_not_written(archive):
 def test_publish_refuses_a_part_that_was_not_read_back(archive):
     with archive.incoming("1-1", make_header()) as part:
         part.write(CONTENT)
-        part.seal()
+        part.finish()
+        part.flush()
         with pytest.raises(ValueError, match="after it was read back"):
-            archive.publish(part, LOCATION)
+            publish(archive, part, LOCATION)
 
 
 def test_sealed_part_takes_no_more_bytes(archive):
@@ -393,7 +398,7 @@ def test_sealed_part_takes_no_more_bytes(archive):
         with pytest.raises(ValueError, match="no more bytes"):
             part.write(b"x")
         with pytest.raises(ValueError, match="no more bytes"):
-            part.seal()
+            part.flush()
 
 
 def test_publish_does_not_overwrite(archive):
@@ -414,7 +419,7 @@ def test_publish_by_many_at_once_is_won_by_one(archive):
         with arriving(archive, contents[number], f"{number}-1") as part:
             barrier.wait()
             try:
-                archive.publish(part, LOCATION)
+                publish(archive, part, LOCATION)
             except CopyExists:
                 lost.append(number)
             else:
@@ -470,7 +475,7 @@ def test_part_with_a_name_in_use_is_refused_and_the_other_left_alone(archive):
     with arriving(archive) as part:
         with pytest.raises(ArchiveError, match="cannot open part 1-1: file exists"), archive.incoming("1-1", make_header()):
             pass
-        archive.publish(part, LOCATION)
+        publish(archive, part, LOCATION)
     assert on_disk(archive).is_file()
 
 
@@ -493,7 +498,8 @@ def test_no_descriptor_is_left_open(archive):
     with suppress(CopyExists):
         store(archive)
     with suppress(HashMismatch), archive.incoming("1-1", make_header()) as part:
-        part.seal()
+        part.finish()
+        part.flush()
     archive.check(LOCATION, sha256=make_header().sha256)
     next(archive.open_copy(LOCATION))
     list(archive.walk())
@@ -509,7 +515,8 @@ def test_memory_stays_flat_while_a_large_copy_comes_in(archive):
     with archive.incoming("1-1", dataclasses.replace(make_header(), sha256=sha256)) as part:
         for start in range(0, len(content), 65_536):
             part.write(memoryview(content)[start : start + 65_536])
-        part.seal()
+        part.finish()
+        part.flush()
         part.read_back()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -539,7 +546,7 @@ FOLDERS = ["car-erp/cars/id-1/thumbnail", "car-erp/cars/id-1", "car-erp/cars", "
 
 def test_copy_is_flushed_before_it_has_its_name_and_every_new_folder_after(archive, flushes):
     with arriving(archive, part_name="1-1") as part:
-        archive.publish(part, LOCATION)
+        publish(archive, part, LOCATION)
     assert flushes == [(".cbk/incoming/1-1", False), *((folder, True) for folder in FOLDERS)]
 
 
@@ -547,7 +554,7 @@ def test_only_new_folders_are_flushed(archive, flushes):
     store(archive, location="car-erp/cars/id-1/thumbnail/v2.gzip")
     flushes.clear()
     with arriving(archive, part_name="1-1") as part:
-        archive.publish(part, LOCATION)
+        publish(archive, part, LOCATION)
     assert flushes == [(".cbk/incoming/1-1", False), (FOLDERS[0], True)]
 
 
@@ -582,7 +589,8 @@ def test_kill_between_seal_and_publish_leaves_a_part_that_sweep_removes(archive)
         header = CopyHeader(storage="s3", path="", name="x", version=1, sha256=hashlib.sha256(content).hexdigest(), size=0)
         with Archive({str(archive.root)!r}).incoming("17-3", header) as part:
             part.write(content)
-            part.seal()
+            part.finish()
+            part.flush()
             part.read_back()
             os._exit(9)
     """
@@ -642,7 +650,7 @@ def test_location_that_the_layout_does_not_give_is_refused(archive, location):
     with pytest.raises(ArchiveError, match="not the location of a copy"):
         archive.remove(location)
     with pytest.raises(ArchiveError, match="not the location of a copy"), arriving(archive) as part:
-        archive.publish(part, location)
+        publish(archive, part, location)
     with pytest.raises(ArchiveError, match="not the location of a copy"):
         archive.check(location, sha256="x")
     assert archive.identity()
@@ -738,7 +746,7 @@ def test_folder_that_fails_to_flush_is_an_error(archive, monkeypatch):
         real_fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(DiskFailed, match=r"cannot publish .*EIO"):
+    with pytest.raises(DiskFailed, match=r"cannot flush .*EIO"):
         store(archive)
 
 
@@ -819,7 +827,7 @@ def test_reading_ticks_as_it_goes_and_ends_where_the_tick_raises(archive):
     ticks = []
     with arriving(archive, MEDIA) as part:
         written = part.read_back(tick=lambda: ticks.append("read back"))
-        archive.publish(part, LOCATION)
+        publish(archive, part, LOCATION)
     archive.check(LOCATION, sha256=written.sha256, tick=lambda: ticks.append("check"))
     archive.adopt(LOCATION, sha256=written.sha256, tick=lambda: ticks.append("adopt"))
     assert {name: ticks.count(name) >= len(MEDIA) // 262_144 for name in ticks} == {"read back": True, "check": True, "adopt": True}
@@ -989,9 +997,10 @@ def test_examine_reads_a_header_of_any_length(archive):
     header = make_header(path="\0" * 2047 + "/", name="x")
     with archive.incoming("1-1", header) as part:
         part.write(CONTENT)
-        part.seal()
+        part.finish()
+        part.flush()
         part.read_back()
-        archive.publish(part, LOCATION)
+        publish(archive, part, LOCATION)
     assert archive.examine(LOCATION).header.path == header.path
 
 
@@ -1061,7 +1070,7 @@ def test_copy_can_come_in_again_after_quarantine(archive):
 def test_sweep_leaves_parts_that_are_kept_alone(archive):
     with arriving(archive, part_name="1-1") as part:
         assert archive.sweep(lambda name: name == "1-1") == 0
-        archive.publish(part, LOCATION)
+        publish(archive, part, LOCATION)
     assert on_disk(archive).is_file()
 
 

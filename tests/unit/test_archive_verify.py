@@ -14,6 +14,7 @@ from cbk.edges import archive as module
 from cbk.edges.archive import Archive
 from cbk.errors import CopyMissing, CopySwapped, RootMissing
 from cbk.model import CopyHeader
+from tests.disk import publish
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 LOCATION = "car-erp/cars/id-1/thumbnail/v1.gzip"
@@ -38,9 +39,10 @@ def written(archive):
     )
     with archive.incoming("1-1", header) as part:
         part.write(MEDIA)
-        part.seal()
+        part.finish()
+        part.flush()
         written = part.read_back()
-        archive.publish(part, LOCATION)
+        publish(archive, part, LOCATION)
     return written
 
 

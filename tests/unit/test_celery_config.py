@@ -45,6 +45,7 @@ def test_every_queue_of_the_contract_is_served_by_a_bare_worker():
     [
         ("cbk.poll", "poll"),
         ("cbk.backup", "backup"),
+        ("cbk.backup_batch", "backup"),
         ("cbk.resync", "poll"),
         ("cbk.watch", "poll"),
         ("cbk.prune", "prune"),
@@ -343,7 +344,7 @@ def test_task_names_are_those_of_the_contract(commands):
     code, out, err = commands.done("tasks")
     assert code == 0, err
     ours = {name for name in json.loads(out) if not name.startswith("celery.")}
-    assert ours == {"cbk.poll", "cbk.backup", "cbk.prune", "cbk.resync", "cbk.verify", "cbk.drill", "cbk.watch"}
+    assert ours == {"cbk.poll", "cbk.backup", "cbk.backup_batch", "cbk.prune", "cbk.resync", "cbk.verify", "cbk.drill", "cbk.watch"}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from cbk.edges.catalog.leases import Leases
 from cbk.edges.catalog.removals import BRAKE_HELD, NewDelete, Planned, Verdict
 from cbk.edges.catalog.report import BucketCounts, Counts, Unprotected
 from cbk.edges.catalog.verification import Scope, Standing
-from cbk.edges.catalog.work import Keeper
+from cbk.edges.catalog.work import Keeper, uptime
 
 __all__ = [
     "BRAKE_HELD",
@@ -20,4 +20,5 @@ __all__ = [
     "Standing",
     "Unprotected",
     "Verdict",
+    "uptime",
 ]

@@ -94,6 +94,8 @@ VERSION_COLUMNS = (
     versions.c.trash_until,
 )
 
+_VERSION_FIELDS = tuple(column.name for column in VERSION_COLUMNS)
+
 
 def select_versions() -> sa.Select[Any]:
     """Versions with their files' names: what `version_of` reads."""
@@ -102,7 +104,8 @@ def select_versions() -> sa.Select[Any]:
 
 def version_of(row: Any) -> Version:
     """A `Version` from a row of `select_versions`."""
-    values = {column.name: row._mapping[column] for column in VERSION_COLUMNS}  # noqa: SLF001 - SQLAlchemy's documented name
+    # The columns of `select_versions` come first and in this order; by position is several times quicker than by name.
+    values = dict(zip(_VERSION_FIELDS, row, strict=False))
     values["state"] = VersionState(values["state"])
     return Version(**values)
 

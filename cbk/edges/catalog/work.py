@@ -163,58 +163,70 @@ class Work:
 
     # Working
 
-    def claim(self, source_id: str, lease: timedelta) -> Claim | None:
-        """Claim the due version of this row; None where it is not due, or another worker holds it.
+    def claim(self, source_ids: Iterable[str], lease: timedelta) -> list[Claim]:
+        """Claim the due versions of these rows, except those that are not due, or that another worker holds.
 
         A row that was changed in place has brought several versions: the latest of those that are due comes first.
         """
         now = self._database.now_sql
         free = sa.or_(versions.c.holder.is_(None), versions.c.lease_until <= now)
-        latest = sa.select(sa.func.max(versions.c.id)).where(versions.c.source_id == source_id, versions.c.due_at <= now, free)
-        statement = (
-            sa.update(versions)
-            # The conditions stand outside as well: PostgreSQL asks them again of a row that it had to wait for.
-            .where(versions.c.id == latest.scalar_subquery(), versions.c.due_at <= now, free)
-            .values(
-                holder=self._holder,
-                fence=versions.c.fence + 1,
-                attempts=versions.c.attempts + 1,
-                lease_until=self._database.later_sql(lease),
-            )
-            .returning(versions.c.id)
-        )
+        order = {source_id: place for place, source_id in enumerate(source_ids)}
+        claimed: list[Version] = []
         with self._database.writing() as connection:
-            version_id = connection.scalar(statement)
-            if version_id is None:
-                return None
-            row = connection.execute(select_versions().where(versions.c.id == version_id)).one()
-        version = version_of(row)
-        return Claim(version=version, fence=version.fence, holder=self._holder)
+            for batch in in_batches(list(order)):
+                due = (versions.c.source_id.in_(batch), versions.c.due_at <= now, free)
+                latest = list(connection.scalars(sa.select(sa.func.max(versions.c.id)).where(*due).group_by(versions.c.source_id)))
+                if not latest:
+                    continue
+                statement = (
+                    sa.update(versions)
+                    # The conditions are asked once more: in PostgreSQL another worker may have come in between.
+                    .where(versions.c.id.in_(latest), versions.c.due_at <= now, free)
+                    .values(
+                        holder=self._holder,
+                        fence=versions.c.fence + 1,
+                        attempts=versions.c.attempts + 1,
+                        lease_until=self._database.later_sql(lease),
+                    )
+                    .returning(versions.c.id)
+                )
+                ids = list(connection.scalars(statement))
+                claimed += [version_of(row) for row in connection.execute(select_versions().where(versions.c.id.in_(ids)))]
+        claimed.sort(key=lambda version: order[version.source_id])
+        return [Claim(version=version, fence=version.fence, holder=self._holder) for version in claimed]
 
-    def renew(self, claim: Claim, lease: timedelta) -> None:
-        """Raise LeaseLost where the claim is no longer ours; renew it where it is."""
+    def renew(self, claims: Iterable[Claim], lease: timedelta) -> list[Claim]:
+        """Renew these claims, and give those that are no longer ours."""
         with self._database.writing() as connection:
-            self._update_claimed(connection, claim, {"lease_until": self._database.later_sql(lease)})
+            ours, lost = self._still_ours(connection, list(claims))
+            for batch in in_batches([claim.version.id for claim in ours]):
+                later = self._database.later_sql(lease)
+                connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(lease_until=later))
+        return lost
 
-    def record_stored(self, claim: Claim, written: Written) -> None:
-        """The copy is on the disk, read back and synced: it counts from now on. Raises LeaseLost, with nothing changed."""
-        now = self._database.now_sql
+    def record_stored(self, done: Iterable[tuple[Claim, Written]]) -> list[Claim]:
+        """These copies are on the disk, read back and flushed: they count from now on.
+
+        Gives the claims that are no longer ours, of whose versions nothing is recorded.
+        """
+        by_version = {claim.version.id: (claim, written) for claim, written in done}
         with self._database.writing() as connection:
-            self._update_claimed(
-                connection,
-                claim,
+            ours, lost = self._still_ours(connection, [claim for claim, _ in by_version.values()])
+            now = connection.scalar(sa.select(self._database.now_sql))
+            values = [
                 {
-                    "state": VersionState.STORED.value,
-                    "reason": "",
-                    "due_at": None,
+                    "of_version": claim.version.id,
                     "size": written.size,
                     "stored_size": written.stored_size,
                     "stored_sha256": written.stored_sha256,
                     "stored_at": written.stored_at or now,
                     "verified_at": now,
-                    **_FREE,
-                },
-            )
+                }
+                for claim, written in (by_version[claim.version.id] for claim in ours)
+            ]
+            if values:
+                connection.execute(_RECORD_STORED, values)
+        return lost
 
     def record_outcome(self, claim: Claim, outcome: Outcome) -> None:
         """The version was not stored: note its state, its reason, and when it is due again. Raises LeaseLost."""
@@ -227,12 +239,15 @@ class Work:
         with self._database.writing() as connection:
             self._update_claimed(connection, claim, values | _FREE)
 
-    def give_back(self, claim: Claim, delay: timedelta, *, reason: str) -> None:
-        """It was not the version's fault: due again after `delay`, and the attempt does not count. Raises LeaseLost."""
-        due_at = self._database.later_sql(delay)
-        values: dict[str, Any] = {"due_at": due_at, "attempts": versions.c.attempts - 1, "reason": reason[:1000]}
+    def give_back(self, claims: Iterable[Claim], delay: timedelta, *, reason: str | None = None) -> None:
+        """It was not the versions' fault: due again after `delay`, and the attempt does not count. Lost claims are passed over."""
+        values: dict[str, Any] = {"due_at": self._database.later_sql(delay), "attempts": versions.c.attempts - 1}
+        if reason is not None:
+            values["reason"] = reason[:1000]
         with self._database.writing() as connection:
-            self._update_claimed(connection, claim, values | _FREE)
+            ours, _ = self._still_ours(connection, list(claims))
+            for batch in in_batches([claim.version.id for claim in ours]):
+                connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(**values, **_FREE))
 
     def is_alive(self, version_id: int, fence: int) -> bool:
         """Whether this claim may still be worked on: its file in arrival is somebody's then."""
@@ -240,11 +255,14 @@ class Work:
         with self._database.reading() as connection:
             return connection.scalar(sa.select(versions.c.id).where(versions.c.id == version_id, *alive)) is not None
 
-    def has_siblings(self, file_id: int) -> bool:
-        """Whether the file has more than one version."""
-        query = sa.select(versions.c.id).where(versions.c.file_id == file_id).limit(2)
+    def with_siblings(self, file_ids: Iterable[int]) -> list[int]:
+        """Those of these files that have more than one version."""
+        found: list[int] = []
         with self._database.reading() as connection:
-            return len(connection.scalars(query).all()) > 1
+            for batch in in_batches(list(file_ids)):
+                query = sa.select(versions.c.file_id).where(versions.c.file_id.in_(batch)).group_by(versions.c.file_id)
+                found += connection.scalars(query.having(sa.func.count() > 1))
+        return found
 
     # Deciding again
 
@@ -344,6 +362,15 @@ class Work:
         claimed = versions.c.holder.is_not(None) & (versions.c.lease_until > self._database.now_sql)
         return sa.func.coalesce(claimed, sa.false())
 
+    def _still_ours(self, connection: sa.Connection, claims: list[Claim]) -> tuple[list[Claim], list[Claim]]:
+        """The claims that are still ours, and stay so until this transaction ends, and those that are lost."""
+        held: set[tuple[int, int, str]] = set()
+        for batch in in_batches([claim.version.id for claim in claims]):
+            query = sa.select(versions.c.id, versions.c.fence, versions.c.holder).where(versions.c.id.in_(batch))
+            held |= {(row.id, row.fence, row.holder) for row in connection.execute(query.with_for_update())}
+        ours = [claim for claim in claims if (claim.version.id, claim.fence, claim.holder) in held]
+        return ours, [claim for claim in claims if (claim.version.id, claim.fence, claim.holder) not in held]
+
     def _update_claimed(self, connection: sa.Connection, claim: Claim, values: dict[str, Any]) -> None:
         statement = (
             sa.update(versions)
@@ -359,22 +386,42 @@ def _settled() -> sa.ColumnElement[bool]:
     return versions.c.state.in_([VersionState.STORED.value, VersionState.PRUNED.value])
 
 
+# Sizes, hash and instants come with each execution.
+_RECORD_STORED = (
+    sa.update(versions)
+    .where(versions.c.id == sa.bindparam("of_version"))
+    .values(state=VersionState.STORED.value, reason="", due_at=None, **_FREE)
+)
+
+
 class Keeper:
-    """Keeps a claim alive from inside the work: `tick`, called with each chunk, renews the lease when a third of it has passed."""
+    """Keeps claims alive from inside the work: `tick`, called with each chunk, renews them when a third of the lease has passed."""
 
-    def __init__(self, work: Work, claim: Claim, lease: timedelta) -> None:
+    def __init__(self, work: Work, claims: Iterable[Claim], lease: timedelta) -> None:
         self._work = work
-        self._claim = claim
+        self._held = {claim.version.id: claim for claim in claims}
         self._lease = lease
-        self._renewed_at = _uptime()
+        self._renewed_at = uptime()
 
-    def tick(self, _bytes_so_far: int = 0) -> None:
-        """Raises LeaseLost where the claim is no longer ours."""
-        if _uptime() - self._renewed_at > self._lease.total_seconds() / 3:
-            self._work.renew(self._claim, self._lease)
-            self._renewed_at = _uptime()
+    @property
+    def held(self) -> list[Claim]:
+        """The claims that are not dropped."""
+        return list(self._held.values())
+
+    def tick(self, claim: Claim) -> None:
+        """Raises LeaseLost where `claim` is no longer ours."""
+        if uptime() - self._renewed_at > self._lease.total_seconds() / 3:
+            for lost in self._work.renew(self.held, self._lease):
+                self.drop(lost)
+            self._renewed_at = uptime()
+        if claim.version.id not in self._held:
+            raise LeaseLost(f"another worker holds {claim.version.label} now")
+
+    def drop(self, claim: Claim) -> None:
+        """It is done with: nothing of it is renewed any more."""
+        self._held.pop(claim.version.id, None)
 
 
-def _uptime() -> float:
+def uptime() -> float:
     """Seconds that go on while the machine is suspended, where the system can say so (clock_gettime(2), CLOCK_BOOTTIME)."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,0 +1,228 @@
+"""Versions that share a message: stored together, and each for itself where something goes wrong."""
+
+import errno
+import os
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from cbk import errors
+from cbk.edges.archive import Part, Publication
+from cbk.jobs import backup
+from cbk.jobs.backup import back_up_together, sum_up
+from cbk.model import VersionState
+from tests.desk import claim_row
+from tests.origin import serve, status
+
+LEASE = timedelta(minutes=2)
+
+
+@pytest.fixture
+def rows(desk):
+    """Five files, polled: their row Ids, in order."""
+    ids = [desk.upload(f"{number}.txt", b"x" * number) for number in range(5)]
+    desk.poll()
+    return ids
+
+
+def failures(done):
+    return {failure.version.key: type(failure.error).__name__ for failure in done.failures}
+
+
+def states(desk):
+    return {key: state for (key, _), state in desk.states().items()}
+
+
+def test_all_of_a_batch_are_stored(desk, rows):
+    done = back_up_together(desk.kit, rows)
+    assert failures(done) == {}
+    assert set(states(desk).values()) == {"stored"}
+    assert desk.copies() == {f"car-erp/{number}/v1.gzip" for number in range(5)}
+    assert sum_up(done).facts == {"stored": 5, "size": 10}
+
+
+def test_batch_is_recorded_in_one_transaction(desk, rows):
+    commits = []
+    sa.event.listen(desk.kit.catalog.engine, "commit", lambda _: commits.append(len(desk.copies())))
+    back_up_together(desk.kit, rows)
+    assert commits == [0, 0, 5]  # the claims, that a worker is at work, and what is stored
+
+
+def test_batch_that_comes_twice_has_nothing_to_do(desk, rows):
+    back_up_together(desk.kit, rows)
+    done = back_up_together(desk.kit, rows)
+    assert (sum_up(done).facts, desk.parts()) == ({"nothing_to_do": 5, "size": 0}, set())
+
+
+def test_rows_that_no_poll_has_seen_and_rows_that_are_not_there_are_no_trouble_for_the_others(desk, rows):
+    unseen = desk.upload("unseen.txt", b"new")
+    done = back_up_together(desk.kit, [*rows[:2], unseen, "4711"])
+    assert sum_up(done).facts == {"nothing_to_do": 1, "stored": 3, "size": 4}
+    assert states(desk)["unseen.txt"] == "stored"
+
+
+def test_failure_of_one_leaves_the_others_alone(desk):
+    ids = [desk.upload("good.txt", b"x"), desk.upload("bad.txt", b"x", status(503)), desk.upload("fine.txt", b"x")]
+    desk.poll()
+    done = back_up_together(desk.kit, ids)
+    assert failures(done) == {"bad.txt": "OriginUnavailable"}
+    assert states(desk) == {"good.txt": "stored", "bad.txt": "failed", "fine.txt": "stored"}
+    assert desk.parts() == set()
+
+
+def test_wrong_bytes_of_one_leave_the_others_alone(desk):
+    ids = [desk.upload("good.txt", b"x"), desk.upload("bad.txt", b"x", status(200, b"y")), desk.upload("fine.txt", b"x")]
+    desk.poll()
+    assert failures(back_up_together(desk.kit, ids)) == {"bad.txt": "HashMismatch"}
+    assert states(desk) == {"good.txt": "stored", "bad.txt": "mismatch", "fine.txt": "stored"}
+
+
+@pytest.mark.parametrize("step", ["flush", "read_back"])
+def test_disk_error_with_one_leaves_the_others_alone(desk, rows, monkeypatch, step):
+    real, calls = getattr(Part, step), []
+
+    def fail_second(part, **options):
+        calls.append(part)
+        if len(calls) == 2:
+            raise errors.DiskFailed("the disk says no", hint="see dmesg")
+        return real(part, **options)
+
+    monkeypatch.setattr(Part, step, fail_second)
+    assert failures(back_up_together(desk.kit, rows)) == {"1.txt": "DiskFailed"}
+    assert states(desk) == {f"{number}.txt": "failed" if number == 1 else "stored" for number in range(5)}
+    assert desk.parts() == set()
+
+
+def test_bug_with_one_is_recorded_and_leaves_the_others_alone(desk, rows, monkeypatch):
+    real = Publication.put
+
+    def stumble(publication, part, location):
+        if part.header.name == "3.txt":
+            raise ZeroDivisionError
+        real(publication, part, location)
+
+    monkeypatch.setattr(Publication, "put", stumble)
+    assert failures(back_up_together(desk.kit, rows)) == {"3.txt": "ZeroDivisionError"}
+    assert states(desk)["3.txt"] == "failed"
+    assert desk.versions()["3.txt", 1].reason.startswith("unexpected ZeroDivisionError")
+    assert len(desk.copies()) == 4
+
+
+def test_folders_that_cannot_be_flushed_fail_all_that_were_put_there_and_the_next_try_adopts_them(desk, rows, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr("cbk.edges.archive._sync_folder", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "x")))
+        assert set(failures(back_up_together(desk.kit, rows)).values()) == {"DiskFailed"}
+    assert set(states(desk).values()) == {"failed"}
+    desk.pass_backoff()
+    assert sum_up(back_up_together(desk.kit, rows)).facts == {"adopted": 5, "size": 10}
+    assert [desk.origin.count(f"/car-erp/{number}.txt") for number in range(5)] == [1] * 5
+
+
+@pytest.mark.parametrize("where", ["cbk.edges.source.Source.rows", "cbk.edges.archive.Archive.publishing"])
+def test_part_of_the_kit_that_is_away_gives_all_back_uncounted(desk, rows, monkeypatch, where):
+    def away(*_):
+        raise errors.RootMissing("it is away", hint="mount it")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(where, away)
+        with pytest.raises(errors.RootMissing):
+            back_up_together(desk.kit, rows)
+    found = desk.versions().values()
+    assert {(version.state, version.attempts, version.claimed_until) for version in found} == {(VersionState.PENDING, 0, None)}
+    assert {version.reason for version in found} == {"tried again soon: it is away"}
+    assert (desk.copies(), desk.parts()) == (set(), set())
+
+
+def test_version_that_another_worker_took_over_is_left_to_that_one(desk, rows, monkeypatch):
+    real = Part.read_back
+
+    def lose_the_third(part, **options):
+        if part.header.name == "2.txt":
+            with desk.kit.catalog.database.writing() as connection:
+                connection.exec_driver_sql(f"UPDATE versions SET lease_until = 0 WHERE source_id = '{rows[2]}'")
+            with desk.rival() as rival:
+                assert claim_row(rival, rows[2], LEASE)
+        return real(part, **options)
+
+    monkeypatch.setattr(Part, "read_back", lose_the_third)
+    assert failures(back_up_together(desk.kit, rows)) == {"2.txt": "LeaseLost"}
+    assert states(desk) == {f"{number}.txt": "pending" if number == 2 else "stored" for number in range(5)}
+
+
+def test_worker_that_slept_through_all_leases_of_a_batch_publishes_nothing(desk, rows, monkeypatch):
+    real, clock = Part.flush, [0.0]
+    monkeypatch.setattr("cbk.edges.catalog.work.uptime", lambda: clock[0])
+
+    def sleep(part):
+        if not clock[0]:
+            clock[0] = 3600.0
+            desk.expire_leases()
+            with desk.rival() as rival:
+                assert len(rival.work.claim(rows, LEASE)) == 5
+        real(part)
+
+    monkeypatch.setattr(Part, "flush", sleep)
+    assert set(failures(back_up_together(desk.kit, rows)).values()) == {"LeaseLost"}
+    assert (desk.copies(), desk.parts()) == (set(), set())
+
+
+def test_others_go_back_uncounted_once_one_turns_out_to_be_large(desk, monkeypatch):
+    monkeypatch.setattr(backup, "LARGE_BYTES", 1_000_000)
+    ids = [desk.upload("small.txt", b"x"), desk.upload("large.bin", os.urandom(3_000_000)), desk.upload("last.txt", b"x")]
+    desk.poll()
+    back_up_together(desk.kit, ids)
+    assert states(desk) == {"small.txt": "stored", "large.bin": "stored", "last.txt": "pending"}
+    last = desk.versions()["last.txt", 1]
+    assert (last.attempts, last.claimed_until) == (0, None)
+    desk.poll()
+    assert desk.courier.take()[-1] == ids[2]
+
+
+def test_others_go_back_once_one_takes_long(desk, rows, monkeypatch):
+    monkeypatch.setattr(backup, "LONG_SECONDS", 0.0)
+    back_up_together(desk.kit, rows)
+    assert states(desk)["0.txt"] == "stored"
+    assert [state for name, state in states(desk).items() if name != "0.txt"] == ["pending"] * 4
+
+
+def test_what_is_ready_is_stored_while_a_download_goes_on(desk, monkeypatch):
+    monkeypatch.setattr(backup, "STORE_AFTER_SECONDS", 0.0)
+    seen = []
+    ids = [desk.upload("small.txt", b"x"), desk.upload("next.bin", b"y" * 100)]
+    desk.poll()
+    real = Part.write
+    monkeypatch.setattr(Part, "write", lambda part, data: (seen.append(states(desk)), real(part, data)))
+    with monkeypatch.context():
+        back_up_together(desk.kit, ids)
+    assert set(states(desk).values()) == {"stored"}
+    assert len(seen) == 2
+
+
+def test_much_that_is_ready_is_stored_before_the_rest_is_fetched(desk, monkeypatch):
+    monkeypatch.setattr(backup, "STORE_BYTES", 1)
+    seen = []
+    ids = [desk.upload(f"{number}.txt", b"x") for number in range(3)]
+    desk.poll()
+    real = Part.write
+    monkeypatch.setattr(Part, "write", lambda part, data: (seen.append(len(desk.copies())), real(part, data)))
+    back_up_together(desk.kit, ids)
+    assert seen == [0, 1, 2]
+
+
+def test_older_versions_in_a_batch_are_settled_once_their_newer_one_is_stored(desk):
+    ids = [
+        desk.upload("a.txt", b"old", serve(), version=1, served_at="/a/1"),
+        desk.upload("a.txt", b"new", version=2, served_at="/a/2"),
+    ]
+    desk.poll()
+    back_up_together(desk.kit, ids)
+    assert {number: state for (_, number), state in desk.states().items()} == {1: "superseded", 2: "stored"}
+
+
+def test_nothing_of_a_batch_is_claimed_while_the_disk_is_full(make_desk):
+    desk = make_desk(min_free_space="1000TB")
+    ids = [desk.upload(f"{number}.txt", b"x") for number in range(3)]
+    desk.poll()
+    assert sum_up(back_up_together(desk.kit, ids)).facts == {"put_off": 3, "size": 0}
+    assert {version.attempts for version in desk.versions().values()} == {0}
