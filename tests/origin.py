@@ -275,7 +275,7 @@ class _Stored:
 class Origin:
     """The server; a context manager. Thread-safe: objects may be put while it serves."""
 
-    def __init__(self, *, tls: bool = False, names: Iterable[str] = ("localhost", "127.0.0.1")) -> None:
+    def __init__(self, *, host: str = "127.0.0.1", tls: bool = False, names: Iterable[str] = ("localhost", "127.0.0.1")) -> None:
         self.released = threading.Event()
         self.drops = threading.Semaphore(0)
         self.connections = 0
@@ -288,7 +288,7 @@ class Origin:
         self.ca_file: str | None = None
         if tls:
             self._set_up_tls(names)
-        self._server = _Server(("127.0.0.1", 0), self)
+        self._server = _Server((host, 0), self)
 
     def _set_up_tls(self, names: Iterable[str]) -> None:
         authority = trustme.CA()
@@ -321,7 +321,7 @@ class Origin:
     @property
     def address(self) -> str:
         """As an entry of CBK_ALLOWED_HOSTS."""
-        return f"127.0.0.1:{self.port}"
+        return "{}:{}".format(*self._server.server_address)
 
     def url(self, path: str, query: str = "") -> str:
         """The link to a path."""

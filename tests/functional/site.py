@@ -164,20 +164,25 @@ class Site:
         assert expect is None or done.returncode == expect, f"cbk {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def celery(self, *arguments, name=None):
+    def celery(self, *arguments, name=None, host=None):
+        """On a `tests.functional.network.Host`, where one is given: the process dies with it, and has its environment."""
         name = name or f"{arguments[0]}-{len(self._processes)}"
-        process = Process([sys.executable, "-m", "celery", "-A", "cbk", *arguments], self.env, self.folder / f"{name}.log")
+        command = [sys.executable, "-m", "celery", "-A", "cbk", *arguments]
+        if host is None:
+            process = Process(command, self.env, self.folder / f"{name}.log")
+        else:
+            process = Process([*host.enter, *command], self.env | host.env, self.folder / f"{name}.log")
+            host.processes.append(process)
         self._processes.append(process)
         return process
 
-    def worker(self, name=None, **options):
+    def worker(self, name=None, host=None, **options):
         extra = [f"--{option.replace('_', '-')}={value}" for option, value in options.items()]
-        return self.celery(
-            "worker", "-n", f"w{len(self._processes)}@localhost", "--without-gossip", "--without-mingle", *extra, name=name
-        )
+        node = f"w{len(self._processes)}@localhost"
+        return self.celery("worker", "-n", node, "--without-gossip", "--without-mingle", *extra, name=name, host=host)
 
-    def beat(self):
-        return self.celery("beat")
+    def beat(self, host=None):
+        return self.celery("beat", host=host)
 
     def init(self):
         """What `cbk init` does, without the second that a process of its own takes to start."""

@@ -1,13 +1,8 @@
 """A machine whose clock is wrong prunes nothing, says so, and goes on by itself once the clock is right."""
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -17,25 +12,6 @@ from local_servers import wait_until
 GRACE = 6
 # Two weeks and two years, and half a day more, so that what is said of them is the same a moment later.
 WEEKS_BACK, YEARS_AHEAD = f"-{14 * 24 + 12}h", f"+{730 * 24 + 12}h"
-
-
-def loadable(library):
-    """Whether this machine can preload it: the wheel's is for x86-64."""
-    env = {**os.environ, "LD_PRELOAD": library, "FAKETIME": YEARS_AHEAD}
-    ask = [sys.executable, "-c", "import time; print(time.time())"]
-    done = subprocess.run(ask, env=env, capture_output=True, text=True, check=False)
-    return done.returncode == 0 and float(done.stdout) > time.time() + 86400
-
-
-@pytest.fixture(scope="session")
-def libfaketime():
-    """The path of the library: of the wheel, or where Debian's package has it."""
-    package = Path(importlib.util.find_spec("libfaketime").origin).parent
-    found = [*package.rglob("libfaketime.so.1"), *Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
-    for library in map(str, found):
-        if loadable(library):
-            return library
-    pytest.skip(f"no libfaketime for this kind of machine ({os.uname().machine}): the clock cannot be turned")
 
 
 class Clock:

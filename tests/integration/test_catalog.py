@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from cbk import errors
 from cbk.edges.catalog import Catalog
 from cbk.edges.catalog.engine import refuse_network_share
-from cbk.edges.catalog.tables import metadata, versions
+from cbk.edges.catalog.tables import leases, metadata, versions
 from cbk.model import AcceptedRow, DeclinedRow, VersionState, Written
 from cbk.rules.intake import candidate_place_keys, plan_intake
 from cbk.rules.outcome import Outcome
@@ -311,6 +311,23 @@ def test_lease_is_held_by_one_until_it_is_released(catalog, rival):
     assert not rival.leases.acquire("poll", LEASE)
     catalog.leases.release("poll")
     assert rival.leases.acquire("poll", LEASE)
+
+
+def test_transaction_of_a_worker_that_is_stopped_within_it_ends_by_itself_and_records_nothing(postgres, pg_database):
+    url = postgres.url(pg_database)
+    patient = f"{url}?options=-c%20lock_timeout%3D20s"
+    with closing(Catalog(url, holder="stopped", timeout_seconds=1)) as stopped, closing(Catalog(patient, holder="other")) as other:
+        stopped.upgrade()
+
+        def take_the_lease_and_stop_before_the_end():
+            with stopped.database.writing() as connection:
+                connection.execute(sa.insert(leases).values(name="poll", holder="stopped", until=stopped.database.later_sql(LEASE)))
+                assert other.leases.acquire("poll", LEASE)
+
+        with pytest.raises(errors.CatalogUnavailable):
+            take_the_lease_and_stop_before_the_end()
+        with stopped.database.reading() as connection:
+            assert connection.scalar(sa.select(leases.c.holder)) == "other"
 
 
 def test_lease_whose_holder_fell_silent_goes_to_another(catalog, rival):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from cbk.edges.catalog.tables import Instant
 from cbk.errors import CatalogMisplaced, CatalogOutdated, CatalogUnavailable
 
 BUSY_TIMEOUT_SECONDS = 30.0
+# How often in a row the other end of a connection to PostgreSQL may miss the timeout.
+_TIMES_SILENT = 3
 # What SQLite needs room for before it reads anything: the index of its log.
 _LOG_INDEX_BYTES = 32 * 1024
 # Filesystem types on which SQLite's locks or shared memory do not hold between machines (proc(5), mounts).
@@ -48,18 +51,52 @@ def open_engine(url: str, *, pool_size: int, timeout_seconds: float) -> sa.Engin
     if parsed.get_backend_name() == "sqlite":
         return _open_sqlite(parsed)
     if parsed.get_backend_name() == "postgresql":
-        return sa.create_engine(
-            parsed,
-            hide_parameters=True,
-            pool_size=pool_size,
-            max_overflow=pool_size,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": max(1, int(timeout_seconds)), "application_name": "cbk-catalog"},
-        )
+        return _open_postgresql(parsed, pool_size, timeout_seconds)
     raise CatalogUnavailable(
         f"a catalog cannot be kept in {parsed.get_backend_name()}",
         hint="use sqlite:///... on one machine, postgresql+psycopg://... for several",
     )
+
+
+def _open_postgresql(url: URL, pool_size: int, timeout_seconds: float) -> sa.Engine:
+    """Whoever falls silent is given up after three times the timeout, by both ends.
+
+    Without that, a worker that is cut off waits for a quarter of an hour, and one that dies, or is stopped, within a transaction
+    holds its locks, and with them all other workers, until the server's system asks for it: two hours later.
+    """
+    seconds = max(1, math.ceil(timeout_seconds))
+    milliseconds = _TIMES_SILENT * seconds * 1000
+    engine = sa.create_engine(
+        url,
+        hide_parameters=True,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": seconds,
+            "application_name": "cbk-catalog",
+            "keepalives_idle": seconds,
+            "keepalives_interval": seconds,
+            "keepalives_count": _TIMES_SILENT - 1,
+            "tcp_user_timeout": milliseconds,
+        },
+    )
+    server = {
+        "tcp_keepalives_idle": seconds,
+        "tcp_keepalives_interval": seconds,
+        "tcp_keepalives_count": _TIMES_SILENT - 1,
+        "tcp_user_timeout": milliseconds,
+        # The system of a worker that is stopped still answers for it.
+        "idle_in_transaction_session_timeout": milliseconds,
+    }
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # Not as start-up options, which a connection pooler refuses.
+        connection.execute("; ".join(f"SET {name} = {value}" for name, value in server.items()))
+        connection.commit()
+
+    return engine
 
 
 def _open_sqlite(url: URL) -> sa.Engine:
