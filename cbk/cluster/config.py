@@ -15,6 +15,8 @@ QUEUES = ("poll", "backup", "prune", "verify")
 KEY_PREFIX = "cbk:"
 VISIBILITY_TIMEOUT_SECONDS = 3600
 ASK_FOR_DRILLS = timedelta(hours=1)
+# How far the clocks of two machines may be apart, and the one's messages still reach the other.
+CLOCKS_APART = timedelta(hours=1)
 
 
 def kit_config(settings: Settings | None = None) -> dict[str, Any]:
@@ -45,9 +47,12 @@ def _schedule(settings: Settings) -> dict[str, Any]:
 
 
 def _every(interval: timedelta, task: str, **kwargs: object) -> dict[str, Any]:
-    """A message that could not be taken up before the next one is sent has nothing to add to it, and expires."""
+    """A message that waited for longer than the next one has nothing to add to it, and expires.
+
+    Beat writes by its clock when that is, and a worker goes by its own: for a beat that is behind, all would be over on arrival.
+    """
     seconds = interval.total_seconds()
-    entry = {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+    entry = {"task": task, "schedule": seconds, "options": {"expires": (interval + CLOCKS_APART).total_seconds()}}
     return entry | {"kwargs": kwargs} if kwargs else entry
 
 

@@ -89,23 +89,23 @@ def test_message_of_a_worker_that_died_is_looked_for_often():
 
 
 @pytest.mark.parametrize(("interval", "seconds"), [("60s", 60.0), ("250ms", 0.25), ("1h", 3600.0)])
-def test_poll_that_waited_a_whole_interval_expires(interval, seconds):
+def test_poll_expires_an_interval_later_and_an_hour_that_the_clocks_of_two_machines_may_be_apart(interval, seconds):
     entry = config(poll_interval=interval)["beat_schedule"]["poll"]
-    assert entry == {"task": "cbk.poll", "schedule": seconds, "options": {"expires": seconds}}
+    assert entry == {"task": "cbk.poll", "schedule": seconds, "options": {"expires": seconds + 3600}}
 
 
 def test_watch_comes_with_each_poll():
-    entry = {"task": "cbk.watch", "schedule": 60.0, "options": {"expires": 60.0}}
+    entry = {"task": "cbk.watch", "schedule": 60.0, "options": {"expires": 3660.0}}
     assert config()["beat_schedule"]["watch"] == entry
 
 
-def test_verification_is_sent_in_slices_that_expire_before_the_next_one():
-    assert config()["beat_schedule"]["verify"] == {"task": "cbk.verify", "schedule": 600.0, "options": {"expires": 600.0}}
+def test_verification_is_sent_in_slices_that_expire_as_a_poll_does():
+    assert config()["beat_schedule"]["verify"] == {"task": "cbk.verify", "schedule": 600.0, "options": {"expires": 4200.0}}
     assert config(verify_every="1h")["beat_schedule"]["verify"]["schedule"] == 180.0
 
 
 def test_drill_is_asked_for_often_because_beat_forgets_when_it_sent_the_last():
-    entry = {"task": "cbk.drill", "schedule": 3600.0, "options": {"expires": 3600.0}, "kwargs": {"if_due": True}}
+    entry = {"task": "cbk.drill", "schedule": 3600.0, "options": {"expires": 7200.0}, "kwargs": {"if_due": True}}
     assert config(drill_every="7d")["beat_schedule"]["drill"] == entry
     assert config(drill_every="5s")["beat_schedule"]["drill"]["schedule"] == 5.0
 
