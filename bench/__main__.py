@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from bench.place import Place, opened_place
-from bench.report import case_table, parts_table
+from bench.history import poll_history
+from bench.page import PAGE, write_page
+from bench.place import REPOSITORY, Place, opened_place
+from bench.plot import plot
+from bench.reading import rebuild_catalog, restore_copies, verify_copies
+from bench.report import case_tables
 from bench.results import Run
+from bench.targets import target_table
 from bench.transfers import (
     CONTENDERS,
     Options,
@@ -30,28 +37,47 @@ CASES: dict[str, Callable[[Place, Options], Iterator[Run]]] = {
     "hand": copy_by_hand,
     "delay": copy_from_afar,
     "hosts": copy_with_more_workers,
+    "poll": poll_history,
+    "verify": verify_copies,
+    "restore": restore_copies,
+    "rebuild": rebuild_catalog,
 }
 PROFILED = ("small", "medium", "large")
 ROUNDS = 5
 
 
 def main() -> int:
+    """Exit code 0, whatever was reached: the verdicts are in the table."""
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = Options(arguments.rounds, arguments.only, arguments.origin, arguments.catalog)
+    begun = time.monotonic()
     runs: list[Run] = []
+    profiles: dict[str, str] = {}
     with opened_place(arguments.scale, arguments.folder) as place:
         for case in arguments.cases or CASES:
             for run in CASES[case](place, options):
-                print(f"{case} {run.round}: {run.contender}: {run.seconds:.2f} s", file=sys.stderr)
+                print(f"{run.case} {run.round}: {run.contender}: {run.seconds:.2f} s", file=sys.stderr, flush=True)
                 runs.append(run)
-            print(f"\n{case_table(runs, case)}\n\n{parts_table(runs, case)}\n", flush=True)
             if arguments.profile and case in PROFILED:
-                folded = arguments.folded or place.folder / "folded"
-                print(f"{case}, looked at by py-spy:\n\n{profile_corpus(place, options, case, folded)}\n", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"runs": [run.as_json() for run in runs]}, indent=1) + "\n")
+                profiles[case] = profile_corpus(place, options, case, arguments.folded or place.folder / "folded")
+    _publish(runs, profiles, arguments, seconds=time.monotonic() - begun)
     return 0
+
+
+def _publish(runs: list[Run], profiles: dict[str, str], arguments: argparse.Namespace, *, seconds: float) -> None:
+    profiled = [f"{case}, looked at by py-spy:\n\n{table}" for case, table in profiles.items()]
+    report = "\n\n".join([case_tables(runs), *profiled, target_table(runs)])
+    print(report)
+    if arguments.markdown:
+        arguments.markdown.write_text(f"{report}\n")
+    if arguments.svg:
+        arguments.svg.write_text(plot(runs))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"scale": arguments.scale, "runs": [run.as_json() for run in runs]}, indent=1) + "\n")
+    if arguments.write:
+        command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+        write_page(runs, profiles, command=command, seconds=seconds, scale=arguments.scale)
 
 
 def _case(text: str) -> str:
@@ -79,6 +105,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--folded", type=Path, help="keep that turn's stacks in this file, as flame graphs are made of")
     parser.add_argument("--folder", type=Path, help="the disk to measure on (default: the one of TMPDIR)")
     parser.add_argument("--json", type=Path, help="write every run to this file")
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    parser.add_argument("--svg", type=Path, help="write the plot to this file")
+    parser.add_argument(
+        "--write", action="store_true", help=f"put the tables into {PAGE.relative_to(REPOSITORY)}, and the plot beside it"
+    )
     return parser.parse_args()
 
 

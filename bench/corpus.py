@@ -104,7 +104,19 @@ def incompressible(scale: float) -> list[File]:
     return large(scale)[:1]
 
 
-CORPORA = {"small": small, "few": few, "medium": medium, "large": large, "incompressible": incompressible}
+def proof(scale: float) -> list[File]:
+    """The medium and the large ones."""
+    return medium(scale) + large(scale)
+
+
+CORPORA = {
+    "small": small,
+    "few": few,
+    "medium": medium,
+    "large": large,
+    "incompressible": incompressible,
+    "proof": proof,
+}
 
 
 def make_corpus(name: str, folder: Path, scale: float) -> Corpus:

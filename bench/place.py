@@ -108,11 +108,8 @@ class Place:
         return self._origins[key]
 
     def new_folder(self, name: str) -> Path:
-        """An empty folder on the same disk as everything else."""
-        folder = self.folder / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
+        """A new folder on the same disk as everything else."""
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
 
     def new_database(self, name: str) -> str:
         """An empty database's name."""
@@ -121,18 +118,23 @@ class Place:
         self.postgres.create_database(database)
         return database
 
-    def application(self, origin: Origin) -> str:
-        """The URL, for the user who may only read, of a database with a row for each file of the origin."""
+    def new_tables(self) -> tuple[str, str]:
+        """The name of a database with the application's two tables, and its URL for a user who may only read them."""
         database = self.new_database("app")
         reader = f"reader_of_{database}"
         self.postgres.execute(ddl("postgresql") + grants("postgresql", reader), database)
+        return database, self.postgres.url(database, user=reader)
+
+    def application(self, origin: Origin) -> str:
+        """The same with a row for each file of the origin: the URL."""
+        database, url = self.new_tables()
         engine = create_engine(self.postgres.url(database))
         rows = [_row(origin, file.key) for file in origin.corpus.files]
         with engine.begin() as connection:
             for start in range(0, len(rows), ROWS_PER_INSERT):
                 connection.execute(insert(FILES), rows[start : start + ROWS_PER_INSERT])
         engine.dispose()
-        return self.postgres.url(database, user=reader)
+        return url
 
     def _on_s3(self, corpus: Corpus) -> Origin:
         if self._s3 is None:

@@ -23,9 +23,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="cbk-bench-") as folder:
         root = Path(folder, "backups")
         Archive.create(root, now=NOW)
-        for number in range(copies):
-            place = f"cars/{number // FILES_PER_FOLDER:06}/photo-{number}"
-            drop(root, File(f"{place}.jpg", b"%d" % number, row=str(number)), f"car-erp/{place}/v1.gzip")
+        make_copies(root, copies)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CBK_")} | {
             "CBK_BACKUP_ROOT": str(root),
             "CBK_SOURCE_URL": f"sqlite:///{folder}/none.db",
@@ -36,6 +34,13 @@ def main():
             subprocess.run([sys.executable, "-m", "cbk.cli", "rebuild"], env=environment, check=True, stdout=subprocess.DEVNULL)
             seconds, cpu = time.perf_counter() - started, cpu_seconds() - worked
             print(f"{copies} copies {what}: {seconds:.1f} s, {copies / seconds:.0f} copies/s, {cpu:.1f} s of a processor")
+
+
+def make_copies(root, copies):
+    """So many small copies below a disk's root, in the bucket folder car-erp."""
+    for number in range(copies):
+        place = f"cars/{number // FILES_PER_FOLDER:06}/photo-{number}"
+        drop(root, File(f"{place}.jpg", b"%d" % number, row=str(number)), f"car-erp/{place}/v1.gzip")
 
 
 def cpu_seconds():

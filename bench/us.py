@@ -23,6 +23,7 @@ from pathlib import Path
 
 import redis
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 
 from bench.place import BUCKET, STORAGE, Origin, Place, plain_environment
 from bench.results import Run
@@ -111,6 +112,16 @@ class Kit:
 
         wait_until(are_consuming, WORKER_START_SECONDS, "the workers to take tasks")
         return started
+
+    def forget_catalog(self) -> None:
+        """Lose the catalog, for good."""
+        url = make_url(self.catalog_url)
+        if url.get_backend_name() == "sqlite":
+            for path in self.root.glob(".cbk/catalog.db*"):
+                path.unlink()
+        else:
+            self.place.postgres.execute(f'DROP DATABASE "{url.database}"')
+            self.place.postgres.create_database(str(url.database))
 
     def look(self) -> sa.Engine:
         """The catalog, to look at."""

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,17 +26,25 @@ def test_rebuild_is_measured_with_an_empty_and_with_a_full_catalog():
     assert len(re.findall(r"^300 copies .*: [0-9.]+ s, [0-9]+ copies/s", printed.stdout, flags=re.MULTILINE)) == 2, printed.stderr
 
 
-def test_transfers_are_measured_beside_those_of_rclone(tmp_path):
-    command = [sys.executable, "-m", "bench", "small", "--scale", "0.003", "--rounds", "1", "--only", "us,rclone-compress"]
-    command += ["--json", str(tmp_path / "runs.json")]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+def test_table_is_made_of_what_was_measured(tmp_path):
+    """A tiny run of the kit, a peer and a history: each number in the tables follows from its processes' own figures."""
+    command = [sys.executable, "-m", "bench", "small", "hand", "poll", "--scale", "0.003", "--rounds", "1"]
+    command += ["--only", "us,rclone-compress,hand", "--json", str(tmp_path / "runs.json")]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=180)
     assert printed.returncode == 0, printed.stderr
-    ours, theirs = json.loads((tmp_path / "runs.json").read_text())["runs"]
-    assert [run["files"] for run in (ours, theirs)] == [30, 30]
+    runs = {(run["case"], run["contender"]): run for run in json.loads((tmp_path / "runs.json").read_text())["runs"]}
+    ours, theirs, taken = runs["small", "us"], runs["small", "rclone-compress"], runs["intake", "us"]
+    assert (ours["files"], theirs["files"], taken["files"], taken["facts"]["messages"]) == (30, 30, 3000, 2000)
     assert set(ours["used"]) == {"worker-1", "beat", "valkey", "postgresql"}
-    assert all(used["memory"] > 0 for run in (ours, theirs) for used in run["used"].values())
-    assert ours["used"]["worker-1"]["cpu"] > 0 < theirs["used"]["rclone-compress"]["cpu"]
-    rates = [run["files"] / run["seconds"] for run in (ours, theirs)]
-    shown = re.findall(r"^\| (us|rclone-compress) \| (\d+) \|.*\| ([0-9.]*)", printed.stdout, flags=re.MULTILINE)
-    assert [(name, int(rate)) for name, rate, _ in shown] == [("us", round(rates[0])), ("rclone-compress", round(rates[1]))]
-    assert f"{rates[0] / rates[1]:.2f}" in printed.stdout
+    assert all(used["memory"] > 0 for run in (ours, theirs, taken) for used in run["used"].values())
+    assert all(used["cpu"] > 0 for used in (ours["used"]["worker-1"], theirs["used"]["rclone-compress"], taken["used"]["poll"]))
+    ratios = {
+        "small files/s, over `rclone copy` to": theirs["seconds"] / ours["seconds"],
+        "large incompressible MB/s": runs["hand", "hand"]["seconds"] / runs["hand", "us"]["seconds"],
+        "poll with nothing new": runs["poll", "history"]["seconds"] / runs["poll", "empty"]["seconds"],
+        "peak memory of a worker": max(runs[case, "us"]["used"]["worker-1"]["memory"] / 1e6 for case in ("small", "hand")),
+        "Redis memory": taken["facts"]["redis_bytes"] / 1e6,
+    }
+    for what, expected in ratios.items():
+        shown = re.search(rf"^\| {re.escape(what)}[^|]*\|[^|]*\| ([0-9.]+) ", printed.stdout, flags=re.MULTILINE)
+        assert float(shown[1]) == pytest.approx(expected, abs=0.01)

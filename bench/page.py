@@ -1,0 +1,44 @@
+"""What `--write` puts into docs/performance.md, between its marks, and the plot beside it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import timedelta
+
+from bench.arithmetic import arithmetic_table
+from bench.place import REPOSITORY
+from bench.plot import plot
+from bench.report import case_tables
+from bench.results import Run
+from bench.targets import target_table
+
+PAGE = REPOSITORY / "docs" / "performance.md"
+PLOT = REPOSITORY / "docs" / "performance.svg"
+
+
+def write_page(runs: list[Run], profiles: dict[str, str], *, command: str, seconds: float, scale: float) -> None:
+    """Put each table between its marks; where there is nothing to say, what stands there stays."""
+    text = PAGE.read_text(encoding="utf-8")
+    text = _between(text, "targets", f"{target_table(runs)}\n\n{_provenance(command, seconds, scale)}")
+    text = _between(text, "cases", case_tables(runs))
+    text = _between(text, "arithmetic", arithmetic_table(runs))
+    profile = "\n\n".join(f"**{case}**\n\n{table}" for case, table in profiles.items())
+    text = _between(text, "profile", profile)
+    PAGE.write_text(text, encoding="utf-8")
+    PLOT.write_text(plot(runs), encoding="utf-8")
+
+
+def _between(text: str, name: str, content: str) -> str:
+    if not content:
+        return text
+    marks = re.compile(rf"(<!-- {name}: python -m bench -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+    return marks.sub(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", text)
+
+
+def _provenance(command: str, seconds: float, scale: float) -> str:
+    system = f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} on {platform.machine()}"
+    shrunk = "" if scale == 1 else f" **Only {scale:.0%} of the files: no figures to quote.**"
+    took = timedelta(seconds=round(seconds))
+    return f"`{command}`, {took} hours, {system}, {os.cpu_count()} processors, Python {platform.python_version()}.{shrunk}"
