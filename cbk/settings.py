@@ -106,6 +106,25 @@ def _check_flower_auth(value: object) -> object:
     return value or None
 
 
+def _check_host_names(value: object) -> object:
+    text = str(value)
+    if not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name, re.IGNORECASE) for name in _split_names(text)):
+        raise ValueError("expected host names without ports, apart by commas")
+    return value
+
+
+def _split_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _check_token(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
+    # RFC 6750, 2.1: what a bearer token is made of.
+    if text and not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,}=*", text):
+        raise ValueError("expected 16 or more letters, digits and -._~+/")
+    return value or None
+
+
 def _check_notify(value: object) -> object:
     text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     if not all(re.match(r"[a-z0-9.+-]+://", url, re.IGNORECASE) for url in _split_urls(text)):
@@ -230,6 +249,18 @@ class Settings(BaseSettings):
         default=None, description="user:password of Flower's pages. Without it Flower does not start."
     )
     flower_port: int = Field(default=5555, ge=1, le=65535, description="Flower's port on the loopback address.")
+    page_auth: Annotated[SecretStr | None, BeforeValidator(_check_flower_auth)] = Field(
+        default=None, description="user:password of the page. Default: `CBK_FLOWER_AUTH`; without either it does not start."
+    )
+    page_address: str = Field(default="127.0.0.1", min_length=1, description="The address that the page listens on.")
+    page_port: int = Field(default=5556, ge=1, le=65535, description="The page's port.")
+    page_hosts: Annotated[str, BeforeValidator(_check_host_names)] = Field(
+        default="",
+        description="Comma-separated names by which browsers reach the page, beside localhost and addresses. Others are refused.",
+    )
+    metrics_token: Annotated[SecretStr | None, BeforeValidator(_check_token)] = Field(
+        default=None, description="A bearer token that opens `/metrics` and nothing else. The page's user:password does, too."
+    )
 
     @property
     def catalog(self) -> str:
@@ -257,6 +288,17 @@ class Settings(BaseSettings):
     def heartbeat(self) -> str:
         """The URL that the dead man's switch listens at; it is a secret. Empty where there is none."""
         return self.heartbeat_url.get_secret_value()
+
+    @property
+    def page_pair(self) -> str | None:
+        """user:password of the page, None where there is none."""
+        pair = self.page_auth or self.flower_auth
+        return pair.get_secret_value() if pair else None
+
+    @property
+    def page_names(self) -> frozenset[str]:
+        """The names, in lower case, by which the page may be reached."""
+        return frozenset(name.lower() for name in _split_names(self.page_hosts)) | {"localhost"}
 
     def bucket(self, storage: str) -> str:
         """The bucket folder of a storage."""

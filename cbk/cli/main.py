@@ -12,6 +12,7 @@ from cbk.cli.configure import setup, upgrade
 from cbk.cli.history import history
 from cbk.cli.look import ls
 from cbk.cli.notify import notify
+from cbk.cli.page import page
 from cbk.cli.prune import hold, prune, release, undelete
 from cbk.cli.rebuild import rebuild
 from cbk.cli.restore import cat, restore
@@ -55,6 +56,7 @@ for command in (
     upgrade,
     doctor,
     status,
+    page,
     ls,
     history,
     restore,

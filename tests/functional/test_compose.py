@@ -23,7 +23,7 @@ from local_servers import S3, Postgres, Server, Valkey, free_port, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.dev.yml").read_text())
 SERVICES = COMPOSE["services"]
-KIT_SERVICES = ("init", "worker", "beat", "flower")
+KIT_SERVICES = ("init", "worker", "beat", "flower", "page")
 DATABASES_SQL = ROOT / "docker/dev-databases.sql"
 COMMANDS = Path(sys.executable).parent
 
@@ -250,13 +250,14 @@ def initialised(kit_environment, kit_folder):
 
 
 @pytest.mark.usefixtures("initialised")
-@pytest.mark.parametrize("service", ["worker", "beat", "flower"])
+@pytest.mark.parametrize("service", ["worker", "beat", "flower", "page"])
 def test_service_runs_and_its_health_check_says_so(service, kit_environment, kit_folder, tmp_path):
     port = free_port()
     command = command_of(service) + ([f"--port={port}"] if service == "flower" else [])
-    health = [word.replace("5555", str(port)) for word in health_command_of(service)]
+    health = [re.sub("555[56]", str(port), word) for word in health_command_of(service)]
+    environment = kit_environment | {"CBK_PAGE_PORT": str(port)}
     with (tmp_path / "log").open("w+") as log:
-        process = subprocess.Popen(command, env=kit_environment, cwd=kit_folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, cwd=kit_folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
         def is_healthy():
             assert process.poll() is None, (tmp_path / "log").read_text()
@@ -270,9 +271,9 @@ def test_service_runs_and_its_health_check_says_so(service, kit_environment, kit
 
 
 @pytest.mark.usefixtures("initialised")
-@pytest.mark.parametrize("service", ["worker", "beat", "flower"])
+@pytest.mark.parametrize("service", ["worker", "beat", "flower", "page"])
 def test_health_check_of_a_service_that_does_not_run_fails(service, kit_environment, kit_folder):
-    health = [word.replace("5555", str(free_port())) for word in health_command_of(service)]
+    health = [re.sub("555[56]", str(free_port()), word) for word in health_command_of(service)]
     assert subprocess.run(health, env=kit_environment, cwd=kit_folder, capture_output=True, check=False).returncode != 0
 
 

@@ -387,6 +387,15 @@ def test_status_of_a_disk_that_is_not_mounted_is_an_error_not_an_answer(cbk, des
     assert "identity is missing" in err
 
 
+# ---- page ------------------------------------------------------------------------------------------------------------------
+
+
+def test_page_is_never_served_open(cbk, desk):
+    code, out, err = cbk("page")
+    assert (code, out) == (2, "")
+    assert "CBK_PAGE_AUTH: is required for the page (user:password)" in err
+
+
 # ---- ls --------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The catalog: the kit's own database."""
 
 from cbk.edges.catalog.catalog import Catalog
+from cbk.edges.catalog.folders import Entry, Listing, Place
 from cbk.edges.catalog.leases import Leases
 from cbk.edges.catalog.removals import BRAKE_HELD, NewDelete, Planned, Verdict
 from cbk.edges.catalog.report import BucketCounts, Counts, Unprotected
@@ -12,9 +13,12 @@ __all__ = [
     "BucketCounts",
     "Catalog",
     "Counts",
+    "Entry",
     "Keeper",
     "Leases",
+    "Listing",
     "NewDelete",
+    "Place",
     "Planned",
     "Scope",
     "Standing",

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from cbk.edges.catalog.brakes import Brakes
 from cbk.edges.catalog.database import Database
 from cbk.edges.catalog.engine import catalog_errors, open_engine
+from cbk.edges.catalog.folders import Folders
 from cbk.edges.catalog.holds import Holds
 from cbk.edges.catalog.intake import Intake
 from cbk.edges.catalog.leases import Facts, Leases
@@ -42,6 +43,7 @@ class Catalog:
         self.leases = Leases(self.database, holder)
         self.facts = Facts(self.database)
         self.report = Report(self.database)
+        self.folders = Folders(self.database)
         self.samples = Samples(self.database)
         self.verification = Verification(self.database, holder)
         self.selection = Selection(self.database)

@@ -153,6 +153,36 @@ class Report:
                 found.append(Unprotected(state=VersionState(state), reason=reason, count=number, examples=labels))
         return found
 
+    def oldest_unprotected(self, limit: int) -> list[Version]:
+        """The newest versions that are not stored, those first whose rows were seen first."""
+        waits = (versions.c.newest.is_(True), versions.c.deleted.is_(False), versions.c.state != VersionState.STORED.value)
+        query = select_versions().where(*waits).order_by(versions.c.first_seen_at, versions.c.id).limit(limit)
+        with self._database.reading() as connection:
+            return [version_of(row) for row in connection.execute(query)]
+
+    def at_work(self, limit: int) -> list[tuple[str, list[Version]]]:
+        """Who holds claims that have not run out, and on which versions: of `limit` of these, by the holders' names."""
+        claimed = (versions.c.holder.is_not(None), versions.c.lease_until > self._database.now_sql)
+        query = select_versions().add_columns(versions.c.holder).where(*claimed).order_by(versions.c.holder, versions.c.id)
+        found: dict[str, list[Version]] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(query.limit(limit)):
+                found.setdefault(row.holder, []).append(version_of(row))
+        return list(found.items())
+
+    def version(self, version_id: int) -> Version | None:
+        """The version of this id."""
+        with self._database.reading() as connection:
+            row = connection.execute(select_versions().where(versions.c.id == version_id)).one_or_none()
+        return version_of(row) if row else None
+
+    def newest_of(self, file_id: int) -> Version | None:
+        """The newest version of the file of this id."""
+        query = select_versions().where(versions.c.file_id == file_id).order_by(versions.c.number.desc()).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return version_of(row) if row else None
+
     def versions(
         self,
         *,
