@@ -176,13 +176,18 @@ def _recheck(run: _Poll) -> None:
     if not candidates:
         return
     rows = source.rows([version.source_id for version, _ in candidates])
-    fresh = []
+    links, due = [], set()
     for version, digest in candidates:
         source_row = rows.get(version.source_id)
         row = read_row(source_row) if source_row else None
-        if isinstance(row, AcceptedRow) and is_worth_another_try(version, row, link_is_fresh=link_digest(row.link) != digest):
-            fresh.append((version.id, link_digest(row.link), link_expires_at(row.link)))
-    catalog.work.note_links(fresh, checked=[version.id for version, _ in candidates])
+        if not isinstance(row, AcceptedRow):
+            continue
+        link_is_fresh = link_digest(row.link) != digest
+        if is_worth_another_try(version, row, link_is_fresh=link_is_fresh):
+            due.add(version.id)
+        if link_is_fresh or version.id in due:
+            links.append((version.id, link_digest(row.link), link_expires_at(row.link)))
+    catalog.work.note_links(links, checked=[version.id for version, _ in candidates], due=due)
 
 
 def _sweep(kit: Kit) -> None:

@@ -26,7 +26,25 @@ _SAID = re.compile(r"<(Code|Message|Details|AuthenticationErrorDetail)>([^<]*)|\
 _TIME_IS_OVER = re.compile(r"expired|not valid in the specified time frame", re.IGNORECASE)
 _CODE = re.compile(r"[A-Za-z_]{1,40}")
 
-_FRESH_LINK = "the application has to write a fresh link into its row"
+# In the reason of every version that only the application can help: `cbk ls --refresh` finds its row by this.
+FRESH_LINK = "the application has to write a fresh link into its row"
+_DENIED = frozenset({400, 401, 403})
+# The key or the session that signed the link is over: S3 and its relatives, MinIO, Alibaba. Google says ExpiredToken of a link that
+# is simply too old, and then tells when its signature expired.
+_SIGNER_IS_GONE = frozenset(
+    {
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidSecurityToken",
+        "InvalidToken",
+        "InvalidTokenId",
+        "SecurityTokenExpired",
+        "TokenRefreshRequired",
+    }
+)
+_SIGNATURE_IS_OLD = re.compile(r"signature expired", re.IGNORECASE)
+# What another link does not help.
+_NOT_THE_LINK = frozenset({"BlobArchived", "InvalidObjectState", "RequestTimeTooSkewed"})
 _HINTS = {
     "AccessDenied": "storage services answer so for an object that is not there, too, where the signer may not list the bucket",
     "InvalidObjectState": "the object is in an archive tier: restore it there first",
@@ -108,30 +126,34 @@ def classify_refusal(
         return OriginUnavailable(f"{origin} answers {status} for now", retry_after_seconds=wait)
     if status < 400:
         return NotTheObject(f"{origin} answers {status} instead of the object")
-    said = [xml or json for _, xml, _, json in _SAID.findall(excerpt)]
-    code = next((word for word in said if _CODE.fullmatch(word)), "")
+    fields = [((tag or name).lower(), xml or json) for tag, xml, name, json in _SAID.findall(excerpt)]
+    said = [text for _, text in fields]
+    code = next((text for name, text in fields if name == "code" and _CODE.fullmatch(text)), "")
     if status in {404, 410}:
         what = "bucket or container" if code in {"NoSuchBucket", "ContainerNotFound"} else "object"
         return ObjectMissing(f"{origin} has no such {what} ({status})")
-    if status in {400, 401, 403}:
+    hints = [_HINTS[code]] if code in _HINTS else []
+    if status in _DENIED:
         expired = _expired(said, code, link_expires_at, now)
         if expired is not None:
             return expired
+        if code not in _NOT_THE_LINK:
+            hints.append(FRESH_LINK)
     name = f"{status} {code}" if code else str(status)
-    return LinkDenied(f"{origin} refuses the link ({name})", hint=_HINTS.get(code))
+    return LinkDenied(f"{origin} refuses the link ({name})", hint="; ".join(hints) or None)
 
 
 def _expired(said: list[str], code: str, link_expires_at: datetime | None, now: datetime) -> LinkExpired | None:
     """The origin's word counts before our clock: a link dies with its signer's session, and our clock may be wrong."""
     when = link_expires_at and f"{link_expires_at:%Y-%m-%d %H:%M} UTC"
     if link_expires_at is not None and link_expires_at <= now:
-        return LinkExpired(f"the link expired at {when}", hint=_FRESH_LINK)
-    if code == "InvalidAccessKeyId":
-        return LinkExpired("the key that signed the link is not valid any more", hint=_FRESH_LINK)
-    if not any(_TIME_IS_OVER.search(text) for text in said):
-        return None
-    early = f" before the time that it shows ({when}): its signer's session is over" if when else ""
-    return LinkExpired(f"the link expired{early}", hint=_FRESH_LINK)
+        return LinkExpired(f"the link expired at {when}", hint=FRESH_LINK)
+    early = f", before the time that the link shows ({when})" if when else ""
+    if code in _SIGNER_IS_GONE and not any(_SIGNATURE_IS_OLD.search(text) for text in said):
+        return LinkExpired(f"the key or the session that signed the link is over ({code}){early}", hint=FRESH_LINK)
+    if any(_TIME_IS_OVER.search(text) for text in said):
+        return LinkExpired(f"the link expired{early}", hint=FRESH_LINK)
+    return None
 
 
 def retry_after_seconds(value: str | None, *, now: datetime) -> float | None:

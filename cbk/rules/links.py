@@ -264,8 +264,8 @@ def link_expires_at(link: str) -> datetime | None:
     """When a signed link says that it expires (UTC); None where it does not say so in a way that is known.
 
     AWS Signature 4 (X-Amz-Date + X-Amz-Expires; also MinIO, R2, B2, SeaweedFS), Google (X-Goog-) and Alibaba (x-oss-) alike;
-    AWS Signature 2, CloudFront and Google's older form (Expires, Unix seconds); Azure SAS (se, ISO 8601). It is a promise, not a
-    fact: a link dies earlier with the session of its signer.
+    AWS Signature 2, CloudFront and Google's older form (Expires, Unix seconds); Azure SAS (se, ISO 8601; ske, where a key of a user
+    signed it, which dies then). It is a promise, not a fact: a link dies earlier with the session of its signer.
     """
     try:
         query = {name.lower(): value for name, value in parse_qsl(urlsplit(link).query)}
@@ -282,9 +282,13 @@ def _expires_at(query: Mapping[str, str]) -> datetime | None:
     if "signature" in query and "expires" in query:
         return datetime.fromtimestamp(_seconds(query["expires"]), UTC)
     if "sig" in query and "se" in query:
-        expires_at = datetime.fromisoformat(query["se"])
-        return expires_at.replace(tzinfo=UTC) if expires_at.tzinfo is None else expires_at.astimezone(UTC)
+        return min(_instant(query[name]) for name in ("se", "ske") if name in query)
     return None
+
+
+def _instant(text: str) -> datetime:
+    instant = datetime.fromisoformat(text)
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
 def _seconds(text: str) -> int:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from cbk.errors import CbkError, DownloadError, HashMismatch
 from cbk.model import AcceptedRow, DeclinedRow, Version, VersionState
+from cbk.rules.answers import FRESH_LINK
 
 LONGEST_DELAY = timedelta(hours=6)
 # An object that is not there, or not yet the row's, may come: the application writes the row before or after the upload.
@@ -52,12 +53,15 @@ def decide_fetch(version: Version, row: AcceptedRow | DeclinedRow | None) -> Fet
 def is_worth_another_try(version: Version, row: AcceptedRow, *, link_is_fresh: bool) -> bool:
     """Whether the row, read again, changes anything for a version that could not be fetched.
 
-    A fresh link does. So does a row that makes sense again where the row alone was in the way: nothing else leaves a version that
-    is neither due nor expired.
+    A fresh link does, but for a version that failed for another reason than its link: that waits for its time, however often the
+    application signs anew. So does a row that makes sense again where the row alone was in the way: nothing else leaves a version
+    that is neither due nor expired.
     """
     if isinstance(decide_fetch(version, row), Outcome):
         return False
-    return link_is_fresh or (version.due_at is None and version.state is not VersionState.EXPIRED)
+    if link_is_fresh:
+        return version.state is not VersionState.FAILED or FRESH_LINK in version.reason
+    return version.due_at is None and version.state is not VersionState.EXPIRED
 
 
 def after_failure(

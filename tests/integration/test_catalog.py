@@ -291,7 +291,7 @@ def test_fresh_link_makes_an_expired_version_due(catalog):
     catalog.work.record_outcome(claim, Outcome(state=VersionState.EXPIRED, reason="the link has expired"))
     [(version, digest)] = catalog.work.refreshable(10)
     assert (version.source_id, digest != "") == ("cars/a.png-1", True)
-    catalog.work.note_links([(version.id, "fresh", None)], checked=[version.id])
+    catalog.work.note_links([(version.id, "fresh", None)], checked=[version.id], due={version.id})
     assert [v.source_id for v in catalog.work.dispatch(10, LEASE)] == ["cars/a.png-1"]
 
 

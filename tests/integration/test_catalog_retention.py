@@ -573,7 +573,7 @@ def test_bytes_of_a_version_that_was_brought_back_are_not_taken(catalog, pruned)
 
 def test_version_that_is_deleted_is_not_made_due_by_who_looked_before(catalog, pruned):
     assert catalog.work.make_due([pruned.id], reason="its copy was not on the disk") == 0
-    catalog.work.note_links([(pruned.id, "fresh", None)], checked=[])
+    catalog.work.note_links([(pruned.id, "fresh", None)], checked=[], due={pruned.id})
     assert states(catalog) == ["pruned"]
     assert catalog.work.dispatch(10, LEASE) == []
 

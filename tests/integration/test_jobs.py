@@ -4,7 +4,7 @@ import errno
 import gzip
 import os
 import threading
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -718,25 +718,38 @@ def test_expired_link_that_is_refreshed_makes_its_version_due(desk):
     assert desk.states() == {("a.txt", 1): "stored"}
 
 
-def test_fresh_link_of_a_failed_version_does_not_wait_for_its_time(desk):
-    row_id = desk.upload("a.txt", b"x", status(503, retry_after="7200"))
-    desk.work()
-    desk.origin.put("/fresh/a.txt", b"x")
-    desk.refresh(row_id, "/fresh/a.txt")
-    desk.work()
-    assert desk.states() == {("a.txt", 1): "stored"}
-
-
-def test_fresh_link_starts_the_backoff_anew(desk):
+def test_link_that_is_signed_anew_again_and_again_leaves_a_failed_version_its_backoff(desk):
     row_id = desk.upload("a.txt", b"x", status(503))
     for _ in range(3):
         desk.work()
         desk.pass_backoff()
-    assert desk.versions()["a.txt", 1].attempts == 3
-    desk.origin.put("/fresh/a.txt", b"x", status(503))
+    due_at = desk.versions()["a.txt", 1].due_at
+    desk.pass_time(due_at=-timedelta(hours=1))
+    for number in range(3):
+        desk.change(row_id, SignedDownloadUrl=f"{desk.link('/car-erp/a.txt')}{number}&Expires=4102444800&Signature=x")
+        desk.work()
+    version = desk.versions()["a.txt", 1]
+    assert desk.origin.count("/car-erp/a.txt") == 3
+    assert (version.state, version.attempts) == ("failed", 3)
+    assert version.due_at > due_at
+    assert version.link_expires_at == datetime(2100, 1, 1, tzinfo=UTC)
+    desk.origin.put("/car-erp/a.txt", b"x")
+    desk.pass_time(due_at=timedelta(minutes=1))
+    desk.work()
+    assert desk.states() == {("a.txt", 1): "stored"}
+
+
+def test_fresh_link_of_a_version_that_was_denied_does_not_wait_and_goes_on_counting(desk):
+    row_id = desk.upload("a.txt", b"x", s3_error(403, "SignatureDoesNotMatch", "The signature does not match."))
+    desk.work()
+    desk.refresh(row_id, "/still-denied/a.txt")
+    desk.origin.put("/still-denied/a.txt", b"x", s3_error(403, "AccessDenied", "Access Denied"))
+    desk.work()
+    assert (desk.states(), desk.versions()["a.txt", 1].attempts) == ({("a.txt", 1): "failed"}, 2)
+    desk.origin.put("/fresh/a.txt", b"x")
     desk.refresh(row_id, "/fresh/a.txt")
     desk.work()
-    assert desk.versions()["a.txt", 1].attempts == 1
+    assert desk.states() == {("a.txt", 1): "stored"}
 
 
 def test_row_that_vanished_before_its_download_leaves_its_version_missing(desk):

@@ -4,7 +4,7 @@ import pytest
 from urllib3._collections import HTTPHeaderDict
 
 from cbk.errors import LinkDenied, LinkExpired, NotTheObject, ObjectMissing, OriginUnavailable, TransferBroken
-from cbk.rules.answers import Entity, check_resumed, classify_refusal, read_entity, retry_after_seconds
+from cbk.rules.answers import FRESH_LINK, Entity, check_resumed, classify_refusal, read_entity, retry_after_seconds
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
@@ -48,6 +48,12 @@ GOOGLE = (
         (400, GOOGLE),
         (401, '{"code": "expired_auth_token", "message": "Authorization token has expired", "status": 401}'),
         (403, s3("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")),
+        (400, s3("InvalidToken", "The provided token is malformed or otherwise not valid.")),
+        (400, s3("TokenRefreshRequired", "The provided token must be refreshed.")),
+        (403, s3("InvalidTokenId", "The security token included in the request is invalid")),
+        (403, s3("ExpiredRequest", "Presigned URL or request signature has expired.")),
+        (403, s3("InvalidSecurityToken", "The security token you provided is invalid.")),
+        (403, s3("SecurityTokenExpired", "The security token you provided has expired.")),
     ],
 )
 def test_refusal_of_a_link_whose_time_is_over_asks_for_a_fresh_one(status, excerpt):
@@ -60,9 +66,49 @@ def test_refusal_after_the_time_that_the_link_shows_is_expiry_whatever_the_page_
     assert refuse(403, "<html>Forbidden</html>", EARLIER).message == "the link expired at 2026-01-01 11:00 UTC"
 
 
-def test_refusal_before_the_time_that_the_link_shows_tells_of_the_session():
-    error = refuse(403, s3("ExpiredToken", "The provided token has expired."), LATER)
-    assert error.message == "the link expired before the time that it shows (2026-01-01 13:00 UTC): its signer's session is over"
+@pytest.mark.parametrize(
+    ("excerpt", "message"),
+    [
+        (
+            s3("ExpiredToken", "The provided token has expired."),
+            "the key or the session that signed the link is over (ExpiredToken), before the time that the link shows",
+        ),
+        (
+            s3("InvalidToken", "The provided token is malformed or otherwise not valid."),
+            "the key or the session that signed the link is over (InvalidToken), before the time that the link shows",
+        ),
+        (s3("AccessDenied", "Request has expired"), "the link expired, before the time that the link shows"),
+        (GOOGLE, "the link expired, before the time that the link shows"),
+        (azure("AuthenticationFailed", "Signature not valid in the specified time frame: x"), "the link expired, before the time"),
+        (s3("AccessDenied", "Access Denied"), "files.example.com refuses the link (403 AccessDenied)"),
+        (s3("SignatureDoesNotMatch", "secret"), "files.example.com refuses the link (403 SignatureDoesNotMatch)"),
+    ],
+)
+def test_link_that_died_its_signers_session_and_a_denial_are_told_apart(excerpt, message):
+    assert refuse(403, excerpt, LATER).message.startswith(message)
+
+
+def test_google_calls_a_link_that_is_too_old_a_token_and_it_is_told_as_a_link():
+    assert refuse(400, GOOGLE).message == "the link expired"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "helps"),
+    [
+        (403, "AccessDenied", True),
+        (403, "SignatureDoesNotMatch", True),
+        (400, "AuthorizationQueryParametersError", True),
+        (401, "Unauthorized", True),
+        (403, "", True),
+        (403, "InvalidObjectState", False),
+        (409, "BlobArchived", False),
+        (403, "RequestTimeTooSkewed", False),
+        (405, "MethodNotAllowed", False),
+        (451, "", False),
+    ],
+)
+def test_denial_asks_for_a_fresh_link_where_one_can_help(status, code, helps):
+    assert (FRESH_LINK in (refuse(status, s3(code, "secret")).hint or "")) is helps
 
 
 @pytest.mark.parametrize(

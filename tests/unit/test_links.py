@@ -359,6 +359,29 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
         ("se=2026-01-01T12:00Z&sig=x", NOON),
         ("se=2026-01-02&sig=x", NOON + timedelta(hours=12)),
         ("se=2026-01-01T14:00:00%2B02:00&sig=x", NOON),
+        ("skoid=a&sktid=b&skt=2026-01-01&ske=2026-01-01T12:00:00Z&sks=b&skv=2024-01-01&se=2026-01-09T12:00:00Z&sp=r&sig=x", NOON),
+        ("ske=2026-01-09T12:00:00Z&se=2026-01-01T12:00:00Z&sig=x", NOON),
+        # As R2, B2 and MinIO have them, with a session's token and fields in any order.
+        (
+            (
+                f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=K%2F20260101%2Fauto%2Fs3%2Faws4_request&X-Amz-Date={SIGNED_AT}"
+                "&X-Amz-Expires=3600&X-Amz-Signature=x&X-Amz-SignedHeaders=host&x-amz-checksum-mode=ENABLED&x-id=GetObject"
+            ),
+            NOON + timedelta(hours=1),
+        ),
+        (
+            (
+                f"response-content-type=a&X-Amz-Credential=K%2F20260101%2Fus-west-004%2Fs3%2Faws4_request&X-Amz-Date={SIGNED_AT}"
+                "&X-Amz-Expires=604800&X-Amz-SignedHeaders=host&X-Amz-Signature=x"
+            ),
+            NOON + timedelta(days=7),
+        ),
+        (
+            f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=1&X-Amz-Date={SIGNED_AT}&X-Amz-Security-Token=T&X-Amz-Signature=x",
+            NOON + timedelta(seconds=1),
+        ),
+        ("GoogleAccessId=a%40b.iam.gserviceaccount.com&Expires=1767268800&Signature=x", NOON),
+        ("OSSAccessKeyId=A&Expires=1767268800&Signature=x", NOON),
         ("se=2026-01-01T12:00:00.1234567Z&sig=x", NOON + timedelta(microseconds=123456)),
     ],
 )
@@ -374,7 +397,7 @@ def test_link_expires_at_reads_what_the_services_write(query, expires_at):
         f"X-Amz-Date={SIGNED_AT}&X-Amz-Expires=1e9", f"X-Amz-Date={SIGNED_AT}&X-Amz-Expires=999999999999",
         "X-Amz-Date=&X-Amz-Expires=1", "X-Amz-Date=yesterday&X-Amz-Expires=1", "X-Amz-Date=20261301T000000Z&X-Amz-Expires=1",
         "Expires=999999999999&Signature=x", "Expires=99999999999999999999&Signature=x", "Expires=\u0663&Signature=x",
-        "se=never&sig=x", "se=&sig=x", "se=9999-99-99&sig=x",
+        "se=2026-01-01&ske=never&sig=x", "se=never&sig=x", "se=&sig=x", "se=9999-99-99&sig=x",
     ],
 )  # fmt: skip
 def test_link_expires_at_does_not_guess(query):

@@ -1,11 +1,13 @@
 """What becomes of a version after its row was read again, and after a failed download."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from cbk import errors
 from cbk.model import AcceptedRow, DeclinedRow, VersionState
+from cbk.rules.answers import FRESH_LINK
 from cbk.rules.outcome import LONGEST_DELAY, Fetch, after_failure, backoff, decide_fetch, is_worth_another_try
 from tests.unit.test_wanted import version
 
@@ -73,10 +75,17 @@ def test_after_failure_keeps_state_and_reason_and_whether_it_comes_back(error, s
         ("declined", False, False, True),
         ("declined", True, False, False),
         ("failed", True, False, False),
+        ("failed", True, True, False),
     ],
 )
 def test_another_try_is_worth_it_for_a_fresh_link_or_where_only_the_row_was_in_the_way(state, due, link_is_fresh, worth):
     assert is_worth_another_try(version(2, state, due=due), accepted(), link_is_fresh=link_is_fresh) is worth
+
+
+def test_another_try_of_a_version_whose_link_was_denied_is_worth_it_for_a_fresh_one():
+    denied = replace(version(2, "failed", due=True), reason=f"files.example.com refuses the link (403) ({FRESH_LINK})")
+    assert is_worth_another_try(denied, accepted(), link_is_fresh=True)
+    assert not is_worth_another_try(denied, accepted(), link_is_fresh=False)
 
 
 def test_another_try_is_worth_nothing_where_the_row_says_something_else():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -328,9 +329,14 @@ class Work:
         with self._database.reading() as connection:
             return [(version_of(row), row.link_digest) for row in connection.execute(query)]
 
-    def note_links(self, links: Iterable[tuple[int, str, datetime | None]], checked: Iterable[int]) -> None:
-        """(id, digest, expiry) of links whose versions are worth another try: due now. `checked` were looked at."""
+    def note_links(self, links: Iterable[tuple[int, str, datetime | None]], checked: Iterable[int], due: AbstractSet[int]) -> None:
+        """(id, digest, expiry) of links as they are now; versions in `due` are worth another try: now. `checked` were looked at.
+
+        A denied version's attempts go on counting: a fresh link that is denied again is asked for ever less often.
+        """
         now = self._database.now_sql
+        attempts = sa.case((versions.c.state == VersionState.FAILED.value, versions.c.attempts), else_=0)
+        again = {"due_at": now, "attempts": attempts, "state": VersionState.PENDING.value, "reason": "its row has changed"}
         with self._database.writing() as connection:
             for batch in in_batches(list(checked)):
                 connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(checked_at=now))
@@ -338,14 +344,7 @@ class Work:
                 connection.execute(
                     sa.update(versions)
                     .where(versions.c.id == version_id, ~_settled(), ~self._in_work())
-                    .values(
-                        link_digest=digest,
-                        link_expires_at=expires_at,
-                        due_at=now,
-                        attempts=0,
-                        state=VersionState.PENDING.value,
-                        reason="its row has changed",
-                    )
+                    .values(link_digest=digest, link_expires_at=expires_at, **(again if version_id in due else {}))
                 )
 
     def take_over(self, version_id: int, *, source_id: str, link_digest: str, link_expires_at: datetime | None) -> None:
