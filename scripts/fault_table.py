@@ -18,7 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.faults import disks, strace  # noqa: E402 - found by the line above
+from local_servers import Postgres  # noqa: E402 - found by the line above
+from tests.faults import disks, network, strace  # noqa: E402
 from tests.faults.cuts import cut_after_init, cut_at_random, cut_at_steps  # noqa: E402
 from tests.faults.filling import fill_under_load  # noqa: E402
 from tests.faults.injections import HARMS, WAYS, inject_all  # noqa: E402
@@ -63,6 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cuts", type=int, default=50, help="power cuts under load, for each file system and place of the catalog")
     parser.add_argument("--faults", type=int, default=3000, help="faults at system calls, about")
     parser.add_argument("--full", type=int, default=20, help="times that a disk fills up under load")
+    parser.add_argument("--network", type=int, default=8000, help="faults of origins, connections to databases and messages, about")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random; another one takes other moments")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.relative_to(ROOT)}")
     parser.add_argument("--planted", action="store_true", help="instead: plant bugs in a copy, and see that the tests find each")
@@ -72,9 +74,9 @@ def _arguments() -> argparse.Namespace:
 def _suites(arguments: argparse.Namespace) -> Iterator[Suite]:
     """Everything that this machine can do; what it cannot is said."""
     seed = arguments.seed
-    can_trace = _can("faults at system calls", strace.why_not())
+    can_trace = arguments.faults > 0 and _can("faults at system calls", strace.why_not())
     per_way = max(arguments.faults // (len(WAYS) * (2 + len(disks.KINDS))), 1)
-    for kind in disks.KINDS:
+    for kind in disks.KINDS if arguments.cuts else ():
         if not _can(f"power cuts on {kind}", disks.why_not(kind)):
             continue
         for on_disk in (True, False):
@@ -98,8 +100,17 @@ def _suites(arguments: argparse.Namespace) -> Iterator[Suite]:
                     inject_all(folder, origin, catalog_on_disk=on_disk, harms=HARMS, per_way=per_way, seed=seed).tallies
                 )
             )
-    if _can("full disks", disks.why_not("tmpfs")):
+    if arguments.full and _can("full disks", disks.why_not("tmpfs")):
         yield lambda folder, origin: [fill_under_load(folder, origin, times=arguments.full, seed=seed)]
+    yield from _network_suites(arguments)
+
+
+def _network_suites(arguments: argparse.Namespace) -> Iterator[Suite]:
+    if not arguments.network:
+        return
+    with tempfile.TemporaryDirectory(prefix="cbk-faults-") as folder, Postgres(folder) as postgres:
+        for suite in network.suites(times=arguments.network, seed=arguments.seed):
+            yield lambda folder, origin, suite=suite: [suite(folder, origin, postgres)]
 
 
 def _can(what: str, reason: str) -> bool:
@@ -142,7 +153,8 @@ def _table(tallies: list[Tally], arguments: argparse.Namespace, seconds: float) 
     rows.append(("**all**", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))))
     lines += [f"| {name} | " + " | ".join(f"{number:,}" for number in numbers) + " |" for name, *numbers in rows]
     command = (
-        f"scripts/test-faults --cuts {arguments.cuts} --faults {arguments.faults} --full {arguments.full} --seed {arguments.seed}"
+        f"scripts/test-faults --cuts {arguments.cuts} --faults {arguments.faults} --full {arguments.full} "
+        f"--network {arguments.network} --seed {arguments.seed}"
     )
     where = f"{platform.system()} {re.match(r'[0-9.]+', platform.release())[0].rstrip('.')} on {platform.machine()}"
     version = (

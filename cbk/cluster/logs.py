@@ -10,6 +10,11 @@ from collections.abc import Mapping
 
 from cbk.model import Summary
 
+# Characters of a message, of a fact and of a traceback: more is no line for people, and would fill the disk of whoever keeps it.
+# A key has 4 KB at the most.
+LONGEST = 5000
+LONGEST_TRACEBACK = 20_000
+
 # A second wall: nothing of ours puts a link or a password into a message, but libraries may.
 # Each looks at a character a few times at the most: keys of 4 KB come from rows, and a log line must not be a way to stop a worker.
 _QUERY = re.compile(r"(?<=\S)\?[^\s?'\"<>]+=[^\s'\"<>]+")
@@ -33,11 +38,12 @@ class FactsFormatter(logging.Formatter):
         """The line."""
         facts: Mapping[str, object] = getattr(record, "facts", {})
         fields = "".join(f" {name}={_quote(value)}" for name, value in facts.items() if value is not None and value != "")
-        line = f"{self.formatTime(record)} {record.levelname.lower()} {record.name} {_one_line(record.getMessage())}{fields}"
+        message = _one_line(_shortened(record.getMessage(), LONGEST))
+        line = f"{self.formatTime(record)} {record.levelname.lower()} {record.name} {message}{fields}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + _shortened(self.formatException(record.exc_info), LONGEST_TRACEBACK)
         if record.stack_info:
-            line += "\n" + self.formatStack(record.stack_info)
+            line += "\n" + _shortened(self.formatStack(record.stack_info), LONGEST_TRACEBACK)
         return redact(line)
 
 
@@ -66,11 +72,15 @@ def write_summary(name: str, summary: Summary, task_id: str | None) -> None:
 
 
 def _quote(value: object) -> str:
-    text = str(value)
+    text = _shortened(str(value), LONGEST)
     if re.fullmatch(r"[\w.:/+@~,-]+", text):
         return text
     escaped = _one_line(text).replace('"', "'")
     return f'"{escaped}"'
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
 
 
 def _one_line(text: str) -> str:

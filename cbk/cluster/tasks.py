@@ -23,6 +23,7 @@ from cbk.jobs import watch as watch_job
 from cbk.jobs.backup import Failure
 from cbk.jobs.verify import Found
 from cbk.model import Summary
+from cbk.rules.messages import read_id, read_ids, read_number, read_text
 
 PAUSE_STEP_SECONDS = 0.2
 
@@ -59,7 +60,7 @@ def poll(self: Any) -> str:
 @app.task(bind=True, name="cbk.backup", throws=(CbkError,))
 def backup(self: Any, file_id: int | str) -> str:
     """Back up the version of the row `file_id`."""
-    return _run(self, "backup", lambda: backup_job.back_up(kit(), str(file_id)))
+    return _run(self, "backup", lambda: backup_job.back_up(kit(), read_id(file_id)))
 
 
 @app.task(bind=True, name="cbk.backup_batch", throws=(CbkError,))
@@ -67,7 +68,7 @@ def backup_batch(self: Any, file_ids: list[int | str]) -> str:
     """Back up the versions of these rows. Each that fails has a line of its own, and comes back as a task of its own."""
 
     def work() -> Summary:
-        done = backup_job.back_up_together(kit(), [str(file_id) for file_id in file_ids])
+        done = backup_job.back_up_together(kit(), read_ids(file_ids))
         for failure in done.failures:
             _log_failure(failure)
         return backup_job.sum_up(done)
@@ -86,15 +87,24 @@ def _log_failure(failure: Failure) -> None:
 @app.task(bind=True, name="cbk.prune", throws=(CbkError,))
 def prune(self: Any, delete_id: int | str | None = None, version_id: int | None = None) -> str:
     """Prune what the delete-log row `delete_id` covers, or the replaced version `version_id`, if it is due."""
-    row = None if delete_id is None else str(delete_id)
-    return _run(self, "prune", lambda: prune_job.prune(kit(), CeleryCourier(app), delete_id=row, version_id=version_id))
+
+    def work() -> Summary:
+        row = None if delete_id is None else read_id(delete_id)
+        version = None if version_id is None else read_number(version_id)
+        return prune_job.prune(kit(), CeleryCourier(app), delete_id=row, version_id=version)
+
+    return _run(self, "prune", work)
 
 
 @app.task(bind=True, name="cbk.resync", throws=(CbkError,))
 def resync(self: Any, storage: str | None = None, key: str | None = None, file_id: int | str | None = None) -> str:
     """Resync one file, named by storage and key, or by the Id of one of its rows."""
-    row = None if file_id is None else str(file_id)
-    return _run(self, "resync", lambda: resync_job.resync(kit(), CeleryCourier(app), storage=storage, key=key, file_id=row))
+
+    def work() -> Summary:
+        row = None if file_id is None else read_id(file_id)
+        return resync_job.resync(kit(), CeleryCourier(app), storage=_text(storage), key=_text(key), file_id=row)
+
+    return _run(self, "resync", work)
 
 
 @app.task(bind=True, name="cbk.verify", throws=(CbkError,))
@@ -104,10 +114,14 @@ def verify(self: Any, storage: str | None = None, key: str | None = None, prefix
     def work() -> Summary:
         if storage is None and key is None and prefix is None:
             return scrub_job.scrub(kit(), pause=_pause, on_found=_log_found)
-        named = {"storage": storage, "key": key, "prefix": prefix}
+        named = {"storage": _text(storage), "key": _text(key), "prefix": _text(prefix)}
         return scrub_job.verify_unattended(kit(), pause=_pause, on_found=_log_found, quick=quick, **named)
 
     return _run(self, "verify", work)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else read_text(value)
 
 
 def _log_found(found: Found) -> None:

@@ -56,35 +56,41 @@ class Scene:
     """A desk below `folder`, whose backup root is what is mounted at `folder / "backups"`, if anything is.
 
     The truth about the files is kept here, in memory: SHA-256 of each version by key and number, the newest number of each key that
-    the application still has, and the keys that it has deleted. There is no grace: what was deleted or replaced goes at once.
+    the application still has, and the keys that it has deleted. Unless `settings` say otherwise there is no grace: what was deleted
+    or replaced goes at once.
     """
 
     def __init__(self, folder, origin, *, catalog_on_disk, seed=0, **settings):
         if catalog_on_disk:
             settings["catalog_url"] = f"sqlite:///{folder}/backups/.cbk/catalog.db"
-        at_once = {"grace_period": "0s", "brake_files": 1_000_000, "clock_sync": "ignore"}
-        self.desk = Desk(folder, origin, min_free_space="0", **at_once, **settings)
+        at_once = {"grace_period": "0s", "brake_files": 1_000_000, "clock_sync": "ignore", "min_free_space": "0"}
+        self.desk = Desk(folder, origin, **at_once | settings)
         self.random = random.Random(seed)
         self.truth = {}
         self.newest = {}
         self.deleted = set()
         self._rows = {}
         self._names = 0
+        self._links = 0
         self._quarantined = 0
 
     # The application
 
-    def upload(self, *, size=None, again=False, wrong_first=False, leave_copy=False):
+    def upload(self, *, size=None, again=False, wrong_first=False, leave_copy=False, answers=()):
         """One more file with its row, or where `again` is true one more version of a file; gives the row's Id.
 
-        `wrong_first`: the origin gives other bytes to the first who asks. `leave_copy`: a worker died right after publishing it.
+        `wrong_first`: the origin gives other bytes to the first who asks; `answers` are what it gives before it serves the object.
+        `leave_copy`: a worker died right after publishing it.
         """
         key = self.random.choice(list(self.newest)) if again else self._new_key()
         number = self.newest.get(key, 0) + 1
         content = self.random.randbytes(self._size() if size is None else size)
         self.truth[key, number] = sha256(content).hexdigest()
         self.newest[key] = number
-        answers = [status(200, b"something else"), serve()] if wrong_first else []
+        if wrong_first:
+            answers = [status(200, b"something else")]
+        if answers:
+            answers = [*answers, serve()]
         row_id = self.desk.upload(key, content, *answers, version=number, served_at=f"/car-erp/{key}/{number}")
         self._rows[key] = row_id
         if leave_copy:
@@ -119,6 +125,13 @@ class Scene:
         del self.newest[key]
         self.deleted.add(key)
         return self.desk.delete(self._rows[key])
+
+    def freshen(self):
+        """The application writes a new link into the rows of expired versions."""
+        for version in self.desk.kit.catalog.report.versions(state=VersionState.EXPIRED):
+            self._links += 1
+            link = self.desk.origin.url(f"/car-erp/{version.key}/{version.number}", f"X-Amz-Signature={self._links}")
+            self.desk.change(version.source_id, SignedDownloadUrl=link)
 
     def _new_key(self):
         """Names share folders, and some would share a place."""

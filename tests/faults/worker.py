@@ -57,20 +57,20 @@ def work(connection, settings, threads, step=None):
     telling = threading.Lock()
 
     def one(task):
-        said = _how_it_goes(lambda: _do(kit, courier, task))
+        said = how_it_goes(lambda: do(kit, courier, task))
         with telling:
             connection.send(said)
 
     if step is not None:
         before_step(step, lambda: die_without_power(settings["backup_root"]))
-    connection.send(_how_it_goes(lambda: poll(kit, courier, pause=lambda _: True)))
-    tasks = zip_longest(_batches(courier.take()), [removal for removal, _ in courier.prunes])
+    connection.send(how_it_goes(lambda: poll(kit, courier, pause=lambda _: True)))
+    tasks = zip_longest(batches(courier.take()), [removal for removal, _ in courier.prunes])
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, [task for pair in tasks for task in pair if task is not None]))
     connection.send(DONE)
 
 
-def _batches(row_ids):
+def batches(row_ids):
     """One at a time and several together by turns."""
     left, sizes = list(row_ids), cycle(_BATCHES)
     while left:
@@ -79,14 +79,14 @@ def _batches(row_ids):
         del left[:size]
 
 
-def _do(kit, courier, task):
+def do(kit, courier, task):
     """Back up rows, given by their Ids, or carry out a removal."""
     if isinstance(task, list):
         return back_up(kit, task[0]) if len(task) == 1 else _back_up_together(kit, task)
     return prune(kit, courier, delete_id=task.delete_id, version_id=task.version_id)
 
 
-def _how_it_goes(job):
+def how_it_goes(job):
     """Do it; gives its outcome, or the error's type and message."""
     try:
         return job().outcome
@@ -125,7 +125,7 @@ def act(connection, settings, job, *arguments):
     # Unlike a read from the pipe, it is no call that a fault could be meant for.
     if signal.sigtimedwait({GO}, _PATIENCE_SECONDS) is None:
         return  # whoever started this is dead
-    connection.send(_how_it_goes(lambda: JOBS[job](kit, *arguments)))
+    connection.send(how_it_goes(lambda: JOBS[job](kit, *arguments)))
 
 
 def _poll(kit):

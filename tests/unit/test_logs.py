@@ -201,3 +201,13 @@ def test_configure_keeps_celerys_two_lines_per_task_away(root):
     names = ("celery.worker.strategy", "celery.app.trace")
     assert [logging.getLogger(name).isEnabledFor(logging.INFO) for name in names] == [False, False]
     assert root.handlers[0].stream is sys.stderr
+
+
+def test_line_stays_a_line_whatever_somebody_put_into_it(logged):
+    endless = "x" * 10_000_000
+    try:
+        raise ValueError(endless)
+    except ValueError:
+        logged.logger.exception(endless, extra={"facts": {"args": endless}})
+    assert len(logged.getvalue()) < 40_000
+    assert "... (10000000 characters)" in logged.getvalue()
