@@ -2,7 +2,8 @@
 
 None of them flushes what it wrote, reads it back, or keeps a record; `rclone copy` compares a hash where the server names one (MD5
 from S3), `copyurl` compares nothing, the naive script compares the SHA-256 as the kit does. Their start is in their figures, a
-twentieth of a second. Before each turn everything is flushed, so that nobody pays for what another one has left to the kernel.
+twentieth of a second. Before each turn everything is flushed, so that nobody pays for what another one has left to the kernel; how
+long that takes is a fact of the run (`flush_seconds`), and no part of its time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from bench.place import REPOSITORY, TRANSFERS, Origin, Place, plain_environment, rclone_program
 from bench.results import Run
 from bench.us import BenchFailed
-from bench.watch import Usage, Watch
+from bench.watch import Usage, Watch, flushed
 
 # One file of the naive script: download, compare, compress. Its arguments are a link, a hash and a path.
 NAIVE = 'mkdir -p "${3%/*}" && curl -sS --fail -o "$3" "$1" && echo "$2  $3" | sha256sum --check --quiet && gzip "$3"'
@@ -76,11 +77,12 @@ def run_peer(place: Place, origin: Origin, name: str, case: str, round_: int) ->
     command, environment, listing = PEERS[name](origin, target)
     files = origin.corpus.files
     seconds, usage, server = timed(command, environment, listing, log=place.folder / f"{name}.log", origin=origin)
+    facts = {"flush_seconds": flushed()}
     found = sum(1 for _ in _payloads(target, name))
     if found != len(files):
         raise BenchFailed(f"{name} copied {found} of {len(files)} files; see its log:\n{_tail(place.folder / f'{name}.log')}")
     shutil.rmtree(target)
-    return Run(case, name, round_, len(files), origin.corpus.size, seconds, {name: usage}, server)
+    return Run(case, name, round_, len(files), origin.corpus.size, seconds, {name: usage}, server, facts)
 
 
 def run_hand(place: Place, origin: Origin, case: str, round_: int) -> Run:
@@ -90,15 +92,16 @@ def run_hand(place: Place, origin: Origin, case: str, round_: int) -> Run:
     arguments = [origin.links[file.key], origin.corpus.sha256[file.key], str(target / "copy")]
     command = [sys.executable, "-m", "bench.hand", *arguments]
     seconds, usage, server = timed(command, {"PYTHONPATH": str(REPOSITORY)}, log=place.folder / "hand.log", origin=origin)
+    facts = {"flush_seconds": flushed()}
     shutil.rmtree(target)
-    return Run(case, "hand", round_, 1, file.size, seconds, {"hand": usage}, server)
+    return Run(case, "hand", round_, 1, file.size, seconds, {"hand": usage}, server, facts)
 
 
 def timed(
     command: list[str], environment: dict[str, str], listing: Path | None = None, *, log: Path, origin: Origin | None = None
 ) -> tuple[float, Usage, Usage | None]:
     """Wall seconds of a command, what it and its children used, and what the origin's server did. Raises BenchFailed."""
-    os.sync()
+    flushed()
     with log.open("wb") as out, (listing or Path(os.devnull)).open("rb") as given:
         begun = time.perf_counter()
         process = subprocess.Popen(command, env=plain_environment() | environment, stdin=given, stdout=out, stderr=out)

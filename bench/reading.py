@@ -54,7 +54,7 @@ def restore_copies(place: Place, options: Options) -> Iterator[Run]:
 
 def _restore(place: Place, options: Options, corpus: str) -> Iterator[Run]:
     kit = _stored(place, options, corpus)
-    origin = place.origin(corpus, options.origin)
+    origin = place.origin(corpus, "static")
     pressed = place.new_folder("pressed")
     fill, press, _ = PEERS["rclone-compress"](origin, pressed)
     timed(fill, press, log=place.folder / "fill.log")
@@ -99,7 +99,7 @@ def rebuild_catalog(place: Place, options: Options) -> Iterator[Run]:
 def _stored(place: Place, options: Options, corpus: str) -> Kit:
     """A kit that has stored a corpus."""
     kept: list[Kit] = []
-    origin = place.origin(corpus, options.origin)
+    origin = place.origin(corpus, "static")
     back_up(place, origin, place.application(origin), corpus, 0, catalog=options.catalog, finish=kept.append)
     return kept[0]
 

@@ -27,15 +27,15 @@ def case_tables(runs: list[Run]) -> str:
 def case_table(runs: list[Run], case: str) -> str:
     """Each contender's medians, and how often it was as fast as the kit."""
     unit = UNITS.get(case, "file")
-    lines = [
-        f"| {case} | {unit}/s | MB/s | CPU ms/{unit} | memory, MB | origin's CPU ms/{unit} | ours/its: speed | ours/its: CPU |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    heads = [case, f"{unit}/s", "MB/s", f"CPU ms/{unit}", "memory, MB", f"origin's CPU ms/{unit}", "left to flush, s"]
+    heads += ["ours/its: speed", "ours/its: CPU"]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
     for name in _contenders(runs, case):
         rate, mb, cpu, memory = (_middle(runs, case, name, figure) for figure in FIGURES)
         of_origin = [run.origin.cpu * 1000 / run.files for run in runs_of(runs, case, name) if run.origin]
         cells = [f"{rate:,.1f}" if rate < 10 else f"{rate:,.0f}", f"{mb:.1f}" if mb else "", f"{cpu:,.2f}", f"{memory / MB:.0f}"]
         cells.append(f"{Spread.of(of_origin).middle:,.2f}" if of_origin else "")
+        cells.append(_left_to_flush(runs, case, name))
         cells += [_compared(runs, case, name, figure) for figure in ("files_per_second", "cpu_ms_per_file")]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -61,6 +61,11 @@ def _contenders(runs: Iterable[Run], case: str) -> list[str]:
 def _middle(runs: list[Run], case: str, name: str, figure: str) -> float:
     found = spread(runs, case, name, figure)
     return found.middle if found else 0.0
+
+
+def _left_to_flush(runs: list[Run], case: str, name: str) -> str:
+    seconds = [run.facts["flush_seconds"] for run in runs_of(runs, case, name) if "flush_seconds" in run.facts]
+    return f"{Spread.of(seconds).middle:.1f}" if seconds else ""
 
 
 def _compared(runs: list[Run], case: str, name: str, figure: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -27,7 +26,7 @@ from sqlalchemy.engine import make_url
 
 from bench.place import BUCKET, STORAGE, Origin, Place, plain_environment
 from bench.results import Run
-from bench.watch import Watch
+from bench.watch import Watch, flushed
 from cbk.edges.catalog.tables import files as files_table
 from cbk.edges.catalog.tables import leases, versions
 from cbk.rules.layout import copy_location
@@ -176,7 +175,7 @@ def back_up(
         def explain() -> str:
             return f"{files} copies; there are {connection.scalar(STORED)}; a worker's log ends:\n{started[0].log_tail()}"
 
-        os.sync()
+        flushed()
         stack.enter_context(beat)
         wait_until(has_begun, WORKER_START_SECONDS, "the first poll", every_seconds=FIRST_LOOK_SECONDS)
         parts = {worker.name: worker.pid for worker in started}
@@ -186,11 +185,12 @@ def back_up(
             begun = time.perf_counter()
             wait_until(is_done, STORE_SECONDS, explain, every_seconds=LOOK_SECONDS)
             seconds = time.perf_counter() - begun
-        failures = sum(worker.log_path.read_text().count("warning cbk.backup") for worker in started)
+        facts = {"flush_seconds": flushed()}
+        facts["failures"] = sum(worker.log_path.read_text().count("warning cbk.backup") for worker in started)
     _check_copies(kit, origin)
     finish(kit)
     server = watch.usage.pop("origin")
-    return Run(case, contender, round_, files, origin.corpus.size, seconds, watch.usage, server, {"failures": failures})
+    return Run(case, contender, round_, files, origin.corpus.size, seconds, watch.usage, server, facts)
 
 
 def _require_running(workers: list[Celery]) -> None:

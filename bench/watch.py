@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -60,6 +61,13 @@ class Watch:
                 self._peaks[name] = max(self._peaks[name], memory_of(list(tree)))
             if self._over.wait(SAMPLE_SECONDS):
                 return
+
+
+def flushed() -> float:
+    """Have the kernel write what it still holds for any disk (sync(2)); the seconds that took."""
+    begun = time.perf_counter()
+    os.sync()
+    return time.perf_counter() - begun
 
 
 def memory_of(pids: list[int]) -> int:
