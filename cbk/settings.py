@@ -13,7 +13,6 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +22,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from cbk.errors import SettingsError
+from cbk.rules.bandwidth import Timetable
 from cbk.rules.links import AllowedHosts
+from cbk.rules.sizes import parse_size
 
 DEFAULT_CONFIG = Path("/etc/cbk/cbk.toml")
 PREFIX = "CBK_"
@@ -32,7 +33,6 @@ OTHER_NAMES = frozenset({"CBK_CONFIG", "CBK_CELERY_CONFIG", "CBK_VENV"})
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|w)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?))?b?", re.IGNORECASE | re.ASCII)
 # Longer ones are typing errors, and would leave the calendar when they are added to a date.
 _LONGEST_DURATION = timedelta(days=36_500)
 
@@ -57,18 +57,6 @@ def _seconds(value: object) -> float:
     if not re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", text, re.ASCII):
         raise ValueError("no duration")
     return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION.findall(text))
-
-
-def parse_size(value: object) -> int:
-    """Bytes from "2GiB", "500MB", "64k" or a number. GB is 10^9, GiB is 2^30. Raises ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = _SIZE.fullmatch(str(value).strip())
-    if match is None:
-        raise ValueError('expected a size such as "2GiB", "500MB" or a number of bytes')
-    number, unit, binary = match.groups()
-    exponent = "kmgtp".index(unit.lower()) + 1 if unit else 0
-    return int(Decimal(number) * (1024 if binary else 1000) ** exponent)
 
 
 def _parse_buckets(value: object) -> object:
@@ -149,6 +137,11 @@ def _check_hosts(value: object) -> object:
     return value
 
 
+def _check_bandwidth(value: object) -> object:
+    Timetable.parse(str(value))
+    return str(value)
+
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta(0))]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
@@ -225,6 +218,18 @@ class Settings(BaseSettings):
     )
     drill_every: Duration = Field(
         default=timedelta(0), description="How often some copies are restored for a test (`cbk drill`). 0: only when asked to."
+    )
+    bandwidth: Annotated[str, BeforeValidator(_check_bandwidth)] = Field(
+        default="",
+        description=(
+            'Bytes per second at the most that all workers together fetch: "2M", or a timetable in local time, '
+            '"Mon-Fri 08:00,1M 18:00,off". Default: no limit.'
+        ),
+    )
+    host_concurrency: int = Field(
+        default=0,
+        ge=0,
+        description="Downloads at the same time from one host, per worker process. 0: as many as `CBK_CONCURRENCY`.",
     )
     max_file_size: Size = Field(default=0, description="Larger objects are declined. 0: no limit.")
     connect_timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="For the origin and the databases.")

@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
-from cbk.settings import PREFIX, Settings, parse_size
+from cbk.rules.sizes import parse_size
+from cbk.settings import PREFIX, Settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 

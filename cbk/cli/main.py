@@ -12,6 +12,7 @@ from cbk.cli.configure import setup, upgrade
 from cbk.cli.history import history
 from cbk.cli.look import ls
 from cbk.cli.notify import notify
+from cbk.cli.orders import bandwidth, pause, resume
 from cbk.cli.page import page
 from cbk.cli.prune import hold, prune, release, undelete
 from cbk.cli.rebuild import rebuild
@@ -64,6 +65,9 @@ for command in (
     verify,
     drill,
     resync,
+    pause,
+    resume,
+    bandwidth,
     rebuild,
     prune,
     hold,

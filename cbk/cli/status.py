@@ -20,6 +20,7 @@ from cbk.cli.text import as_line, as_size, as_text
 from cbk.errors import CbkError
 from cbk.jobs.kit import Kit
 from cbk.jobs.status import Disk, Status, status_object, take_status
+from cbk.rules.bandwidth import describe_limit
 from cbk.rules.health import describe_age
 
 EXIT_UNPROTECTED = 4
@@ -104,6 +105,12 @@ def _lines(taken: Status) -> Iterator[str]:
     yield f"disk        {disk_line(taken.disk)}"
     yield from map(escape, verification_lines(taken))
     yield f"last poll   {describe_age(counts.now - taken.polled_at) + ' ago' if taken.polled_at else 'never'}"
+    if taken.ordered.paused_until:
+        until = f"{taken.ordered.paused_until.astimezone():%Y-%m-%d %H:%M}"
+        yield f"paused      until {until}: nothing new is fetched; `cbk resume` ends it"
+    if taken.ordered.bandwidth is not None or taken.ordered.is_ordered:
+        by = " (by `cbk bandwidth`)" if taken.ordered.is_ordered else ""
+        yield f"bandwidth   {describe_limit(taken.ordered.bandwidth)} for all workers together{by}"
     if taken.retention.removals:
         yield f"removals    {taken.retention.removals} wait for the end of a grace: `cbk prune --plan`"
     if counts.oldest_unprotected_at:

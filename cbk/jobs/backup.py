@@ -32,7 +32,8 @@ from cbk.errors import (
 from cbk.jobs.intake import settle_files, take_in
 from cbk.jobs.kit import Kit
 from cbk.jobs.removing import remove_bytes
-from cbk.jobs.room import check_room
+from cbk.jobs.room import why_not_now
+from cbk.jobs.throttle import Throttle
 from cbk.jobs.workers import note_at_work
 from cbk.model import AcceptedRow, Claim, CopyHeader, SourceRow, Summary, Version, Written
 from cbk.rules.layout import copy_location, split_key
@@ -97,14 +98,14 @@ def back_up(kit: Kit, source_id: str) -> Summary:
 
 
 def back_up_together(kit: Kit, source_ids: Sequence[str]) -> Done:
-    """Store the versions of these rows. While the disk takes nothing new (`jobs.room`), nothing is claimed.
+    """Store the versions of these rows. While nothing new is to be fetched (`jobs.room`), nothing is claimed.
 
     Raises SourceError, CatalogError or RootMissing where a part of the kit is away, after giving back what was not stored.
     """
     kit.require_disk()
-    problem = check_room(kit)
-    if problem is not None:  # their dispatch runs out, and they are sent again once there is room
-        put_off = [Summary(outcome="put off", facts={"row": source_id, "reason": problem.message}) for source_id in source_ids]
+    reason = why_not_now(kit)
+    if reason is not None:  # their dispatch runs out, and they are sent again once nothing is in the way
+        put_off = [Summary(outcome="put off", facts={"row": source_id, "reason": reason}) for source_id in source_ids]
         return Done(put_off)
     done = Done()
     claims = kit.catalog.work.claim(source_ids, kit.settings.lease)
@@ -217,7 +218,8 @@ class _Batch:
         version = item.claim.version
         name = f"{version.id}-{item.claim.fence}.part"
         item.part = item.keep.enter_context(self._kit.archive.incoming(name, _header(version, row)))
-        self._kit.downloader.fetch(row.link, item.part, tick=tick, now=machine.now)
+        throttle = Throttle(self._kit, tick)
+        self._kit.downloader.fetch(row.link, item.part, tick=throttle.tick, piece=throttle.piece, now=machine.now)
         tick(0)
         item.part.finish()
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from cbk.errors import CbkError
 from cbk.jobs.kit import Courier, Kit
-from cbk.jobs.room import check_room
+from cbk.jobs.room import why_not_now
 from cbk.rules.batches import share_out
 
 
 def dispatch(kit: Kit, courier: Courier) -> int:
     """Send as many due versions as the window has room for; returns how many. Raises ArchiveError, BrokerUnavailable.
 
-    A version whose lease ran out in silence is sent again, unless its message still waits in the queue. Nothing is sent while the
-    disk takes nothing new (`jobs.room`).
+    A version whose lease ran out in silence is sent again, unless its message still waits in the queue. Nothing is sent while
+    nothing new is to be fetched (`jobs.room`).
     """
     work, settings = kit.catalog.work, kit.settings
     kit.require_disk()
@@ -22,7 +22,7 @@ def dispatch(kit: Kit, courier: Courier) -> int:
         work.extend_dispatched([source_id for source_id in silent if source_id in waiting], settings.lease)
     in_flight = work.in_flight()
     room = settings.dispatch_window - in_flight
-    if room <= 0 or check_room(kit) is not None:
+    if room <= 0 or why_not_now(kit) is not None:
         return 0
     versions = work.dispatch(room, settings.lease)
     if versions:

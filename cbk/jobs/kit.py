@@ -14,10 +14,12 @@ from cbk.edges.archive import Archive
 from cbk.edges.catalog import Catalog, Planned
 from cbk.edges.download import Downloader
 from cbk.edges.heartbeat import Heartbeat
+from cbk.edges.line import SharedLine
 from cbk.edges.notify import Notifier
 from cbk.edges.source import Source
 from cbk.model import Version
 from cbk.rules.links import AllowedHosts
+from cbk.rules.orders import Orders
 from cbk.settings import Settings
 
 DEFAULT_CONCURRENCY = 8
@@ -47,8 +49,12 @@ class Kit:
     downloader: Downloader
     notifier: Notifier
     heartbeat: Heartbeat
+    line: SharedLine
     # When this process last noted that it is at work (`jobs/workers.py`), on a clock that only goes forward.
     noted_at_work: float = float("-inf")
+    # What a person ordered, as this process saw it last (`jobs/orders.py`), and when, on the same clock.
+    orders: Orders | None = None
+    orders_seen_at: float = float("-inf")
     _identity: str | None = None
 
     def close(self) -> None:
@@ -83,7 +89,9 @@ def open_kit(settings: Settings) -> Kit:
             read_timeout_seconds=settings.read_timeout.total_seconds(),
             max_file_bytes=settings.max_file_size or None,
             ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
+            max_per_host=settings.host_concurrency or None,
         ),
         notifier=Notifier(settings.notify_urls),
         heartbeat=Heartbeat(settings.heartbeat),
+        line=SharedLine(settings.broker, holder=holder),
     )

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from cbk.edges import machine
 from cbk.edges.archive import Room
 from cbk.edges.catalog import BRAKE_HELD, BucketCounts, Counts, Standing, Unprotected
 from cbk.jobs import workers
 from cbk.jobs.clock import check_clock
 from cbk.jobs.drill import Drill, last_drill
 from cbk.jobs.kit import Kit
+from cbk.jobs.orders import look_at_orders
 from cbk.jobs.room import check_room
 from cbk.jobs.workers import check_workers
 from cbk.model import Brake, VersionState
 from cbk.rules.health import LATE_AT_LEAST, LATE_INTERVALS, Problem, judge, judge_retention
+from cbk.rules.orders import BANDWIDTH_FACT, judge_pause
 from cbk.rules.room import reserve
 from cbk.rules.samples import LOOK_BACK, days_left
 from cbk.rules.scrub import drill_problems, overdue_before, verification_problems
@@ -41,6 +44,18 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ordered:
+    """What a person ordered, or set: until when nothing new is fetched, and the bytes per second at the most, now (None: no limit).
+
+    `is_ordered`: the limit is one of `cbk bandwidth`, not that of the settings.
+    """
+
+    paused_until: datetime | None
+    bandwidth: int | None
+    is_ordered: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The answer. `problems` is empty only where everything is protected."""
 
@@ -53,6 +68,7 @@ class Status:
     retention: Retention
     verification: Standing
     drill: Drill | None
+    ordered: Ordered
 
     @property
     def is_protected(self) -> bool:
@@ -122,6 +138,8 @@ def status_object(taken: Status) -> dict[str, Any]:
         "last_found_bad_at": taken.verification.latest[-1]["at"] if taken.verification.latest else None,
         "last_drill_at": _text(taken.drill.at) if taken.drill else None,
         "last_drill_passed": taken.drill.passed if taken.drill else None,
+        "paused_until": _text(taken.ordered.paused_until),
+        "bandwidth": taken.ordered.bandwidth,
         "last_poll_at": _text(taken.polled_at),
         "oldest_unprotected_at": _text(counts.oldest_unprotected_at),
         "newest_protected_at": _text(counts.newest_stored_seen_at),
@@ -165,8 +183,18 @@ def take_status(kit: Kit) -> Status:
     )
     problems += drill_problems(failed=drill.problem if drill else None)
     problem = check_room(kit)
-    # While the disk takes nothing new, workers leave alone what waits.
-    problems += check_workers(kit, facts.get(workers.FACT), counts.now) if problem is None else [problem]
+    ordered = _ordered(kit, facts)
+    if problem is not None:
+        problems.append(problem)
+    elif ordered.paused_until is None:  # else workers leave alone what waits
+        problems += check_workers(kit, facts.get(workers.FACT), counts.now)
+    problems += judge_pause(
+        ordered.paused_until,
+        unprotected=counts.files - counts.protected,
+        oldest_at=counts.oldest_unprotected_at,
+        now=counts.now,
+        alert_after=kit.settings.alert_after,
+    )
     return Status(
         counts=counts,
         buckets=kit.catalog.report.buckets(),
@@ -177,6 +205,16 @@ def take_status(kit: Kit) -> Status:
         retention=retention,
         verification=verification,
         drill=drill,
+        ordered=ordered,
+    )
+
+
+def _ordered(kit: Kit, facts: dict[str, str]) -> Ordered:
+    orders, now = look_at_orders(kit), machine.now()
+    return Ordered(
+        paused_until=orders.pause_at(now),
+        bandwidth=orders.timetable.limit_at(now.astimezone()),
+        is_ordered=BANDWIDTH_FACT in facts,
     )
 
 

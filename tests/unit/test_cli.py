@@ -25,6 +25,7 @@ NEEDED = {
     "history": ["a.txt"],
     "hold": ["a.txt"],
     "notify": ["--test"],
+    "pause": ["2h"],
     "release": ["a.txt"],
     "restore": ["--to", "restored"],
     "undelete": ["a.txt"],

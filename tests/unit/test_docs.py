@@ -146,6 +146,12 @@ def test_json_has_the_documented_shape(site, command, exit_code):
     assert shape(json.loads(result.stdout)) == documented(command.split()[0])
 
 
+@pytest.mark.parametrize("command", ["pause 2h", "resume", "bandwidth 2M"])
+def test_json_of_an_order_has_the_documented_shape(site, command):
+    result = CliRunner().invoke(cli, [*command.split(), "--json"])
+    assert shape(json.loads(result.stdout)) == documented(command.split()[0])
+
+
 def test_json_of_the_doctor_has_the_documented_shape(site):
     lines = CliRunner().invoke(cli, ["doctor", "--json"]).stdout.splitlines()
     assert {tuple(json.loads(line)) for line in lines} == {tuple(documented("doctor"))}

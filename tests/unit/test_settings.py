@@ -7,7 +7,8 @@ import pytest
 
 from cbk import settings as module
 from cbk.errors import SettingsError
-from cbk.settings import Settings, load_settings, parse_duration, parse_size, unknown_names
+from cbk.rules.sizes import parse_size
+from cbk.settings import Settings, load_settings, parse_duration, unknown_names
 
 SOURCE = "postgresql+psycopg://reader:hunter2@db/app"
 

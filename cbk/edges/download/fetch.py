@@ -21,6 +21,7 @@ from urllib.parse import urljoin
 import urllib3
 
 from cbk.edges.download import wire as wires
+from cbk.edges.download.turns import Turns
 from cbk.edges.download.wire import Cut, Dialler, Watch, Wire
 from cbk.errors import DownloadError, NotTheObject, OriginUnavailable, TargetRefused, TooLarge, TransferBroken
 from cbk.model import Fetched
@@ -47,6 +48,7 @@ class _Transfer:
     link: str
     sink: Sink
     tick: Callable[[int], None]
+    piece: Callable[[], int]
     now: Callable[[], datetime]
     entity: Entity | None = None
     position: int = 0
@@ -64,8 +66,9 @@ class Downloader:
     """Fetches objects by their links. One instance serves all threads; each has its own connections.
 
     `connect_timeout_seconds` and `read_timeout_seconds` are for one try at an address and for one silence; `max_seconds` is for an
-    object as a whole, resumed parts and pauses included, and overrun by one silence at most; `min_bytes_per_second` is demanded of
-    every `speed_window_seconds` of waiting for the network. `max_file_bytes` None takes any size. `max_resumes` counts the times in
+    object as a whole, resumed parts and pauses included but not what `tick` takes, and overrun by one silence at most;
+    `min_bytes_per_second` is demanded of every `speed_window_seconds` of waiting for the network. `max_file_bytes` None takes any
+    size, `max_per_host` None any number of downloads from one host at a time. `max_resumes` counts the times in
     a row that a transfer went on without getting a megabyte further. `ca_bundle` is a PEM file of the authorities to trust instead
     of the usual ones. `sleep`, `monotonic`, `jitter` (0 to 1), `resolve` and `connect` are the outside world, for tests.
     """
@@ -82,6 +85,7 @@ class Downloader:
         max_file_bytes: int | None = None,
         max_redirects: int = 5,
         max_resumes: int = 5,
+        max_per_host: int | None = None,
         ca_bundle: str | None = None,
         sleep: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
@@ -97,6 +101,7 @@ class Downloader:
         self._max_file_bytes = max_file_bytes
         self._max_redirects = max_redirects
         self._max_resumes = max_resumes
+        self._turns = Turns(max_per_host)
         self._tls: ssl.SSLContext = wires.tls_context(ca_bundle)
         self._sleep = sleep
         self._monotonic = monotonic
@@ -105,15 +110,35 @@ class Downloader:
         self._threads = threading.local()
         self._wires: weakref.WeakSet[Wire] = weakref.WeakSet()
 
-    def fetch(self, link: str, sink: Sink, *, tick: Callable[[int], None], now: Callable[[], datetime]) -> Fetched:
+    def fetch(
+        self,
+        link: str,
+        sink: Sink,
+        *,
+        tick: Callable[[int], None],
+        now: Callable[[], datetime],
+        piece: Callable[[], int] = lambda: wires.READ_SIZE,
+    ) -> Fetched:
         """Fetch one object into `sink`, and return once it is complete.
 
         `tick` is called with the bytes so far, after each piece and around each pause; what it raises (LeaseLost, say) ends the
         transfer and comes out of here, as does what the sink raises. Raise a DownloadError of the class that fits; no error holds
-        the link.
+        the link. `piece` says how many bytes to read next, at the most.
         """
-        transfer = _Transfer(link=link, sink=sink, tick=tick, now=now)
+        with self._turns.turn(link, lambda: tick(0)):
+            return self._fetch(link, sink, tick, now, piece)
+
+    def _fetch(
+        self, link: str, sink: Sink, tick: Callable[[int], None], now: Callable[[], datetime], piece: Callable[[], int]
+    ) -> Fetched:
         wire = self._wire()
+
+        def timed(position: int) -> None:
+            began = self._monotonic()
+            tick(position)
+            wire.watch.pardon(self._monotonic() - began)
+
+        transfer = _Transfer(link=link, sink=sink, tick=timed, piece=piece, now=now)
         wire.watch.start(self._max_seconds)
         resumes, mark = 0, 0
         while True:
@@ -201,7 +226,7 @@ class Downloader:
 
     def _receive(self, transfer: _Transfer, response: urllib3.BaseHTTPResponse, origin: str, skip: int) -> None:
         size = transfer.entity.size if transfer.entity is not None else None
-        while chunk := wires.read(response, origin):
+        while chunk := wires.read(response, origin, transfer.piece()):
             data = memoryview(chunk)[skip:]
             skip = max(0, skip - len(chunk))
             if size is not None and transfer.position + len(data) > size:

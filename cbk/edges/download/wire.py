@@ -81,6 +81,10 @@ class Watch:
         self._waited = 0.0
         self._received = 0
 
+    def pardon(self, seconds: float) -> None:
+        """So much of the transfer's time was not the network's."""
+        self._ends_at += seconds
+
     def check(self) -> None:
         """Raise TransferBroken when the transfer's time is over."""
         if self.monotonic() >= self._ends_at:
