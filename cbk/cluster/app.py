@@ -52,7 +52,8 @@ def _find_celeryconfig() -> ModuleType | None:
     try:
         if named and not named.endswith(".py"):
             return importlib.import_module(named)
-        return _run(path) if named or path.is_file() else None
+        # In a folder that this user may not enter, there is none either.
+        return _run(path) if named or os.path.isfile(path) else None  # noqa: PTH113 - Path.is_file raises PermissionError there
     except CbkError:
         raise  # it starts from the kit's own configuration
     except Exception as error:

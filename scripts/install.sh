@@ -1,0 +1,352 @@
+#!/bin/sh
+# Installs the kit as a service on Raspberry Pi OS or Debian (12 or later, arm64 or amd64): docs/install.md. To be run as root.
+#
+#   scripts/install.sh                      asks for the settings, then starts everything
+#   scripts/install.sh --answers FILE       asks nothing (docs/commands.md, cbk setup)
+#   scripts/install.sh --join USER@FIRST    a further machine: with the settings of the first one, by ssh, or from a file
+#   scripts/install.sh --upgrade            another release over the one that is there; the catalog is kept aside first
+#   scripts/install.sh --uninstall          takes the programs away, and leaves copies, catalog and settings
+#
+# --wheel FILE installs this wheel instead of the tree that this script lies in, --no-redis no Redis. --dry-run says what would be done.
+# A second run changes nothing: settings that are there are kept, and nothing is started anew without a reason.
+set -eu
+umask 022
+
+# What runs on the first machine of a site, and on one that joins it.
+FIRST="cbk-worker@1.service cbk-beat.service cbk-flower.service"
+JOINED="cbk-worker@1.service"
+
+VENV=/opt/cbk
+CONFIG=/etc/cbk/cbk.toml
+UNITS=/etc/systemd/system
+COMMAND=/usr/local/bin/cbk
+STAMP=$VENV/cbk-installed
+export DEBIAN_FRONTEND=noninteractive
+unset CBK_CONFIG CBK_VENV CBK_CELERY_CONFIG
+
+here=$(cd "$(dirname "$0")" && pwd)
+tree=$(dirname "$here")
+answers='' join='' wheel='' redis=yes mode=install dry='' changed=''
+
+say() {
+    printf '%s\n' "$*"
+}
+
+fail() {
+    printf 'install.sh: %s\nHINT: %s\n' "$1" "$2" >&2
+    exit 1
+}
+
+# Does what changes the machine, and says so; with --dry-run says it only.
+run() {
+    changed=yes
+    say "${dry:+would: }$*"
+    [ -n "$dry" ] || "$@"
+}
+
+# put MODE TARGET: standard input becomes the file TARGET, unless it is that already.
+put() {
+    content=$(cat && echo .)
+    content=${content%.}
+    [ "$(cat "$2" 2>/dev/null && echo .)" != "$content." ] || return 0
+    changed=yes
+    say "${dry:+would: }write $2"
+    [ -z "$dry" ] || return 0
+    mkdir -p "$(dirname "$2")"
+    printf '%s' "$content" >"$2.new"
+    chmod "$1" "$2.new"
+    mv "$2.new" "$2"
+}
+
+# setting FILE NAME DEFAULT: a text from a TOML file.
+setting() {
+    python3 -I -c 'import sys, tomllib; print(tomllib.load(open(sys.argv[1], "rb")).get(sys.argv[2], sys.argv[3]))' "$@"
+}
+
+# A command of the kit as its own user, from a folder that this user can enter.
+as_cbk() {
+    (cd / && HOME=/var/lib/cbk runuser -u cbk -- $VENV/bin/cbk "$@")
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        --answers | --join | --wheel)
+            [ $# -ge 2 ] || fail "$1 needs a value" "the head of this script says what it takes"
+            case $1 in
+                --answers) answers=$2 ;;
+                --join) join=$2 ;;
+                --wheel) wheel=$2 ;;
+            esac
+            shift
+            ;;
+        --no-redis) redis='' ;;
+        --upgrade) mode=upgrade ;;
+        --uninstall) mode=uninstall ;;
+        --dry-run) dry=yes ;;
+        -h | --help)
+            sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+            exit 0
+            ;;
+        *) fail "unknown option $1" "the head of this script says what it takes" ;;
+    esac
+    shift
+done
+
+[ "$(id -u)" = 0 ] || fail "only root can install a service" "sudo $0"
+for tool in apt-get systemctl runuser; do
+    command -v $tool >/dev/null || fail "there is no $tool" "this script is for Debian and Raspberry Pi OS; docs/operations.md is for others"
+done
+
+# ---- what each step does ----------------------------------------------------------------------------------------------------------
+
+install_packages() {
+    wanted=''
+    command -v python3 >/dev/null || wanted=python3
+    if [ -n "$wanted" ] || lacks_redis; then
+        run apt-get -qq update
+        ! lacks_redis || wanted="$wanted $(offered_redis)"
+        # shellcheck disable=SC2086 # names of packages, apart by blanks
+        run apt-get -qq -y --no-install-recommends install $wanted
+    fi
+    [ -n "$dry" ] || python3 -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "Python 3.11 or newer is needed, this is $(python3 -V)" "install Debian 12 or Raspberry Pi OS of 2023-10, or later"
+}
+
+lacks_redis() {
+    [ -n "$redis" ] && ! command -v redis-server >/dev/null && ! command -v valkey-server >/dev/null
+}
+
+offered_redis() {
+    for package in valkey-server redis-server; do
+        if apt-cache policy $package 2>/dev/null | grep -q 'Candidate: [^(]'; then
+            echo $package
+            return
+        fi
+    done
+    fail "apt offers neither Valkey nor Redis" "name one that is elsewhere: --no-redis, and its URL among the settings"
+}
+
+make_user() {
+    # On a shared disk the copies belong to one number: that of whoever owns the disk's folder.
+    number=''
+    [ -z "$join" ] || number=$(stat -c %u "$root" 2>/dev/null || true)
+    [ "$number" != 0 ] || fail "$root belongs to root: no machine works with it" "mount the share of the first machine there; docs/install.md shows how"
+    if getent passwd cbk >/dev/null; then
+        [ -z "$number" ] || [ "$(id -u cbk)" = "$number" ] ||
+            fail "the user cbk has number $(id -u cbk) here, and $root belongs to $number" "userdel cbk, then start this script again"
+        return 0
+    fi
+    # shellcheck disable=SC2086 # nothing, where there is no number
+    run groupadd --system ${number:+--gid $number} cbk
+    # shellcheck disable=SC2086 # as above
+    run useradd --system --gid cbk ${number:+--uid $number} --home-dir /var/lib/cbk --no-create-home --shell /usr/sbin/nologin cbk
+}
+
+# Changes whenever the programs have to be installed anew.
+fingerprint() {
+    {
+        python3 -V
+        cat "$tree/constraints/runtime.txt" "$tree/scripts/vendor/SHA256SUMS"
+        if [ -n "$wheel" ]; then
+            sha256sum <"$wheel"
+        else
+            (cd "$tree" && find cbk pyproject.toml -type f ! -name '*.pyc' -exec sha256sum {} + | sort -k 2)
+        fi
+    } | sha256sum | cut -d ' ' -f 1
+}
+
+install_programs() {
+    wanted=$(fingerprint)
+    if [ "$(cat $STAMP 2>/dev/null)" = "$wanted" ] && $VENV/bin/python -c 'import cbk' 2>/dev/null; then
+        return 0
+    fi
+    if systemctl -q is-active cbk.target; then
+        run systemctl stop cbk.target
+    fi
+    changed=yes
+    say "${dry:+would: }install the programs into $VENV"
+    [ -z "$dry" ] || return 0
+    rm -f $STAMP
+    CBK_VENV=$VENV "$here/bootstrap" runtime >/dev/null
+    if [ -z "$wheel" ]; then
+        pip wheel --no-deps --no-build-isolation --wheel-dir "$work" "$tree"
+        wheel=$(echo "$work"/cloud_backup_kit-*.whl)
+    fi
+    pip install --force-reinstall --no-deps "$wheel"
+    echo "$wanted" >$STAMP
+}
+
+# The project's own pip, which scripts/bootstrap has compared with its checksum; without an index.
+pip() {
+    command=$1
+    shift
+    $VENV/bin/python -I "$(echo "$here"/vendor/pip-*.whl)/pip" --isolated --quiet --disable-pip-version-check \
+        "$command" --no-index "$@"
+}
+
+# As an ordinary command it runs as the kit's user: what root would make on the disk is in the workers' way.
+install_command() {
+    put 755 $COMMAND <<EOF
+#!/bin/sh
+# cbk as the user of its services; only \`cbk setup\` is root's. Written by scripts/install.sh.
+case "\${1-}:\${3-}" in
+    setup:* | --config:setup) exec $VENV/bin/cbk "\$@" ;;
+esac
+case \$(id -un) in
+    cbk) exec $VENV/bin/cbk "\$@" ;;
+    root) HOME=/var/lib/cbk exec runuser -u cbk -- $VENV/bin/cbk "\$@" ;;
+esac
+echo "cbk: only root and the kit's own user may read its settings" >&2
+echo "HINT: sudo cbk \$*" >&2
+exit 1
+EOF
+}
+
+settle() {
+    [ -d "${CONFIG%/*}" ] || run install -d -o root -g cbk -m 750 "${CONFIG%/*}"
+    if [ -e $CONFIG ]; then
+        [ -z "$answers" ] || say "keeping $CONFIG: \`cbk setup\` changes it"
+    elif [ -n "$dry" ]; then
+        say "would: ${answers:+take the answers of $answers and }write $CONFIG"
+    else
+        changed=yes
+        $VENV/bin/cbk setup ${answers:+--answers "$answers"}
+    fi
+}
+
+prepare_disk() {
+    # A fresh file system belongs to root.
+    if [ "$(stat -c %U "$root")" = root ] && [ ! -e "$root/.cbk" ]; then
+        run chown cbk:cbk "$root"
+    fi
+    if as_cbk upgrade --dry-run >/dev/null 2>&1; then
+        as_cbk upgrade
+    else
+        as_cbk init
+    fi
+    as_cbk doctor || say "WARNING: what failed above needs somebody; \`sudo cbk doctor\` looks again"
+}
+
+# quoted PATH: for a unit file.
+quoted() {
+    printf '"%s"' "$1" | sed 's/%/%%/g'
+}
+
+install_units() {
+    for unit in "$here"/systemd/*; do
+        put 644 "$UNITS/${unit##*/}" <"$unit"
+    done
+    writable=$(quoted "$root")
+    case $catalog in
+        "sqlite:///$root"/* | '') ;;
+        sqlite:///*) writable="$writable $(quoted "$(dirname "${catalog#sqlite:///}")")" ;;
+    esac
+    put 644 "$UNITS/cbk-worker@.service.d/disk.conf" <<EOF
+# Where the copies are, from $CONFIG. Written by scripts/install.sh, which has to be run again when that changes.
+[Unit]
+RequiresMountsFor=$(quoted "$root")
+
+[Service]
+ReadWritePaths=$writable
+EOF
+    place=$(findmnt -n -o TARGET --target "$root" || echo /)
+    if [ "$place" = / ]; then
+        return 0
+    elif findmnt -n --fstab --mountpoint "$place" >/dev/null; then
+        # A disk that is plugged in late, or again, starts what waits for it.
+        mount=$(systemd-escape --path --suffix=mount "$place")
+        [ -e "$UNITS/$mount.wants/cbk.target" ] || {
+            run mkdir -p "$UNITS/$mount.wants"
+            run ln -s ../cbk.target "$UNITS/$mount.wants/cbk.target"
+        }
+    else
+        say "WARNING: $place is not in /etc/fstab: after a restart of this machine nobody mounts it, and nothing is backed up"
+    fi
+}
+
+start() {
+    units=$FIRST
+    [ -z "$join" ] || units=$JOINED
+    for unit in cbk.target $units; do
+        systemctl -q is-enabled "$unit" 2>/dev/null || run systemctl -q enable "$unit"
+    done
+    if [ -n "$changed" ]; then
+        run systemctl daemon-reload
+        run systemctl restart cbk.target
+    else
+        systemctl start cbk.target
+    fi
+    [ -z "$dry" ] || return 0
+    for unit in $units; do
+        systemctl -q is-active "$unit" || fail "$unit does not run" "journalctl -u $unit says why"
+    done
+}
+
+uninstall() {
+    if systemctl -q is-active cbk.target; then
+        run systemctl stop cbk.target
+    fi
+    for unit in "$UNITS"/cbk.target.wants/cbk* "$UNITS"/multi-user.target.wants/cbk.target; do
+        [ ! -L "$unit" ] || run systemctl -q disable "${unit##*/}"
+    done
+    for file in "$UNITS"/cbk-*.service "$UNITS"/cbk-*.service.d "$UNITS"/cbk.target "$UNITS"/*.mount.wants/cbk.target $COMMAND; do
+        if [ -e "$file" ] || [ -L "$file" ]; then
+            run rm -r "$file"
+        fi
+    done
+    if [ -e $VENV/cbk-bootstrap.json ]; then
+        run rm -r $VENV
+    fi
+    [ -z "$changed" ] || run systemctl daemon-reload
+    say "the kit's programs are gone; these stay, and are yours to remove:"
+    [ ! -e $CONFIG ] || say "  $(setting $CONFIG backup_root /backups)  the copies and the catalog; $(setting $CONFIG backup_root /backups)/.cbk/README.txt says how to restore"
+    [ ! -e $CONFIG ] || say "  ${CONFIG%/*}  the settings, with passwords"
+    ! getent passwd cbk >/dev/null || say "  the user cbk, to whom the copies belong"
+    ! command -v redis-server valkey-server >/dev/null || say "  Redis or Valkey"
+}
+
+# ---- in order -------------------------------------------------------------------------------------------------------------------
+
+if [ $mode = uninstall ]; then
+    uninstall
+    exit 0
+fi
+[ $mode != upgrade ] || [ -e $CONFIG ] || fail "there is nothing to upgrade" "$0 installs it"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+if [ -n "$join" ]; then
+    redis=''
+    answers=$work/answers.toml
+    if [ -f "$join" ]; then
+        cp "$join" "$answers"
+    else
+        say "asking $join for its settings"
+        ssh "$join" sudo cbk setup --export - >"$answers" || fail "$join gave no settings" "try \`ssh $join sudo cbk setup --export -\`"
+    fi
+fi
+# A broker elsewhere needs none here.
+[ -z "$answers" ] || ! command -v python3 >/dev/null || case $(setting "$answers" broker_url redis://127.0.0.1) in
+    *://127.* | *@127.* | *localhost* | *socket* | *'[::1]'*) ;;
+    *) redis='' ;;
+esac
+
+install_packages
+[ -z "$join" ] || root=$(setting "$answers" backup_root /backups)
+make_user
+install_programs
+install_command
+settle
+if [ -e $CONFIG ]; then
+    root=$(setting $CONFIG backup_root /backups)
+    catalog=$(setting $CONFIG catalog_url '')
+    [ -n "$dry" ] || prepare_disk
+    install_units
+    start
+fi
+if [ -z "$changed" ]; then
+    say "everything was in place; nothing was changed"
+elif [ -z "$dry" ]; then
+    say "the kit runs: \`sudo cbk status\` says what is protected, \`journalctl -u 'cbk*' -f\` what it does"
+fi
