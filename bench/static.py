@@ -1,6 +1,6 @@
 """A fast static origin, one process: `python -m bench.static FOLDER PORT [DELAY]` serves the files below a folder from memory.
 
-It answers GET and HEAD with a length, keeps connections open, lists folders as links, and costs a tenth of what an S3 server does.
+It answers GET and HEAD with a length, keeps connections open, lists folders as links, and costs a fraction of an S3 server.
 Files above 1 MiB are sent from the disk. With DELAY (seconds) it stands that far away: a round trip passes before it answers a
 request, and another one before the first request of a connection, for the handshake.
 """
