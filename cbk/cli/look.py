@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
@@ -19,11 +20,13 @@ from cbk.jobs.listing import Asked, find
 from cbk.model import DeclinedRow, Version, VersionState
 from cbk.rules.layout import copy_location, object_key
 
-EXIT_UNPROTECTED = 4
+EXIT_SOME_FAILED = 3
 TABLE_ROWS = 1000
 
 _PIPED = ("state", "storage", "key", "version", "size", "location", "reason")
 _PIPED_LONG = ("bucket", "row", "newest", "deleted", "stored_size", "stored_at", "verified_at", "pruned_at", "due_at", "sha256")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z0-9_.:@+-]+")
 _MORE_HEADINGS = ("on disk", "stored", "verified", "row")
 
 
@@ -38,6 +41,9 @@ _MORE_HEADINGS = ("on disk", "stored", "verified", "row")
 @click.option("--deleted/--no-deleted", default=None, help="Only what the application deleted, or only what it did not.")
 @click.option("--since", metavar="TIME", help='Only what was stored then or later: "2026-11-24", "2026-11-24 08:00", or "2d" ago.')
 @click.option("--until", metavar="TIME", help="Only what was stored before.")
+@click.option(
+    "--refresh", is_flag=True, help="Only what waits for a fresh link, and of that only the rows' Ids, as SQL takes them."
+)
 @click.option("--long", "is_long", is_flag=True, help="More columns.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line; docs/commands.md documents its shape.")
 @click.pass_obj
@@ -54,6 +60,7 @@ def ls(
     deleted: bool | None,
     since: str | None,
     until: str | None,
+    refresh: bool,
     is_long: bool,
     as_json: bool,
 ) -> None:
@@ -65,6 +72,7 @@ def ls(
     Example:
       cbk ls 'cars/*.png' --newest
       cbk ls --prefix cars/ --state stored --since 2d
+      cbk ls --refresh | paste -sd,
       cbk ls --json | jq -r 'select(.state == "expired") | .key'
     """
     with opened(config) as kit:
@@ -79,6 +87,7 @@ def ls(
             state=VersionState(state) if state else None,
             newest=newest or None,
             deleted=deleted,
+            refresh=refresh,
             since=parse_instant(since, now=now, forward=False) if since else None,
             until=parse_instant(until, now=now, forward=False) if until else None,
         )
@@ -86,6 +95,8 @@ def ls(
         if as_json:
             for item in listed:
                 click.echo(as_line(item))
+        elif refresh:
+            _print_ids(item["row"] for item in listed)
         else:
             _print_table(listed, is_long=is_long)
 
@@ -120,6 +131,22 @@ def declined_object(row: DeclinedRow) -> dict[str, Any]:
     nothing = dict.fromkeys(("location", "sha256", "size", "stored_size", "stored_at"))
     unknown = dict.fromkeys(("due_at", "newest", "deleted", "verified_at", "pruned_at"))
     return named | {"state": VersionState.DECLINED.value, "reason": row.reason} | nothing | {"row": row.source_id} | unknown
+
+
+def _print_ids(ids: Iterator[str]) -> None:
+    """One per line, as SQL takes them. Ids come from outside: one that could end its own quotes is not written."""
+    left_out = 0
+    for row_id in ids:
+        if _WHOLE_NUMBER.fullmatch(row_id):
+            click.echo(row_id)
+        elif _PLAIN.fullmatch(row_id):
+            click.echo(f"'{row_id}'")
+        else:
+            left_out += 1
+    if left_out:
+        named = "1 Id is" if left_out == 1 else f"{left_out} Ids are"
+        click.echo(f"cbk: {named} not written: other characters than letters, digits and -_.:@+\nHINT: --json has them", err=True)
+        raise click.exceptions.Exit(EXIT_SOME_FAILED)
 
 
 def _print_table(listed: Iterator[dict[str, Any]], *, is_long: bool) -> None:

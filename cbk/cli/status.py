@@ -115,6 +115,9 @@ def _lines(taken: Status) -> Iterator[str]:
         yield f"removals    {taken.retention.removals} wait for the end of a grace: `cbk prune --plan`"
     if counts.oldest_unprotected_at:
         yield f"lag         {describe_age(taken.lag)} since the oldest unprotected file was first seen"
+    if taken.refresh.count:
+        rows = "1 row needs" if taken.refresh.count == 1 else f"{taken.refresh.count} rows need"
+        yield f"links       {rows} a fresh one: `cbk ls --refresh` prints the Ids"
     for problem in taken.problems:
         yield f"[red]- {escape(problem.message)}[/]\n  HINT: {escape(problem.hint)}"
     for group in taken.unprotected:

@@ -14,7 +14,8 @@ from cbk.model import DeclinedRow, Version, VersionState
 class Asked:
     """What is wanted; None wants everything.
 
-    `pattern` is one of `rules.patterns`. `since` and `until` are about when a version was stored.
+    `pattern` is one of `rules.patterns`. `since` and `until` are about when a version was stored. `refresh`: only
+    what waits for another link.
     """
 
     storage: str | None = None
@@ -25,6 +26,7 @@ class Asked:
     state: VersionState | None = None
     newest: bool | None = None
     deleted: bool | None = None
+    refresh: bool = False
     since: datetime | None = None
     until: datetime | None = None
 
@@ -32,7 +34,7 @@ class Asked:
     def takes_declined_rows(self) -> bool:
         """Whether a declined row can be meant: it has no bucket, was never stored, and is no version of a file."""
         nothing_of_a_version = (self.bucket, self.newest, self.since, self.until) == (None, None, None, None)
-        return nothing_of_a_version and not self.deleted and self.state in {None, VersionState.DECLINED}
+        return nothing_of_a_version and not self.deleted and not self.refresh and self.state in {None, VersionState.DECLINED}
 
 
 def find(kit: Kit, asked: Asked) -> Iterator[Version | DeclinedRow]:
@@ -44,6 +46,7 @@ def find(kit: Kit, asked: Asked) -> Iterator[Version | DeclinedRow]:
         state=asked.state,
         newest=asked.newest,
         deleted=asked.deleted,
+        refresh=asked.refresh,
         since=asked.since,
         until=asked.until,
     )

@@ -19,6 +19,7 @@ from cbk.jobs.prune import HOP
 from cbk.jobs.samples import note_sample
 from cbk.jobs.stream import Stream
 from cbk.model import AcceptedRow, DeleteRow, SourceRow, Summary
+from cbk.rules.deadlines import horizon
 from cbk.rules.health import CLOCK_HINT
 from cbk.rules.links import link_digest, link_expires_at
 from cbk.rules.outcome import is_worth_another_try
@@ -173,6 +174,8 @@ def _recheck(run: _Poll) -> None:
         taken = take_in(run.kit, list(source.rows(declined).values()))
         catalog.intake.forgive(set(declined) - taken.declined)
     candidates = catalog.work.refreshable(RECHECK_ROWS)
+    # The application may have signed anew what is about to die in the backlog.
+    candidates += catalog.links.dying(RECHECK_ROWS, horizon(run.kit.settings.poll_interval, run.kit.settings.lease))
     if not candidates:
         return
     rows = source.rows([version.source_id for version, _ in candidates])

@@ -16,12 +16,16 @@ from cbk.jobs.kit import Kit
 from cbk.jobs.orders import look_at_orders
 from cbk.jobs.room import check_room
 from cbk.jobs.workers import check_workers
-from cbk.model import Brake, VersionState
+from cbk.model import Brake, Version, VersionState
+from cbk.rules.deadlines import find_doomed, horizon, judge_links
 from cbk.rules.health import LATE_AT_LEAST, LATE_INTERVALS, Problem, judge, judge_retention
 from cbk.rules.orders import BANDWIDTH_FACT, judge_pause
 from cbk.rules.room import reserve
 from cbk.rules.samples import LOOK_BACK, days_left
 from cbk.rules.scrub import drill_problems, overdue_before, verification_problems
+
+# More of them are what `cbk ls --refresh` is for.
+REFRESH_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,14 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refresh:
+    """How many rows the application must write another link into, and the first of their versions."""
+
+    count: int
+    first: list[Version]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The answer. `problems` is empty only where everything is protected."""
 
@@ -63,6 +75,7 @@ class Status:
     buckets: list[BucketCounts]
     disk: Disk
     unprotected: list[Unprotected]
+    refresh: Refresh
     problems: list[Problem]
     polled_at: datetime | None
     retention: Retention
@@ -145,6 +158,19 @@ def status_object(taken: Status) -> dict[str, Any]:
         "newest_protected_at": _text(counts.newest_stored_seen_at),
         "protected_until": _text(taken.protected_until),
         "lag_seconds": round(taken.lag.total_seconds(), 3),
+        "refresh": {
+            "count": taken.refresh.count,
+            "rows": [
+                {
+                    "row": version.source_id,
+                    "storage": version.storage,
+                    "key": version.key,
+                    "version": version.number,
+                    "reason": version.reason,
+                }
+                for version in taken.refresh.first
+            ],
+        },
         "problems": [{"kind": problem.kind.value, "message": problem.message, "hint": problem.hint} for problem in taken.problems],
         "unprotected": [
             {"state": group.state.value, "reason": group.reason, "count": group.count, "examples": group.examples}
@@ -164,15 +190,18 @@ def take_status(kit: Kit) -> Status:
     counts = kit.catalog.report.counts()
     facts = kit.catalog.facts.all()
     polled_at = datetime.fromisoformat(facts["poll.finished_at"]) if "poll.finished_at" in facts else None
-    clock_problem = check_clock(kit)
+    clock_problem, poll_interval = check_clock(kit), kit.settings.poll_interval
     problems = judge(
         by_state=counts.by_state,
         declined_rows=counts.declined_rows,
         polled_at=polled_at,
         poll_problem=facts.get("poll.problem"),
         now=counts.now,
-        poll_interval=kit.settings.poll_interval,
+        poll_interval=poll_interval,
         clock_problem=clock_problem,
+        links=judge_links(
+            find_doomed(kit.catalog.links.deadlines(), now=counts.now, horizon=horizon(poll_interval, kit.settings.lease))
+        ),
     )
     retention = _retention(kit, counts.now)
     overdue = kit.catalog.removals.count_overdue(max(kit.settings.poll_interval * LATE_INTERVALS, LATE_AT_LEAST))
@@ -195,10 +224,12 @@ def take_status(kit: Kit) -> Status:
         now=counts.now,
         alert_after=kit.settings.alert_after,
     )
+    to_refresh, first = kit.catalog.links.to_refresh(REFRESH_ROWS)
     return Status(
         counts=counts,
         buckets=kit.catalog.report.buckets(),
         disk=_disk(kit, counts.now),
+        refresh=Refresh(count=to_refresh, first=first),
         unprotected=kit.catalog.report.unprotected(),
         problems=problems,
         polled_at=polled_at,

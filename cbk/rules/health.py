@@ -18,7 +18,7 @@ LATE_LEASES = 3
 HINTS = {
     VersionState.PENDING: "waits for a worker: `celery -A cbk worker` and `celery -A cbk beat` do the work",
     VersionState.FAILED: "is tried again by itself; `cbk ls --state failed` tells when and why",
-    VersionState.EXPIRED: "the application must write a fresh SignedDownloadUrl into these rows",
+    VersionState.EXPIRED: "the application must write a fresh SignedDownloadUrl into these rows: `cbk ls --refresh` lists them",
     VersionState.MISSING: "the object is not in the storage: was it deleted without a delete-log row?",
     VersionState.MISMATCH: "the object is not what the row's Hash says: changed without a new row, or a wrong Hash",
     VersionState.DECLINED: "the row does not make sense: mend it, or write a new one with a higher Version",
@@ -33,6 +33,7 @@ class Kind(StrEnum):
     CLOCK = "clock"
     POLL = "poll"
     WORKERS = "workers"
+    LINKS = "links"
     PENDING = "pending"
     FAILED = "failed"
     EXPIRED = "expired"
@@ -84,10 +85,15 @@ def judge(
     now: datetime,
     poll_interval: timedelta,
     clock_problem: str | None = None,
+    links: Iterable[Problem] = (),
 ) -> list[Problem]:
-    """The problems, gravest first; none means that everything is protected. `by_state` counts files by their newest version."""
+    """The problems, gravest first; none means that everything is protected. `by_state` counts files by their newest version.
+
+    `links` are those of `rules.deadlines`.
+    """
     problems = [Problem(kind=Kind.CLOCK, message=f"nothing is pruned: {clock_problem}", hint=CLOCK_HINT)] if clock_problem else []
     problems += _poll_problems(polled_at, poll_problem, now, poll_interval)
+    problems += links
     for state in VersionState:
         count = by_state.get(state, 0)
         if count and state is not VersionState.STORED:

@@ -57,8 +57,8 @@ def is_worth_another_try(version: Version, row: AcceptedRow, *, link_is_fresh: b
     application signs anew. So does a row that makes sense again where the row alone was in the way: nothing else leaves a version
     that is neither due nor expired.
     """
-    if isinstance(decide_fetch(version, row), Outcome):
-        return False
+    if version.state is VersionState.PENDING or isinstance(decide_fetch(version, row), Outcome):
+        return False  # it is due already, or cannot be
     if link_is_fresh:
         return version.state is not VersionState.FAILED or FRESH_LINK in version.reason
     return version.due_at is None and version.state is not VersionState.EXPIRED

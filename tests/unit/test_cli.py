@@ -311,6 +311,7 @@ def test_status_as_json_has_the_documented_shape(cbk, desk):
         {"bucket": "car-erp", "files": 2, "protected_files": 1, "copies": 1, "size": 10, "stored_size": stored_size}
     ]
     assert shown["disk"].pop("free") < shown.pop("disk")["total"]
+    assert shown.pop("refresh") == {"count": 0, "rows": []}
     [group] = shown.pop("unprotected")
     assert (group.pop("reason") != "", group) == (True, {"state": "failed", "count": 1, "examples": ["s3/bad.txt v1"]})
     assert [problem["kind"] for problem in shown["problems"]] == ["failed", "rows"]

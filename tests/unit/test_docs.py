@@ -128,9 +128,9 @@ def site(tmp_path, monkeypatch):
 
 
 def shape(value):
-    """The names in a JSON value, without what stands behind them; how many states there are is no matter of shape."""
+    """The names in a JSON value, without what stands behind them; how many states or rows there are is no matter of shape."""
     if isinstance(value, dict):
-        return {name: {} if name == "states" else shape(inner) for name, inner in value.items()}
+        return {name: {} if name in {"states", "rows"} else shape(inner) for name, inner in value.items()}
     return [shape(inner) for inner in value[:1]] if isinstance(value, list) else None
 
 

@@ -16,6 +16,7 @@ from cbk.edges.catalog.folders import Folders
 from cbk.edges.catalog.holds import Holds
 from cbk.edges.catalog.intake import Intake
 from cbk.edges.catalog.leases import Facts, Leases
+from cbk.edges.catalog.links import Links
 from cbk.edges.catalog.rebuilding import Rebuilding
 from cbk.edges.catalog.removals import Removals
 from cbk.edges.catalog.report import Report
@@ -42,6 +43,7 @@ class Catalog:
         self.rebuilding = Rebuilding(self.database)
         self.leases = Leases(self.database, holder)
         self.facts = Facts(self.database)
+        self.links = Links(self.database)
         self.report = Report(self.database)
         self.folders = Folders(self.database)
         self.samples = Samples(self.database)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import BATCH, Database, begins_with, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
+from cbk.edges.catalog.links import needs_another_link
 from cbk.edges.catalog.tables import declined, files, versions
 from cbk.model import DeclinedRow, Version, VersionState
 from cbk.rules.patterns import compile_pattern, literal_start
@@ -194,14 +195,15 @@ class Report:
         state: VersionState | None = None,
         newest: bool | None = None,
         deleted: bool | None = None,
+        refresh: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Iterator[Version]:
         """All versions, in the order in which they were first seen, page by page: memory stays flat.
 
         What is not None narrows them down: to keys that begin with `prefix`, to those that match `pattern` (`rules.patterns`), to
-        the newest of each file or the others, to those that a delete covers or the others, and to those that were stored at `since`
-        or later and before `until`.
+        the newest of each file or the others, to those that a delete covers or the others, to those that wait for another link
+        (`refresh`), and to those that were stored at `since` or later and before `until`.
         """
         values = {
             files.c.storage: storage,
@@ -213,6 +215,8 @@ class Report:
         }
         query = select_versions().where(*(column == value for column, value in values.items() if value is not None))
         query = query.where(*(begins_with(files.c.key, start) for start in _starts(prefix, pattern)))
+        if refresh:
+            query = query.where(needs_another_link())
         if since is not None:
             query = query.where(versions.c.stored_at >= since)
         if until is not None:
