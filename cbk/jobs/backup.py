@@ -241,6 +241,7 @@ class _Batch:
         """Store what is ready, step by step, each for all."""
         items, self._ready = self._ready, []
         try:
+            self._kit.archive.flush([item.part for item in items if item.part is not None])
             left = self._each(items, self._flush)
             left = self._each(left, self._read_back)
             self._record(self._publish(left))

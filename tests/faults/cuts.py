@@ -9,12 +9,13 @@ from pathlib import Path
 
 from tests.faults.disks import LoopDisk
 from tests.faults.scene import Scene, Tally, describe
-from tests.faults.steps import DONE_AFTER, IN, NEW_FOLDERS, OUT, STEPS
+from tests.faults.steps import DONE_AFTER, IN, IN_BATCH, NEW_FOLDERS, OUT, STEPS
 from tests.faults.worker import UNKNOWN, process, work
 
 THREADS = 8
 _PATIENCE_SECONDS = 60
 _SHARE_OF_DELETES = 0.3
+_BATCH = 4
 # Every file of a site is looked at after every cut: a new site now and then keeps that short.
 _CUTS_PER_SCENE = 10
 # The plug is pulled within this time after a random file has ended: long enough for the others to be anywhere on their way.
@@ -52,10 +53,10 @@ class PowerCuts:
         """Pull the plug at a labelled step of the way of one file in or out, or of one new version of a file that is there."""
         if label in OUT:
             self._scene.delete()
-        else:
+        for _ in range(0 if label in OUT else _BATCH if label in IN_BATCH else 1):
             self._scene.upload(size=200_000, again=again)
         self._scene.leave()
-        with process(work, self._scene.desk.settings, 1, label) as (child, _):
+        with process(work, self._scene.desk.settings, 1, label, (_BATCH,)) as (child, _):
             child.join(_PATIENCE_SECONDS)
             reached = child.exitcode == -signal.SIGKILL
         if not reached:

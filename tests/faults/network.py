@@ -19,7 +19,7 @@ from cbk.model import VersionState
 from cbk.rules.links import AllowedHosts
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene, Tally
-from tests.faults.worker import UNKNOWN, batches, do, how_it_goes
+from tests.faults.worker import UNKNOWN, do, how_it_goes, share_out
 from tests.origin import announce, chunked, cut, endless, html_page, raw, redirect, s3_error, status
 
 THREADS = 8
@@ -51,7 +51,7 @@ class Player:
         """What was sent since the last time."""
         courier = self.scene.desk.courier
         removals, courier.prunes = courier.prunes, []
-        return [*batches(courier.take()), *(removal for removal, _ in removals)]
+        return [*share_out(courier.take()), *(removal for removal, _ in removals)]
 
     def _note(self, said):
         self.tally.wrong += [f"{self.tally.fault}: {line}" for line in said if line.startswith(UNKNOWN)]

@@ -43,6 +43,15 @@ IN = {
 # Those that only a file gets to whose folder is not there yet.
 NEW_FOLDERS = frozenset({"folder made", "first folder above flushed"})
 
+# The way in of several files together: their flush is the first call of its kind, that of their folders the second.
+IN_BATCH = {
+    "batch not flushed": Step(archive, "_sync_filesystem", after=False),
+    "batch flushed": Step(archive, "_sync_filesystem", after=True),
+    "batch's folders not flushed": Step(archive, "_sync_filesystem", after=False, nth=2),
+    "batch's folders flushed": Step(archive, "_sync_filesystem", after=True, nth=2),
+    "batch recorded": Step(Work, "record_stored", after=True),
+}
+
 OUT = {
     "pruned in the record": Step(Removals, "carry_out", after=True),
     "bytes unlinked, not flushed": Step(os, "unlink", after=True),
@@ -50,9 +59,9 @@ OUT = {
     "bytes gone in the record": Step(Removals, "take_bytes", after=True),
 }
 
-STEPS = IN | OUT
+STEPS = IN | IN_BATCH | OUT
 # After these there may be nothing left to do.
-DONE_AFTER = frozenset({"recorded", *OUT})
+DONE_AFTER = frozenset({"recorded", "batch recorded", *OUT})
 
 
 def before_step(label, happen):

@@ -16,14 +16,14 @@ from local_servers import wait_until
 CALLS = (
     "openat", "mkdirat", "mkdir", "write", "pwrite64", "read", "pread64", "lseek", "ftruncate", "fsync", "fdatasync", "renameat2",
     "renameat", "rename", "linkat", "link", "unlinkat", "unlink", "rmdir", "close", "newfstatat", "fstat", "statfs", "getdents64",
-    "flock", "fcntl", "mmap", "sync_file_range",
+    "flock", "fcntl", "mmap", "sync_file_range", "syncfs",
 )  # fmt: skip
 
 # Those after which the disk is another one than before.
 CHANGES = frozenset(
     {
         "openat", "mkdirat", "mkdir", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "renameat2", "renameat", "rename",
-        "linkat", "link", "unlinkat", "unlink", "rmdir",
+        "linkat", "link", "unlinkat", "unlink", "rmdir", "syncfs",
     }
 )  # fmt: skip
 

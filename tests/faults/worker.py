@@ -26,7 +26,7 @@ DONE = "done"
 GO = signal.SIGUSR1
 UNKNOWN = "not an error of the kit"
 _PATIENCE_SECONDS = 60
-_BATCHES = (1, 3, 1, 6)
+BATCHES = (1, 3, 1, 6)
 _PR_SET_PTRACER = 0x59616D61  # <linux/prctl.h>
 
 
@@ -47,10 +47,11 @@ def process(target, *arguments):
         ours.close()
 
 
-def work(connection, settings, threads, step=None):
+def work(connection, settings, threads, step=None, batches=BATCHES):
     """Poll, and do all that is due, until it is done or this process dies. Tells how each task ended, then DONE.
 
-    With `step`, the plug is pulled there, and this process dies in the same instant.
+    With `step`, the plug is pulled there, and this process dies in the same instant. `batches` is how many files share a message,
+    each number in turn.
     """
     _ignore_advice()
     kit, courier = open_kit(Settings(**settings)), CollectingCourier()
@@ -64,15 +65,15 @@ def work(connection, settings, threads, step=None):
     if step is not None:
         before_step(step, lambda: die_without_power(settings["backup_root"]))
     connection.send(how_it_goes(lambda: poll(kit, courier, pause=lambda _: True)))
-    tasks = zip_longest(batches(courier.take()), [removal for removal, _ in courier.prunes])
+    tasks = zip_longest(share_out(courier.take(), batches), [removal for removal, _ in courier.prunes])
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, [task for pair in tasks for task in pair if task is not None]))
     connection.send(DONE)
 
 
-def batches(row_ids):
-    """One at a time and several together by turns."""
-    left, sizes = list(row_ids), cycle(_BATCHES)
+def share_out(row_ids, sizes=BATCHES):
+    """In lists of these sizes by turns."""
+    left, sizes = list(row_ids), cycle(sizes)
     while left:
         size = next(sizes)
         yield left[:size]

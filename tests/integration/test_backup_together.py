@@ -111,6 +111,7 @@ def test_bug_with_one_is_recorded_and_leaves_the_others_alone(desk, rows, monkey
 
 def test_folders_that_cannot_be_flushed_fail_all_that_were_put_there_and_the_next_try_adopts_them(desk, rows, monkeypatch):
     with monkeypatch.context() as broken:
+        broken.setattr("cbk.edges.archive._sync_filesystem", lambda _: False)
         broken.setattr("cbk.edges.archive._sync_folder", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "x")))
         assert set(failures(back_up_together(desk.kit, rows)).values()) == {"DiskFailed"}
     assert set(states(desk).values()) == {"failed"}

@@ -14,9 +14,10 @@ import sys
 import textwrap
 import threading
 import tracemalloc
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -393,12 +394,14 @@ def test_publish_refuses_a_part_that_was_not_read_back(archive):
             publish(archive, part, LOCATION)
 
 
-def test_sealed_part_takes_no_more_bytes(archive):
-    with arriving(archive) as part:
-        with pytest.raises(ValueError, match="no more bytes"):
-            part.write(b"x")
-        with pytest.raises(ValueError, match="no more bytes"):
-            part.flush()
+def test_flushed_part_takes_no_more_bytes(archive):
+    with arriving(archive) as part, pytest.raises(ValueError, match="no more bytes"):
+        part.write(b"x")
+
+
+def test_part_is_not_flushed_before_it_was_finished(archive):
+    with archive.incoming("1-1", make_header(b"x")) as part, pytest.raises(ValueError, match="after it was finished"):
+        part.flush()
 
 
 def test_publish_does_not_overwrite(archive):
@@ -1077,3 +1080,76 @@ def test_sweep_leaves_parts_that_are_kept_alone(archive):
 def test_sweep_works_where_the_folder_is_gone(archive):
     (archive.root / ".cbk/incoming").rmdir()
     assert archive.sweep(lambda _: False) == 0
+
+
+# ---- several together --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flushed(monkeypatch):
+    """How often a file or a folder was flushed, and how often the file system; `flushed.works` is whether the latter does."""
+    seen = SimpleNamespace(each=0, all=0, works=True)
+    real_fsync = os.fsync
+
+    def fsync(descriptor):
+        seen.each += 1
+        real_fsync(descriptor)
+
+    def syncfs(_descriptor):
+        seen.all += 1
+        return seen.works
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(module, "_sync_filesystem", syncfs)
+    return seen
+
+
+def store_together(archive, count):
+    with ExitStack() as keep:
+        parts = [keep.enter_context(archive.incoming(f"{number}-1", make_header(b"x"))) for number in range(count)]
+        for part in parts:
+            part.write(b"x")
+            part.finish()
+        archive.flush(parts)
+        with archive.publishing() as publication:
+            for number, part in enumerate(parts):
+                part.flush()
+                part.read_back()
+                publication.put(part, f"car-erp/{number}/v1.gzip")
+    return sorted(archive.walk())
+
+
+def test_many_parts_and_their_folders_are_flushed_by_one_call_each(archive, flushed):
+    assert len(store_together(archive, 10)) == 10
+    assert (flushed.all, flushed.each) == (2, 0)
+
+
+def test_single_part_is_flushed_by_itself(archive, flushed):
+    store_together(archive, 1)
+    assert (flushed.all, flushed.each) == (0, 4)  # the part, its folder, the bucket's and the root, which are new or have a new one
+
+
+def test_parts_are_flushed_one_by_one_where_the_file_system_cannot_be(archive, flushed):
+    flushed.works = False
+    assert len(store_together(archive, 10)) == 10
+    assert flushed.each == 10 + 10 + 2  # parts, their folders, the bucket's and the root
+
+
+def test_file_system_that_promises_nothing_is_not_asked_to_flush(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_SYNCED_WHOLE", frozenset())
+    with (tmp_path / "file").open("wb") as file:
+        assert not module._sync_filesystem(file.fileno())
+
+
+def test_file_system_whose_writing_failed_counts_as_not_flushed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_syncfs", lambda _: -1)
+    with (tmp_path / "file").open("wb") as file:
+        assert not module._sync_filesystem(file.fileno())
+
+
+@pytest.mark.parametrize(
+    ("release", "tells"), [("5.7.19", False), ("5.8.0-rc1", True), ("6.18.44", True), ("4.19.0", False), ("x", False)]
+)
+def test_syncfs_is_trusted_from_the_release_on_that_tells_of_errors(monkeypatch, release, tells):
+    monkeypatch.setattr(os, "uname", lambda: ("Linux", "pi", release, "#1", "aarch64"))
+    assert module._syncfs_tells() == tells
