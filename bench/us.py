@@ -34,7 +34,7 @@ from local_servers import Server, ServerFailed, wait_until
 
 WORKER_START_SECONDS = 60.0
 STORE_SECONDS = 1800.0
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.1
 FIRST_LOOK_SECONDS = 0.005
 CHECKED_COPIES = 50
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.targets import TARGETS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,3 +50,13 @@ def test_table_is_made_of_what_was_measured(tmp_path):
     for what, expected in ratios.items():
         shown = re.search(rf"^\| {re.escape(what)}[^|]*\|[^|]*\| ([0-9.]+) ", printed.stdout, flags=re.MULTILINE)
         assert float(shown[1]) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.nightly
+def test_every_target_is_measured_by_a_run_of_everything(tmp_path):
+    command = [sys.executable, "-m", "bench", "--scale", "0.002", "--rounds", "1", "--markdown", str(tmp_path / "tables.md")]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
+    assert printed.returncode == 0, printed.stderr
+    verdicts = re.findall(r"^\|.*\| [≥≤] [0-9.]+ \| (.*) \| (.*) \|$", (tmp_path / "tables.md").read_text(), flags=re.MULTILINE)
+    assert len(verdicts) == len(TARGETS)
+    assert {verdict for _, verdict in verdicts} <= {"met", "**missed**"}
