@@ -44,12 +44,6 @@ PLANTS = {
         "        part.move(folder, name)\n",
         (_CUTS.format("elsewhere"),),
     ),
-    "a batch is not flushed": Plant(
-        "cbk/edges/archive.py",
-        "        if len(parts) >= _TOGETHER and parts[0].syncs_all():\n",
-        "        if len(parts) >= _TOGETHER:\n",
-        (_CUTS.format("elsewhere"),),
-    ),
     "the folders of a batch are not flushed": Plant(
         "cbk/edges/archive.py",
         "            if self._count >= _TOGETHER and _sync_filesystem(self._root_descriptor):\n",
