@@ -64,7 +64,7 @@ def _parse_buckets(value: object) -> object:
         return value
     try:
         buckets = json.loads(value or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError('expected JSON such as {"s3": "car-erp"}') from None
     if not isinstance(buckets, dict) or not all(isinstance(name, str) and name for name in buckets.values()):
         raise ValueError('expected a JSON object of storage names to bucket folders, such as {"s3": "car-erp"}')
@@ -392,7 +392,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], list[str]]:
             return tomllib.load(file), []
     except OSError as error:
         return {}, [f"{path}: cannot be read: {error.strerror}"]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: numbers may be too long, and lists too deep
         return {}, [f"{path}: is not valid TOML: {error}"]
 
 

@@ -24,7 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STATE_NAME = "cbk-bootstrap.json"
 # Each set holds the ones before it, in the same versions (scripts/lock sees to that).
-SETS = ("runtime", "demo", "dev", "page-tests")
+SETS = ("runtime", "demo", "dev")
+# Each of these holds all of those, and not one another.
+BEYOND = ("page-tests", "fuzz")
 # Where packages come from is the user's business; every other PIP_* would change what is done with them.
 KEPT_PIP_SETTINGS = re.compile(
     "PIP_(CONFIG_FILE|(EXTRA_)?INDEX_URL|FIND_LINKS|NO_INDEX|TRUSTED_HOST|(CLIENT_)?CERT|PROXY|KEYRING_PROVIDER"
@@ -45,9 +47,9 @@ class BootstrapError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """`arguments` is one of SETS. Returns the exit code: 0 ready, 1 failed, 2 wrong usage."""
-    if len(arguments) != 1 or arguments[0] not in SETS:
-        print(f"usage: scripts/bootstrap {'|'.join(SETS)}", file=sys.stderr)
+    """`arguments` is one of SETS or BEYOND. Returns the exit code: 0 ready, 1 failed, 2 wrong usage."""
+    if len(arguments) != 1 or arguments[0] not in SETS + BEYOND:
+        print(f"usage: scripts/bootstrap {'|'.join(SETS + BEYOND)}", file=sys.stderr)
         return 2
     folder = (ROOT / (os.environ.get("CBK_VENV") or ".venv")).resolve()
     try:
@@ -94,7 +96,7 @@ def make_ready(folder: Path, wanted: str) -> None:
     note = {"folder": str(folder), "python": version, "made_here": bool(state and state.get("made_here"))}
     write_state(folder, note | {"installed": None})
     install(folder, wanted)
-    held = SETS[: SETS.index(wanted) + 1]
+    held = SETS[: SETS.index(wanted) + 1] if wanted in SETS else (*SETS, wanted)
     write_state(folder, note | {"installed": installed | {name: fingerprint(name, version) for name in held}})
 
 

@@ -129,5 +129,5 @@ def _arguments(message: bytes) -> list[object]:
         if envelope.get("properties", {}).get("body_encoding") == "base64":
             body = base64.b64decode(body)
         return list(json.loads(body)[0])
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return []

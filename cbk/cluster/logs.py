@@ -19,12 +19,21 @@ LONGEST_TRACEBACK = 20_000
 # Each looks at a character a few times at the most: keys of 4 KB come from rows, and a log line must not be a way to stop a worker.
 _QUERY = re.compile(r"(?<=\S)\?[^\s?'\"<>]+=[^\s'\"<>]+")
 _SIGNATURE = re.compile(r"((?:signature|credential|token|sig)=)[^\s&]+", re.IGNORECASE)
-_PASSWORD = re.compile(r"(://[^\s:/@'\"]*):\S+@")
+_WORD = re.compile(r"\S+")
+_USER = re.compile(r"://[^\s:/@'\"]*:")
 
 
 def redact(text: str) -> str:
     """The text without the query part of any link, without signatures and without the password of any URL."""
-    return _PASSWORD.sub(r"\1:***@", _SIGNATURE.sub(r"\1***", _QUERY.sub("?***", text)))
+    return _WORD.sub(_without_password, _SIGNATURE.sub(r"\1***", _QUERY.sub("?***", text)))
+
+
+def _without_password(word: re.Match[str]) -> str:
+    """A word without what is between the first user name in it and the last @."""
+    text = word[0]
+    end = text.rfind("@")
+    user = _USER.search(text) if end > 0 else None
+    return f"{text[: user.end()]}***{text[end:]}" if user and user.end() < end else text
 
 
 class FactsFormatter(logging.Formatter):

@@ -751,7 +751,7 @@ def _identity_in(content: bytes) -> str:
     try:
         document = json.loads(content)
         identity, tree_format = str(document["uuid"]), int(document["format"])
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
         raise RootMissing(
             "the disk's identity is damaged", hint=f"put {_IDENTITY} back as it was; the catalog knows its uuid"
         ) from exc
