@@ -15,7 +15,7 @@ from cbk.cli.progress import progress
 from cbk.cli.proof import drill_line
 from cbk.cli.text import as_line, as_text
 from cbk.errors import UsageError
-from cbk.jobs.drill import FILES, plan_drill
+from cbk.jobs.drill import FILES, Plan, plan_drill, require_room
 from cbk.jobs.drill import drill as drill_job
 from cbk.jobs.verify import Found, Task, Verified, choose
 from cbk.jobs.verify import verify as verify_job
@@ -141,9 +141,10 @@ def _summary(outcome: str, *, quick: bool, copies: int, size: int) -> dict[str, 
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder to restore to; nothing stays there. Default: $TMPDIR, /tmp.",
 )
+@click.option("--dry-run", is_flag=True, help="Say how much would be restored and whether there is room, and restore nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One object; docs/commands.md documents its shape.")
 @click.pass_obj
-def drill(config: Path | None, *, files: int, scratch: Path | None, as_json: bool) -> None:
+def drill(config: Path | None, *, files: int, scratch: Path | None, dry_run: bool, as_json: bool) -> None:
     """Restore some files to scratch, compare and time them: a restore test with a verdict that `status` shows. Exit 3: it failed.
 
     \b
@@ -156,6 +157,9 @@ def drill(config: Path | None, *, files: int, scratch: Path | None, as_json: boo
         plan = plan_drill(kit, files=files)
         if not plan.versions:
             raise UsageError("there is nothing to restore yet", hint="`cbk status` tells why no file is stored")
+        if dry_run:
+            _print_drill_plan(plan, require_room(kit, plan, scratch=scratch), as_json=as_json)
+            return
         with progress("restoring", total=plan.size, in_bytes=True) as advance:
             verdict = drill_job(kit, plan, scratch=scratch, on_bytes=advance)
     if as_json:
@@ -166,3 +170,10 @@ def drill(config: Path | None, *, files: int, scratch: Path | None, as_json: boo
             click.echo(as_text(f"failed     {failure.label}: {failure.reason}"))
     if not verdict.passed:
         raise click.exceptions.Exit(EXIT_SOME_FAILED)
+
+
+def _print_drill_plan(plan: Plan, place: Path, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(as_line({"files": len(plan.versions), "bytes": plan.size, "scratch": str(place)}))
+    else:
+        click.echo(f"would restore {len(plan.versions)} files, {decimal(plan.size)}, one after the other in {place}")

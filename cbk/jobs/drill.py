@@ -132,9 +132,7 @@ def drill(kit: Kit, plan: Plan, *, scratch: Path | None = None, on_bytes: OnRead
     `on_bytes` is told how many bytes were restored; what it raises ends the drill, without a verdict. A copy that fails is then
     verified, and replaced if bad. Raises TargetUnavailable where the largest file has no room, RootMissing, CatalogError.
     """
-    kit.require_disk()
-    place = scratch_place(scratch)
-    _require_room(place, plan)
+    place = require_room(kit, plan, scratch=scratch)
     chance, others = _Tally(), _Tally()
     failures: list[Failure] = []
     for versions, tally in ((plan.chance, chance), (plan.others, others)):
@@ -200,7 +198,10 @@ def _note(kit: Kit, verdict: Drill) -> None:
     kit.catalog.facts.set(**{FACT: json.dumps(verdict.facts)})
 
 
-def _require_room(place: Path, plan: Plan) -> None:
+def require_room(kit: Kit, plan: Plan, *, scratch: Path | None = None) -> Path:
+    """Where the drill would restore to. Raises TargetUnavailable where the largest file has no room there, RootMissing."""
+    kit.require_disk()
+    place = scratch_place(scratch)
     largest = max((version.size or 0 for version in plan.versions), default=0)
     free = free_bytes(place)
     if free < largest:
@@ -208,6 +209,7 @@ def _require_room(place: Path, plan: Plan) -> None:
             f"the largest file of the drill has {largest} bytes, and {place} has room for {free}",
             hint="name a folder with more room: --scratch, or TMPDIR where a worker holds the drill",
         )
+    return place
 
 
 def _restore(kit: Kit, version: Version, place: Path, tally: _Tally, on_bytes: OnRead) -> str:

@@ -99,7 +99,7 @@ class _Stopped(Exception):
 def planned_restore(kit: Kit, target: Target, wish: Wish, *, dry_run: bool = False) -> Iterator[Restore]:
     """The restore of all that `wish` names to `target`. With `dry_run`, nothing is written anywhere.
 
-    Raises UsageError where the wish names nothing, or the target lies within the backup root; CatalogError, RootMissing,
+    Raises UsageError where the wish names nothing, or target and backup root lie one in the other; CatalogError, RootMissing,
     TargetUnavailable.
     """
     _require(kit)
@@ -116,6 +116,9 @@ def _folds_names(kit: Kit, target: FolderTarget, *, dry_run: bool) -> bool:
     if target.is_within(kit.archive.root):
         hint = "choose a folder elsewhere: in there, only copies may lie"
         raise UsageError(f"{target.folder} is within the backup root", hint=hint)
+    if target.contains(kit.archive.root):
+        hint = "choose a folder elsewhere: a file of a restored bucket could come to lie among the copies"
+        raise UsageError(f"the backup root is within {target.folder}", hint=hint)
     return not dry_run and target.folds_names()
 
 

@@ -517,6 +517,19 @@ def test_target_that_leads_to_the_backup_root_by_a_link_is_refused(three, tmp_pa
         restore(three, tmp_path / "link" / "x")
 
 
+@pytest.mark.parametrize("way", ["..", "../..", "../../.."])
+def test_target_that_the_backup_root_lies_in_is_refused(three, way):
+    before = set(three.root.parent.rglob("*"))
+    with pytest.raises(UsageError, match="the backup root is within"):
+        restore(three, three.root / way)
+    assert set(three.root.parent.rglob("*")) == before
+
+
+def test_target_beside_the_backup_root_whose_name_begins_alike_is_taken(three):
+    beside = three.root.with_name(f"{three.root.name}-restored")
+    assert {result.outcome for result in restore(three, beside)} == {Outcome.RESTORED}
+
+
 def test_one_restore_at_a_time_works_in_a_folder(three, out):
     with closing(FolderTarget(out)) as busy:
         busy.folds_names()

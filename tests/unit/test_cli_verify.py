@@ -219,6 +219,23 @@ def test_status_as_json_says_how_copies_and_drills_stand(desk, cbk, tmp_path):
     assert taken["last_found_bad_at"] <= taken["last_drill_at"]
 
 
+def test_dry_drill_says_how_much_it_would_restore_and_leaves_no_verdict(desk, cbk, tmp_path):
+    code, out, _ = cbk("drill", "--dry-run", "--scratch", tmp_path)
+    assert (code, out.split(",")[0]) == (0, "would restore 2 files")
+    assert str(tmp_path) in out
+    code, out, _ = cbk("drill", "--dry-run", "--json", "--scratch", tmp_path, "--files", "1")
+    [plan] = objects(out)
+    assert shape(plan) == documented("drill-plan")
+    assert (code, plan["files"]) == (0, 2)
+    assert cbk("status", "--json")[1].count('"last_drill_at": null') == 1
+
+
+def test_dry_drill_without_room_for_the_largest_file_fails(desk, cbk, tmp_path, monkeypatch):
+    monkeypatch.setattr("cbk.jobs.drill.free_bytes", lambda _: 0)
+    code, _, err = cbk("drill", "--dry-run", "--scratch", tmp_path)
+    assert (code, "the largest file of the drill has" in err) == (1, True)
+
+
 def test_drill_with_nothing_stored_says_so(desk, cbk):
     (desk.root / "car-erp/b/v1.gzip").unlink()
     (desk.root / "car-erp/cars/a/v1.gzip").unlink()

@@ -135,6 +135,10 @@ class FolderTarget:
         """Whether it is `folder`, or lies in it, whatever symbolic links lead there."""
         return self.folder.resolve().is_relative_to(folder.resolve())
 
+    def contains(self, folder: Path) -> bool:
+        """Whether `folder` lies in it, whatever symbolic links lead there."""
+        return folder.resolve().is_relative_to(self.folder.resolve())
+
     # ---- within --------------------------------------------------------------------------------------------------------------
 
     def _open(self) -> int:
