@@ -232,7 +232,9 @@ class Settings(BaseSettings):
         description="Downloads at the same time from one host, per worker process. 0: as many as `CBK_CONCURRENCY`.",
     )
     max_file_size: Size = Field(default=0, description="Larger objects are declined. 0: no limit.")
-    connect_timeout: PositiveDuration = Field(default=timedelta(seconds=10), description="For the origin and the databases.")
+    connect_timeout: PositiveDuration = Field(
+        default=timedelta(seconds=10), description="For the origin, the look-up of its name, and the databases."
+    )
     read_timeout: PositiveDuration = Field(default=timedelta(seconds=30), description="How long an origin may send nothing.")
     statement_timeout: PositiveDuration = Field(
         default=timedelta(seconds=30), description="For each query to the application's database."

@@ -237,6 +237,11 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None if isinstance(address, ipaddress.IPv6Address) and address.scope_id else address
 
 
+def is_address(host: str) -> bool:
+    """Whether a normalized host is an IP address and no name."""
+    return _address(host) is not None
+
+
 def address_is_public(text: str) -> bool:
     """Whether an IP address is one of the public internet; an IPv4 address inside an IPv6 one is what counts.
 

@@ -832,6 +832,17 @@ def test_fetch_from_a_name_that_cannot_be_looked_up_says_so(tls_origin, make_pub
     assert message == "the name files.example.com cannot be looked up"
 
 
+def test_fetch_from_a_name_whose_look_up_hangs_gives_up_after_the_connect_timeout(tls_origin, make_public, monkeypatch):
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(30) and [])
+    try:
+        _, downloader = make_public(resolve=None, connect_timeout_seconds=0.2)
+        error = failure(downloader, public_link(tls_origin), OriginUnavailable)
+    finally:
+        answered.set()
+    assert error.message == "the name files.example.com cannot be looked up in time"
+
+
 def test_fetch_from_a_name_without_addresses_says_so(tls_origin, make_public):
     _, downloader = make_public([])
     assert "has no address" in failure(downloader, public_link(tls_origin), OriginUnavailable).message

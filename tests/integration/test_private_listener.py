@@ -18,6 +18,7 @@ import pytest
 
 from cbk.edges.download import Downloader
 from cbk.edges.download import wire as wires
+from cbk.edges.download.names import Names
 from cbk.errors import DownloadError
 from cbk.model import VersionState
 from cbk.rules.links import AllowedHosts
@@ -251,13 +252,14 @@ class Site:
             resolve=self._resolve,
             connect=self._connect,
         )
+        self._names = Names(timeout_seconds=10)
         self._number = 0
 
     def _resolve(self, host, port):
         answers = self.names.get(host)
         found = answers.pop(0) if answers else ANSWERS.get(host)
         if found is None:
-            return wires.resolve(host, port)
+            return self._names(host, port)
         return [(socket.AF_INET6 if ":" in each else socket.AF_INET, (each, port)) for each in found]
 
     def _connect(self, family, address, timeout_seconds):

@@ -21,6 +21,7 @@ from urllib.parse import urljoin
 import urllib3
 
 from cbk.edges.download import wire as wires
+from cbk.edges.download.names import Names
 from cbk.edges.download.turns import Turns
 from cbk.edges.download.wire import Cut, Dialler, Watch, Wire
 from cbk.errors import DownloadError, NotTheObject, OriginUnavailable, TargetRefused, TooLarge, TransferBroken
@@ -65,8 +66,9 @@ class _Transfer:
 class Downloader:
     """Fetches objects by their links. One instance serves all threads; each has its own connections.
 
-    `connect_timeout_seconds` and `read_timeout_seconds` are for one try at an address and for one silence; `max_seconds` is for an
-    object as a whole, resumed parts and pauses included but not what `tick` takes, and overrun by one silence at most;
+    `connect_timeout_seconds` is for one look-up of a name and for one try at an address, `read_timeout_seconds` for one silence;
+    `max_seconds` is for an object as a whole, resumed parts and pauses included but not what `tick` takes, and overrun by one
+    silence at most;
     `min_bytes_per_second` is demanded of every `speed_window_seconds` of waiting for the network. `max_file_bytes` None takes any
     size, `max_per_host` None any number of downloads from one host at a time. `max_resumes` counts the times in
     a row that a transfer went on without getting a megabyte further. `ca_bundle` is a PEM file of the authorities to trust instead
@@ -90,7 +92,7 @@ class Downloader:
         sleep: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
-        resolve: wires.Resolve = wires.resolve,
+        resolve: wires.Resolve | None = None,
         connect: wires.Connect = wires.connect,
     ) -> None:
         self._allowed = allowed
@@ -106,7 +108,7 @@ class Downloader:
         self._sleep = sleep
         self._monotonic = monotonic
         self._jitter = jitter
-        self._dial = Dialler(resolve, connect)
+        self._dial = Dialler(resolve or Names(connect_timeout_seconds), connect)
         self._threads = threading.local()
         self._wires: weakref.WeakSet[Wire] = weakref.WeakSet()
 

@@ -24,10 +24,10 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from cbk.edges.download.names import Address
 from cbk.errors import CbkError, OriginUnavailable, SettingsError, TargetRefused, TransferBroken
 from cbk.rules.links import Target, address_is_public
 
-Address: TypeAlias = tuple[int, Any]  # address family and what `socket.connect` takes for it
 Resolve: TypeAlias = Callable[[str, int], Iterable[Address]]
 Connect: TypeAlias = Callable[[int, Any, float | None], socket.socket]
 
@@ -153,11 +153,14 @@ class Dialler:
         raise OriginUnavailable(f"{target.label} cannot be reached: {reason}")
 
     def _look_up(self, target: Target) -> list[Address]:
+        how = "be looked up"
         try:
             return list(self._resolve(target.host, target.port))
+        except TimeoutError:
+            how = "be looked up in time"
         except (OSError, UnicodeError):
             pass
-        raise OriginUnavailable(f"the name {target.host} cannot be looked up", hint="check this machine's DNS, or the link's host")
+        raise OriginUnavailable(f"the name {target.host} cannot {how}", hint="check this machine's DNS, or the link's host")
 
 
 def _few(addresses: Iterable[Address]) -> Iterator[Address]:
@@ -166,11 +169,6 @@ def _few(addresses: Iterable[Address]) -> Iterator[Address]:
         tries[family] = tries.get(family, 0) + 1
         if tries[family] <= _TRIES_PER_FAMILY:
             yield family, address
-
-
-def resolve(host: str, port: int) -> Iterable[Address]:
-    """Every address of a host, by the system's resolver and in its order."""
-    return [(family, address) for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def connect(family: int, address: Any, timeout_seconds: float | None) -> socket.socket:
