@@ -241,6 +241,11 @@ install_units() {
         "sqlite:///$root"/* | '') ;;
         sqlite:///*) writable="$writable $(quoted "$(dirname "${catalog#sqlite:///}")")" ;;
     esac
+    place=$(findmnt -n -o TARGET --target "$root" || echo /)
+    if [ "$place" != / ] && ! findmnt -n --fstab --mountpoint "$place" >/dev/null; then
+        say "WARNING: $place is not in /etc/fstab: after a restart of this machine nobody mounts it, and nothing is backed up"
+    fi
+    # A disk that is plugged in late, or again, starts the workers.
     put 644 "$UNITS/cbk-worker@.service.d/disk.conf" <<EOF
 # Where the copies are, from $CONFIG. Written by scripts/install.sh, which has to be run again when that changes.
 [Unit]
@@ -248,27 +253,20 @@ RequiresMountsFor=$(quoted "$root")
 
 [Service]
 ReadWritePaths=$writable
+
+[Install]
+WantedBy=$(systemd-escape --path --suffix=mount "$place")
 EOF
-    place=$(findmnt -n -o TARGET --target "$root" || echo /)
-    if [ "$place" = / ]; then
-        return 0
-    elif findmnt -n --fstab --mountpoint "$place" >/dev/null; then
-        # A disk that is plugged in late, or again, starts what waits for it.
-        mount=$(systemd-escape --path --suffix=mount "$place")
-        [ -e "$UNITS/$mount.wants/cbk.target" ] || {
-            run mkdir -p "$UNITS/$mount.wants"
-            run ln -s ../cbk.target "$UNITS/$mount.wants/cbk.target"
-        }
-    else
-        say "WARNING: $place is not in /etc/fstab: after a restart of this machine nobody mounts it, and nothing is backed up"
-    fi
 }
 
 start() {
     units=$FIRST
     [ -z "$join" ] || units=$JOINED
     for unit in cbk.target $units; do
-        systemctl -q is-enabled "$unit" 2>/dev/null || run systemctl -q enable "$unit"
+        if [ -n "$changed" ] || ! systemctl -q is-enabled "$unit" 2>/dev/null; then
+            run systemctl -q disable "$unit"
+            run systemctl -q enable "$unit"
+        fi
     done
     if [ -n "$changed" ]; then
         run systemctl daemon-reload
@@ -289,7 +287,7 @@ uninstall() {
     for unit in "$UNITS"/cbk.target.wants/cbk* "$UNITS"/multi-user.target.wants/cbk.target; do
         [ ! -L "$unit" ] || run systemctl -q disable "${unit##*/}"
     done
-    for file in "$UNITS"/cbk-*.service "$UNITS"/cbk-*.service.d "$UNITS"/cbk.target "$UNITS"/*.mount.wants/cbk.target $COMMAND; do
+    for file in "$UNITS"/cbk-*.service "$UNITS"/cbk-*.service.d "$UNITS"/cbk.target $COMMAND; do
         if [ -e "$file" ] || [ -L "$file" ]; then
             run rm -r "$file"
         fi
