@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
+
 from bench.results import MB, Run, runs_of, spread
+from cbk.jobs.stream import PAGE_ROWS, RECONCILE_PAGES
+from cbk.settings import Settings
 
 SIZES = {"1 M": 10**6, "100 M": 10**8, "10 G": 10**10}
 GB = 1000 * MB
-DAY_SECONDS = 86_400
+HOUR_SECONDS = 3600
 FIRST_BACKUP_DAYS = 30
+POLL_INTERVAL: timedelta = Settings.model_fields["poll_interval"].default
 
 
 def arithmetic_table(runs: list[Run]) -> str:
     """For each size what grows with it, in Markdown; empty where its figures were not measured."""
     intake, reconcile = runs_of(runs, "intake", "us"), runs_of(runs, "reconcile", "us")
-    copying, polling = spread(runs, "small", "us", "files_per_second"), spread(runs, "poll", "history", "cpu_ms_per_file")
-    if not (intake and reconcile and copying and polling):
+    copying = spread(runs, "small", "us", "files_per_second")
+    empty, history = (spread(runs, "poll", name, "cpu_ms_per_file") for name in ("empty", "history"))
+    if not (intake and reconcile and copying and empty and history):
         return ""
-    bytes_per_version = intake[0].facts["catalog_bytes_per_version"]
-    rows = {
+    taken, read = intake[0], reconcile[0]
+    bytes_per_version = taken.facts["catalog_bytes_per_version"]
+    polls_per_reading = 1 / (RECONCILE_PAGES * PAGE_ROWS)
+    growth = max(history.middle - empty.middle, 0) / taken.files
+    rows: dict[str, Callable[[int], float]] = {
         f"catalog, GB ({bytes_per_version:.0f} bytes a version)": lambda files: files * bytes_per_version / GB,
-        "Redis, MB": lambda _: intake[0].facts["redis_bytes"] / MB,
-        "a poll with nothing new, CPU ms": lambda _: polling.middle,
-        f"taking in all rows, hours (at {intake[0].files_per_second:,.0f} a second)": lambda files: (
-            files / intake[0].files_per_second / 3600
+        "Redis, MB": lambda _: taken.facts["redis_bytes"] / MB,
+        "a poll with nothing new, CPU ms": lambda files: empty.middle + growth * files,
+        f"all rows taken in, hours (at {taken.files_per_second:,.0f} a second)": lambda files: (
+            files / taken.files_per_second / HOUR_SECONDS
         ),
-        "the daily reading of all rows, CPU hours": lambda files: files * reconcile[0].cpu_ms_per_file / 1000 / 3600,
-        f"workers like this one for a first backup in {FIRST_BACKUP_DAYS} days (at {copying.middle:,.0f} files/s)": lambda files: (
-            files / copying.middle / DAY_SECONDS / FIRST_BACKUP_DAYS
+        "all rows read again, CPU hours": lambda files: files * read.cpu_ms_per_file / 1000 / HOUR_SECONDS,
+        f"all rows read again, hours ({RECONCILE_PAGES * PAGE_ROWS:,} a poll, every {POLL_INTERVAL.seconds} s)": lambda files: (
+            files * polls_per_reading * POLL_INTERVAL.total_seconds() / HOUR_SECONDS
+        ),
+        f"workers for a first backup in {FIRST_BACKUP_DAYS} days (at {copying.middle:,.0f} small files/s each)": lambda files: (
+            files / copying.middle / HOUR_SECONDS / 24 / FIRST_BACKUP_DAYS
         ),
     }
     lines = ["| files | " + " | ".join(SIZES) + " |", "|---|" + "--:|" * len(SIZES)]

@@ -24,16 +24,19 @@ SHOWN_FRAMES = 15
 # frame outwards, the part of the first frame that has one.
 ANYWHERE = (
     (".read_back (cbk/edges/archive", "archive: read back"),
-    (".publish (cbk/edges/archive", "archive: publish (folders, rename, flush)"),
-    (".seal (cbk/edges/archive", "archive: seal (flush)"),
+    ("Publication.", "archive: publish (folders, rename, flush of folders)"),
+    (".flush (cbk/edges/archive", "archive: flush"),
+    (".finish (cbk/edges/archive", "archive: write, hash, compress"),
+    (".is_free (cbk/edges/archive", "archive: is there a copy already"),
     (".adopt (cbk/edges/archive", "archive: is there a copy already"),
     ("celery/events/", "Celery: events"),
     ("celery/worker/request.py", "Celery: acknowledging"),
 )
 PARTS = (
     ("cbk/edges/download", "download: connection, HTTP, bytes"),
-    ("cbk/edges/archive", "archive: write, hash, compress"),
+    ("Part.write (cbk/edges/archive", "archive: write, hash, compress"),
     ("cbk/rules/gzip_format", "archive: write, hash, compress"),
+    ("cbk/edges/archive", "archive: the rest"),
     ("cbk/edges/catalog", "catalog"),
     ("cbk/edges/source", "application's database"),
     ("cbk/cluster/courier", "messages sent"),
@@ -45,8 +48,8 @@ PARTS = (
     ("celery/", "Celery: the rest"),
     ("kombu/", "Celery: the rest"),
 )
-# A thread of the pool that waits for its next task looks busy to py-spy.
-IDLE = "_worker ("
+# What waits for something in a way that looks busy to py-spy.
+IDLE = ("_worker (", "Condition.wait (", "_pause (")
 POLLING = "cbk/jobs/poll.py"
 _FOLDER = re.compile(r"\(\S*?/(?:site-packages/|lib/python[\d.]+/(?!site-packages)|(?=cbk/))")
 

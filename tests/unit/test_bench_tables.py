@@ -105,10 +105,18 @@ def test_arithmetic_needs_what_it_is_made_of():
 
 
 def test_arithmetic_grows_with_the_files():
-    runs = rounds("small", "us", 1.0) + rounds("poll", "history", 1.0)
+    runs = rounds("small", "us", 1.0) + rounds("poll", "history", 1.0) + rounds("poll", "empty", 1.0)
     runs += [run("intake", "us", 0, 1.0, catalog_bytes_per_version=600.0, redis_bytes=2.0 * MB), run("reconcile", "us", 0, 1.0)]
     (catalog,) = [line for line in arithmetic_table(runs).splitlines() if line.startswith("| catalog")]
     assert catalog.split(" | ")[1:] == ["0.6", "60", "6,000 |"]
+
+
+def test_arithmetic_draws_a_poll_on_from_what_a_history_adds_to_an_empty_table():
+    runs = rounds("small", "us", 1.0) + rounds("poll", "history", 1.0, cpu=3.0) + rounds("poll", "empty", 1.0, cpu=2.0)
+    facts = {"catalog_bytes_per_version": 600.0, "redis_bytes": 2.0 * MB}
+    runs += [run("intake", "us", 0, 1.0, files=1_000_000, **facts), run("reconcile", "us", 0, 1.0)]
+    (poll,) = [line for line in arithmetic_table(runs).splitlines() if line.startswith("| a poll")]
+    assert poll.split(" | ")[1:] == ["30", "1,020", "100,020 |"]
 
 
 @pytest.fixture
@@ -121,7 +129,8 @@ def performance_page(tmp_path, monkeypatch):
 
 
 def test_page_has_a_mark_for_each_table(performance_page):
-    runs = rounds("small", "us", 1.0) + rounds("small", "rclone-compress", 4.0) + rounds("poll", "history", 1.0)
+    runs = rounds("small", "us", 1.0) + rounds("small", "rclone-compress", 4.0)
+    runs += rounds("poll", "history", 1.0) + rounds("poll", "empty", 1.0)
     runs += [run("intake", "us", 0, 1.0, catalog_bytes_per_version=600.0, redis_bytes=2.0 * MB), run("reconcile", "us", 0, 1.0)]
     page.write_page(runs, {"small": "| the profile |"}, command="python -m bench", seconds=60, scale=1)
     text = performance_page.read_text()
@@ -148,7 +157,7 @@ def test_page_says_that_a_shrunken_run_is_none_to_quote(performance_page):
     assert "Only 5% of the files" in performance_page.read_text()
 
 
-ARCHIVE = "Part.publish (/srv/cbk/edges/archive.py:10)"
+ARCHIVE = "Publication.flush (/srv/cbk/edges/archive.py:10)"
 
 
 @pytest.mark.parametrize(
@@ -167,4 +176,6 @@ def test_stack_belongs_to_the_part_that_was_at_work(frames, part):
 def test_profile_shares_out_the_processor_time_among_busy_stacks():
     idle = "run (/usr/lib/python3.11/threading.py:1);_worker (/usr/lib/python3.11/concurrent/futures/thread.py:81) 96"
     folded = f"{idle}\npoll (/srv/cbk/jobs/poll.py:1) 1\nback_up (/srv/cbk/jobs/backup.py:1);{ARCHIVE} 3\n"
-    assert "| archive: publish (folders, rename, flush) | 75.0% | 7.50 |" in profile_table(folded, files=100, seconds=1.0)
+    assert "| archive: publish (folders, rename, flush of folders) | 75.0% | 7.50 |" in profile_table(
+        folded, files=100, seconds=1.0
+    )
