@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
 from cbk.edges.catalog.tables import files, versions
-from cbk.errors import LeaseLost
+from cbk.errors import CatalogUnavailable, LeaseLost
 from cbk.model import Claim, Version, VersionState, Written
 from cbk.rules.outcome import Outcome
 from cbk.rules.wanted import Transition
@@ -401,6 +401,7 @@ class Keeper:
         self._held = {claim.version.id: claim for claim in claims}
         self._lease = lease
         self._renewed_at = uptime()
+        self._try_at = float("-inf")
 
     @property
     def held(self) -> list[Claim]:
@@ -408,13 +409,26 @@ class Keeper:
         return list(self._held.values())
 
     def tick(self, claim: Claim) -> None:
-        """Raises LeaseLost where `claim` is no longer ours."""
-        if uptime() - self._renewed_at > self._lease.total_seconds() / 3:
-            for lost in self._work.renew(self.held, self._lease):
-                self.drop(lost)
-            self._renewed_at = uptime()
+        """Raises LeaseLost where `claim` is no longer ours, CatalogUnavailable where that cannot be asked for too long."""
+        now = uptime()
+        if now - self._renewed_at > self._lease.total_seconds() / 3 and now >= self._try_at:
+            self._renew()
         if claim.version.id not in self._held:
             raise LeaseLost(f"another worker holds {claim.version.label} now")
+
+    def _renew(self) -> None:
+        """A catalog that is away for a moment costs no download: nobody else may have the claims before their lease is over."""
+        began = uptime()
+        try:
+            lost = self._work.renew(self.held, self._lease)
+        except CatalogUnavailable:
+            if uptime() - self._renewed_at > self._lease.total_seconds() * 2 / 3:
+                raise
+            self._try_at = uptime() + self._lease.total_seconds() / 12
+            return
+        for claim in lost:
+            self.drop(claim)
+        self._renewed_at = began
 
     def drop(self, claim: Claim) -> None:
         """It is done with: nothing of it is renewed any more."""
