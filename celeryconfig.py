@@ -14,5 +14,4 @@ globals().update(kit_config())
 #
 # worker_concurrency = 4                            # downloads at the same time; CBK_CONCURRENCY does the same
 # worker_pool = "prefork"                           # on the machine that only prunes and verifies: work that hangs can be killed
-# broker_use_ssl = {"ssl_ca_certs": "/etc/cbk/ca.pem", "ssl_cert_reqs": "required"}  # for a rediss:// broker
 # broker_transport_options["socket_timeout"] = 60   # seconds; for a broker far away

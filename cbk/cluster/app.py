@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from cbk.cluster import logs, watchdog  # noqa: F401 - the watchdog listens to Celery's signals
+from cbk.cluster import doors, logs, watchdog  # noqa: F401 - the watchdog listens to Celery's signals
 from cbk.cluster.config import kit_config
 from cbk.errors import CbkError, SettingsError
 from cbk.settings import Settings, load_settings
@@ -28,6 +28,8 @@ def make_app() -> Celery:
         prepare_flower(settings, os.environ)  # noqa: TID251 - Flower is configured through its environment
     made = Celery("cbk", include=["cbk.cluster.tasks"])
     made.conf.update(config)
+    if not made.conf.task_compression:
+        doors.refuse_compression()
     made.set_default()
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from kombu import Queue
 
@@ -57,7 +58,7 @@ def _every(interval: timedelta, task: str, **kwargs: object) -> dict[str, Any]:
 
 
 def _broker(settings: Settings) -> dict[str, Any]:
-    return {
+    return _broker_tls(settings.broker) | {
         "broker_url": settings.broker,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -77,6 +78,15 @@ def _broker(settings: Settings) -> dict[str, Any]:
             "priority_steps": [0],
         },
     }
+
+
+def _broker_tls(url: str) -> dict[str, Any]:
+    """Without this, Kombu takes any certificate for that of a rediss:// server. The URL's own `ssl_...` parameters come first."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return {}
+    given = {name: value for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
+    return {"broker_use_ssl": {"ssl_cert_reqs": "required"} | given}
 
 
 def _delivery() -> dict[str, Any]:

@@ -13,13 +13,13 @@ from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from cbk.cluster import logs, service
+from cbk.cluster import doors, logs, service
 
 COLLECT_TIMEOUT_SECONDS = 1.0
 
 
 class Consumer(CeleryConsumer):
-    """Celery's consumer, with a clean break when the connection is lost, and a word to the service manager while it is."""
+    """Celery's consumer, with a clean break when the connection is lost, a word to the service manager while it is, and a door."""
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Called by Celery when the broker went away."""
@@ -44,3 +44,25 @@ class Consumer(CeleryConsumer):
 
         conn.ensure_connection = ensure_and_tell
         return super().ensure_connected(conn)
+
+    def connection_for_read(self, heartbeat: Any = None) -> Any:
+        """Called by Celery for the connection that messages come on."""
+        connection = super().connection_for_read(heartbeat)
+        doors.survive_messages(connection)
+        return connection
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """Called by Celery for what is done with a message. One that cannot be handled is rejected, so that nobody waits for it."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def handle_or_reject(message: Any) -> None:
+            try:
+                doors.require_small(message)
+                handle(message)
+            except doors.OF_THE_CONNECTION:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a message does to the code that handles it
+                doors.log_thrown_away(error)
+                message.reject_log_error(logs.get("worker"), doors.OF_THE_CONNECTION)
+
+        return handle_or_reject

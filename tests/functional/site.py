@@ -205,6 +205,11 @@ class Site:
         """The catalog, opened as one more process would."""
         return closing(Catalog(self.catalog_url, holder="test"))
 
+    def catalog_removals(self):
+        """How many removals are open."""
+        with self.catalog() as catalog:
+            return catalog.removals.count_open()[0]
+
     def status(self):
         return json.loads(self.cbk("status", "--json", expect=None).stdout)
 

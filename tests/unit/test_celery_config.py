@@ -36,6 +36,24 @@ def routed(task):
     return config()["task_routes"][task]["queue"]
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", {"ssl_cert_reqs": "required"}),
+        ("?ssl_ca_certs=/etc/cbk/ca.pem", {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/cbk/ca.pem"}),
+        ("?ssl_cert_reqs=none&other=1", {"ssl_cert_reqs": "none"}),
+    ],
+)
+def test_certificate_of_a_broker_with_tls_is_checked_unless_the_url_says_otherwise(query, expected):
+    settings = Settings(source_url="sqlite:////nowhere.db", broker_url=f"rediss://cbk:secret@redis.example:6379/0{query}")
+    assert kit_config(settings)["broker_use_ssl"] == expected
+
+
+def test_broker_without_tls_gets_none():
+    settings = Settings(source_url="sqlite:////nowhere.db", broker_url="redis://redis.example:6379/0")
+    assert "broker_use_ssl" not in kit_config(settings)
+
+
 def test_every_queue_of_the_contract_is_served_by_a_bare_worker():
     assert [queue.name for queue in config()["task_queues"]] == ["poll", "backup", "prune", "verify"]
 
