@@ -224,6 +224,11 @@ class Site:
             wait_until(lambda: catalog.report.counts().protected >= files, timeout_seconds, explain, every_seconds=0.5)
         wait_until(lambda: (status := self.status()).get("protected") and status["files"] == files, 60, explain, every_seconds=0.5)
 
+    @property
+    def processes(self):
+        """All that were started."""
+        return tuple(self._processes)
+
     def logs(self):
         return "".join(process.log for process in self._processes)
 

@@ -15,11 +15,14 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
 from cbk.edges.catalog.tables import Instant
+from cbk.edges.postgres import limit_waiting
 from cbk.errors import CatalogMisplaced, CatalogOutdated, CatalogUnavailable
 
 BUSY_TIMEOUT_SECONDS = 30.0
 # How often in a row the other end of a connection to PostgreSQL may miss the timeout.
 _TIMES_SILENT = 3
+# A migration of a large catalog may take a while; with the usual timeout, five minutes.
+_TIMES_UNANSWERED = 30
 # What SQLite needs room for before it reads anything: the index of its log.
 _LOG_INDEX_BYTES = 32 * 1024
 # Filesystem types on which SQLite's locks or shared memory do not hold between machines (proc(5), mounts).
@@ -59,7 +62,7 @@ def open_engine(url: str, *, pool_size: int, timeout_seconds: float) -> sa.Engin
 
 
 def _open_postgresql(url: URL, pool_size: int, timeout_seconds: float) -> sa.Engine:
-    """Whoever falls silent is given up after three times the timeout, by both ends.
+    """Whoever falls silent is given up after three times the timeout, by both ends, and an answer that does not come after thirty.
 
     Without that, a worker that is cut off waits for a quarter of an hour, and one that dies, or is stopped, within a transaction
     holds its locks, and with them all other workers, until the server's system asks for it: two hours later.
@@ -96,7 +99,7 @@ def _open_postgresql(url: URL, pool_size: int, timeout_seconds: float) -> sa.Eng
         connection.execute("; ".join(f"SET {name} = {value}" for name, value in server.items()))
         connection.commit()
 
-    return engine
+    return limit_waiting(engine, _TIMES_UNANSWERED * timeout_seconds)
 
 
 def _open_sqlite(url: URL) -> sa.Engine:

@@ -15,6 +15,7 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from cbk.edges.postgres import limit_waiting
 from cbk.errors import SettingsError
 
 SETTING = "CBK_SOURCE_URL"
@@ -103,7 +104,8 @@ def _open_postgresql(url: URL, timeouts: Timeouts) -> Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": _milliseconds(timeouts.connect + timeouts.statement),
     }
-    return _open_server(url, timeouts, arguments)
+    # The server ends a statement by itself before that, if it can be reached.
+    return limit_waiting(_open_server(url, timeouts, arguments), timeouts.connect + timeouts.statement)
 
 
 def _open_mysql(url: URL, timeouts: Timeouts) -> Engine:
