@@ -95,6 +95,27 @@ PLANTS = {
     "a full disk is not noticed": Plant(
         "cbk/rules/room.py", "    if free < kept:\n", "    if free < 0:\n", ("tests/unit/test_room.py",)
     ),
+    "work whose message was lost is not sent again": Plant(
+        "cbk/edges/catalog/work.py",
+        "        free = sa.or_(versions.c.lease_until.is_(None), versions.c.lease_until <= now)\n        query = (\n",
+        "        free = versions.c.lease_until.is_(None)\n        query = (\n",
+        ("tests/faults/test_network.py", "-k", "messages"),
+    ),
+    "a grace is not waited for": Plant(
+        "cbk/rules/retention.py",
+        "    return max(removal.due_at, ",
+        "    return min(removal.first_seen_at, ",
+        ("tests/faults/test_network.py", "-k", "messages"),
+    ),
+    "a broker's certificate is not checked": Plant(
+        "cbk/cluster/config.py",
+        '{"ssl_cert_reqs": "required"}',
+        '{"ssl_cert_reqs": "none"}',
+        ("tests/unit/test_celery_config.py", "-k", "certificate"),
+    ),
+    "a deaf worker never ends": Plant(
+        "cbk/rules/watchdog.py", "tried=silence.tried + 1)", "tried=silence.tried)", ("tests/unit/test_watchdog.py",)
+    ),
 }
 
 

@@ -15,6 +15,9 @@ broker_transport_options.update(health_check_interval=1, socket_timeout=2, socke
 """
 
 
+pytestmark = pytest.mark.nightly
+
+
 @pytest.fixture
 def redis_line(valkey):
     with Proxy(valkey.port) as proxy:
@@ -57,7 +60,7 @@ def test_work_goes_on_after_each_trouble_with_redis(site, redis_line, valkey):
     troubles = [
         redis_line.lose,  # half-open: whoever waits for a message waits for ever
         redis_line.reset,
-        lambda: (redis_line.stall(), is_noticed(site, "Connection to broker lost"), redis_line.go_on()),
+        lambda: (redis_line.stall(), is_noticed(site, "dropping stale connection"), redis_line.go_on()),
         lambda: (redis_line.cut(), is_noticed(site, "Cannot connect to"), redis_line.mend()),
         lambda: redis_line.slow(0.02, bytes_per_second=200_000),
         lambda: valkey.restart(immediate=True),  # it keeps nothing
