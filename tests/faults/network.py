@@ -30,6 +30,8 @@ _PATIENCE_SECONDS = 0.25
 _LEAST_BYTES, _MOST_BYTES = 1_000, 120_000
 _DELETES_PER_ROUND = 10
 _SHARE_OF_BAD_MESSAGES = 0.7
+# In each round some come out of nowhere.
+_FORGED_ALONE = 5
 
 
 class Player:
@@ -312,7 +314,8 @@ def _forge(scene, dice):
             lambda: [str(dice.randint(1, len(scene.truth) * 2))],
             lambda: [_junk(dice), str(dice.randint(1, len(scene.truth))), _junk(dice)],
             lambda: Forged(delete_id=_junk(dice)),
-            lambda: Forged(delete_id=str(dice.randint(1, len(scene.truth) * 2))),
+            lambda: Forged(delete_id=str(dice.randint(1, len(scene.deleted) + 1))),
+            lambda: Forged(delete_id=str(dice.randint(1, len(scene.deleted) + 1))),
             lambda: Forged(version_id=dice.choice(numbers)),
             lambda: Forged(version_id=dice.choice([0, 1, 2**40, 2**63 - 1])),
             Forged,
@@ -322,12 +325,13 @@ def _forge(scene, dice):
 
 
 # What becomes of a message, by the name of its row in the table: which messages come, and which of them later.
+_FORGED = "accompanied by a forged one"
 MESSAGES = {
     "lost": lambda task, *_: ([], []),
     "doubled": lambda task, *_: ([task, task], []),
     "late": lambda task, *_: ([], [task]),
     "late and doubled": lambda task, *_: ([task], [task]),
-    "accompanied by a forged one": lambda task, scene, dice: ([task, _forge(scene, dice)], []),
+    _FORGED: lambda task, scene, dice: ([task, _forge(scene, dice)], []),
 }
 
 
@@ -366,6 +370,9 @@ def _play_with_bad_messages(player, kinds, times):
                     tasks, late = tasks + now, late + later
                 else:
                     tasks.append(task)
+            if _FORGED in kinds:
+                tasks += [_forge(scene, dice) for _ in range(_FORGED_ALONE)]
+                tally.times += _FORGED_ALONE
             dice.shuffle(tasks)
             player.work(tasks)
             scene.check(tally, moment=tally.fault)

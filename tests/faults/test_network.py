@@ -22,9 +22,9 @@ def test_database_whose_connections_are_reset_loses_nothing(tmp_path, origin, po
 
 
 def test_messages_that_are_lost_doubled_late_or_forged_lose_nothing(tmp_path, origin):
-    tally = break_messages(tmp_path, origin, list(MESSAGES), times=60)
+    tally = break_messages(tmp_path, origin, list(MESSAGES), times=100)
     assert tally.findings == []
-    assert tally.times == 60
+    assert tally.times >= 100
 
 
 @pytest.mark.nightly
