@@ -148,7 +148,7 @@ class Archive:
     def __init__(self, root: Path | str, *, identity: str | None = None) -> None:
         self.root = Path(root)
         self._root = str(root)
-        self._identity_path = self.root / _IDENTITY
+        self._identity_path = f"{root}/{_IDENTITY}"
         self._expected = identity
         self._seen: tuple[tuple[int, int, int], str] | None = None
 
@@ -174,10 +174,10 @@ class Archive:
         path = self._identity_path
         with _disk_errors(f"read {path}"):
             try:
-                stat = path.stat()
+                stat = os.stat(path)  # noqa: PTH116 - once for each copy, and twice as quick
                 version = (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
                 if self._seen is None or self._seen[0] != version:
-                    self._seen = (version, _identity_in(path.read_bytes()))
+                    self._seen = (version, _identity_in(Path(path).read_bytes()))
                 return self._seen[1]
             except (FileNotFoundError, NotADirectoryError):
                 hint = f"is the backup disk mounted at {self.root}? a new disk is prepared by `cbk init`"
