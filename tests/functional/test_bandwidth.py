@@ -53,6 +53,7 @@ def upload(site, meter, sizes, name="large"):
         site.origin.put(f"/car-erp/{key}", content, meter)
 
 
+@pytest.mark.nightly
 def test_workers_follow_a_limit_and_a_pause_that_are_ordered_while_they_run(make_site, meter):
     site = make_site(CBK_BANDWIDTH="100k", CBK_CONCURRENCY="2")
     site.init()

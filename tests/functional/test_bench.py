@@ -28,6 +28,7 @@ def test_rebuild_is_measured_with_an_empty_and_with_a_full_catalog():
     assert len(re.findall(r"^300 copies .*: [0-9.]+ s, [0-9]+ copies/s", printed.stdout, flags=re.MULTILINE)) == 2, printed.stderr
 
 
+@pytest.mark.nightly
 def test_table_is_made_of_what_was_measured(tmp_path):
     """A tiny run of the kit, a peer and a history: the numbers in the table follow from the processes' own figures."""
     command = [sys.executable, "-m", "bench", "small", "poll", "--scale", "0.003", "--rounds", "1"]

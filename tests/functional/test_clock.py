@@ -36,7 +36,7 @@ class Clock:
         fresh.rename(self._file)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.nightly)])
 def site(make_site, libfaketime, request):
     """A site of four files whose clock can be turned, with either catalog: that of PostgreSQL has a clock of its own."""
     catalog = {}

@@ -52,7 +52,7 @@ def test_worker_that_asks_redis_for_nothing_connects_again_and_goes_on(deaf_site
     assert "the worker connects again" in worker.log
 
 
-@pytest.mark.parametrize("spoil", [STAYS_DEAF, STANDS_STILL])
+@pytest.mark.parametrize("spoil", [pytest.param(STAYS_DEAF, marks=pytest.mark.nightly), STANDS_STILL])
 def test_worker_that_stays_deaf_or_stands_still_ends_so_that_another_one_is_started(deaf_site, spoil):
     site = deaf_site(spoil)
     worker = site.worker()

@@ -79,6 +79,7 @@ def test_deleted_file_goes_after_its_grace_and_takes_its_folders_along(make_stor
     assert (status["protected"], status["files"], status["deleted_files"]) == (True, 1, 0)
 
 
+@pytest.mark.nightly
 def test_one_countdown_task_is_sent_for_each_delete(make_stored, valkey):
     site, rows = make_stored(3)
     client = redis.Redis.from_url(valkey.url)
@@ -116,6 +117,7 @@ def test_nothing_goes_early_and_nothing_stays_through_flushes_kills_restarts_and
     assert set(site.states().values()) == {"pruned"}
 
 
+@pytest.mark.nightly
 def test_worker_that_was_down_over_the_due_time_prunes_when_it_is_back(make_stored):
     site, rows = make_stored(5)
     deletes = Deletes(site)
@@ -133,6 +135,7 @@ def test_worker_that_was_down_over_the_due_time_prunes_when_it_is_back(make_stor
     assert deletes.none_went_early() == 5
 
 
+@pytest.mark.nightly
 def test_what_is_taken_back_held_created_again_or_the_only_good_version_keeps_its_copy(make_stored):
     site, rows = make_stored(5)
     deletes = Deletes(site)
@@ -154,6 +157,7 @@ def test_what_is_taken_back_held_created_again_or_the_only_good_version_keeps_it
     wait_until(lambda: "car-erp/f/1/v1.gzip" not in site.copies(), 30, "the released one goes")
 
 
+@pytest.mark.nightly
 def test_mass_deletion_is_held_until_a_person_approves(make_site):
     site = make_site(CBK_GRACE_PERIOD="4s", CBK_BRAKE_WINDOW="1h")
     site.cbk("init")
@@ -179,6 +183,7 @@ def test_mass_deletion_is_held_until_a_person_approves(make_site):
     wait_until(lambda: site.status()["problems"] == [], 30, lambda: f"green again: {site.status()}", every_seconds=0.5)
 
 
+@pytest.mark.nightly
 def test_trash_keeps_what_was_pruned_for_undelete(make_stored):
     site, rows = make_stored(1, CBK_TRASH="1h")
     delete(site, rows)

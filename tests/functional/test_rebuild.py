@@ -7,6 +7,8 @@ import sys
 from contextlib import closing, suppress
 from datetime import timedelta
 
+import pytest
+
 from cbk.edges.catalog import Catalog
 from cbk.errors import CatalogError
 from cbk.jobs.poll import LEASE
@@ -27,6 +29,7 @@ def lose_catalog(site):
         path.unlink()
 
 
+@pytest.mark.nightly
 def test_lost_catalog_is_the_same_again_for_every_stored_version(site):
     contents = {key: content_of(key) for key in KEYS}
     contents |= {f"cars/{number:04}/photo.jpg": b"%d" % number for number in range(300)} | {"cars/empty": b""}

@@ -4,6 +4,7 @@ import json
 import random
 from contextlib import closing
 
+import pytest
 import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog
@@ -41,6 +42,7 @@ def evidence(site):
     return {one["key"]: (one["finding"], one["found_by"]) for one in found}
 
 
+@pytest.mark.nightly
 def test_verify_names_each_kind_of_damage_and_workers_make_it_whole_again(site):
     site.worker()
     site.beat()
