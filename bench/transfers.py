@@ -65,7 +65,7 @@ def copy_from_afar(place: Place, options: Options) -> Iterator[Run]:
 
 
 def copy_with_more_workers(place: Place, options: Options) -> Iterator[Run]:
-    """A fifth of the small files from far away, by one worker and by four; several machines need the catalog in PostgreSQL."""
+    """Two fifths of the small files from far away, by one worker and by four; several machines need the catalog in PostgreSQL."""
     origin = place.origin("few", "static", HOSTS_DELAY)
     source_url = place.application(origin)
     turns: dict[str, Turn] = {
