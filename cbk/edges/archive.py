@@ -233,12 +233,13 @@ class Archive:
         Raises ArchiveError where they may not, though they are under their names.
         """
         self.require()
-        publication = Publication(self._root)
-        try:
-            yield publication
-            publication.flush()
-        finally:
-            publication.close()
+        with _disk_errors(f"publish copies below {self._root}"):
+            publication = Publication(self._root)
+            try:
+                yield publication
+                publication.flush()
+            finally:
+                publication.close()
 
     def is_free(self, location: str) -> bool:
         """Whether nothing lies at `location`, at the cost of one call and followed links: only a place to save a closer look."""

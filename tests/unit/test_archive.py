@@ -1119,6 +1119,21 @@ def store_together(archive, count):
     return sorted(archive.walk())
 
 
+def test_root_that_cannot_be_opened_to_publish_is_an_error_of_the_disk(archive, monkeypatch):
+    real = os.open
+
+    def fail_at_the_root(path, *arguments, **options):
+        if str(path) == str(archive.root):
+            raise OSError(errno.EIO, "x")
+        return real(path, *arguments, **options)
+
+    with arriving(archive) as part:
+        part.read_back()
+        monkeypatch.setattr(os, "open", fail_at_the_root)
+        with pytest.raises(DiskFailed, match=r"cannot publish .*EIO"):
+            publish(archive, part, LOCATION)
+
+
 def test_many_parts_and_their_folders_are_flushed_by_one_call_each(archive, flushed):
     assert len(store_together(archive, 10)) == 10
     assert (flushed.all, flushed.each) == (2, 0)
