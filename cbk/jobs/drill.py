@@ -169,7 +169,7 @@ def drill_by_worker(kit: Kit, *, pause: Pause, if_due: bool) -> Summary:
             raise
     if verdict.passed:  # that one failed is told by `jobs.watch`, like every problem
         restored = f"{verdict.files} files of {verdict.size} bytes were restored in {verdict.seconds:.1f} s and compared."
-        kit.notifier.notify("Restore drill passed", restored)
+        kit.notifier.notify("Cloud Backup Kit: restore drill passed", restored)
     facts = {"files": verdict.files, "bytes": verdict.size, "seconds": round(verdict.seconds, 3), "reason": verdict.problem}
     return Summary(outcome="passed" if verdict.passed else "failed", facts=facts)
 

@@ -17,6 +17,8 @@ from cbk.model import Summary
 from cbk.rules.health import Kind, Problem
 from cbk.rules.voice import SOON, Entry, Memory, Message, decide, worth_telling
 
+# Begins each subject.
+SENDER = "Cloud Backup Kit"
 LEASE = "watch"
 FACT = "voice"
 # How many of the bad copies a message names.
@@ -63,7 +65,9 @@ class LastWords:
             return Summary(outcome="quiet", facts={"reason": error.message, "heartbeat": heartbeat})
         self._told_at = now
         text = f"{error.message}.\n    {error.hint or 'is its database up, is the backup disk mounted? `cbk doctor`'}"
-        outcome = "told" if kit.notifier.notify("the catalog cannot be read: nothing is backed up", text) else "nobody took it"
+        outcome = (
+            "told" if kit.notifier.notify(f"{SENDER}: the catalog cannot be read, nothing is backed up", text) else "nobody took it"
+        )
         return Summary(outcome=outcome, facts={"reason": error.message, "heartbeat": heartbeat})
 
 
@@ -91,7 +95,7 @@ def _look(kit: Kit) -> Summary:
         complete=view.complete,
     )
     kinds = sorted({problem.kind for problem in speech.grave})
-    heartbeat = kit.heartbeat.fail(kinds) if kinds else kit.heartbeat.beat()
+    heartbeat = _call_switch(kit, kinds, view)
     outcome, kept = "quiet", speech.memory
     if speech.message is not None:
         outcome = _send(kit, speech.message)
@@ -105,10 +109,17 @@ def _look(kit: Kit) -> Summary:
     return Summary(outcome=outcome, facts={"problems": kinds, "heartbeat": heartbeat})
 
 
+def _call_switch(kit: Kit, kinds: list[Kind], view: _View) -> bool | None:
+    """What has not lasted yet is neither good news nor bad."""
+    if kinds:
+        return kit.heartbeat.fail(kinds)
+    return None if view.problems else kit.heartbeat.beat()
+
+
 def _send(kit: Kit, message: Message) -> str:
     if not kit.notifier.is_configured:
         return "nobody to tell"
-    return "told" if kit.notifier.notify(message.subject, message.text) else "nobody took it"
+    return "told" if kit.notifier.notify(f"{SENDER}: {message.subject}", message.text) else "nobody took it"
 
 
 def _view(kit: Kit, memory: Memory) -> _View:

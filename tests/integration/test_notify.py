@@ -119,8 +119,9 @@ def test_service_that_is_away_or_unknown_is_one_line_without_its_url(log, url, s
     assert "sesame" not in log.text
 
 
-def test_service_that_refuses_is_a_failure(receiver):
-    receiver.answer = 500
+@pytest.mark.parametrize("answer", [302, 403, 500])
+def test_service_that_refuses_or_leads_nowhere_is_a_failure(receiver, answer):
+    receiver.answer = answer
     assert Notifier([receiver.url]).deliver("subject", "text") == [Delivery(name="JSON", problem="it did not take the message")]
 
 

@@ -406,7 +406,7 @@ def test_worker_holds_a_drill_when_it_is_due_and_tells_people_that_it_passed(mak
     store(desk, "a")
     assert drill_by_worker(desk.kit, pause=carry_on, if_due=True).outcome == "passed"
     assert drill_by_worker(desk.kit, pause=carry_on, if_due=True).outcome == "nothing to do"
-    assert [subject for subject, _ in listener.messages] == ["Restore drill passed"]
+    assert [subject for subject, _ in listener.messages] == ["Cloud Backup Kit: restore drill passed"]
     rot(place(desk, "a"))
     assert drill_by_worker(desk.kit, pause=carry_on, if_due=False).outcome == "failed"
     assert len(listener.messages) == 1

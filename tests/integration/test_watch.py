@@ -18,8 +18,10 @@ from cbk.edges.heartbeat import Heartbeat
 from cbk.jobs.drill import drill, plan_drill
 from cbk.jobs.plan import decide_brake
 from cbk.jobs.scrub import scrub
+from cbk.jobs.setup import initialise
 from cbk.jobs.status import take_status
 from cbk.jobs.watch import LastWords, watch
+from local_servers import wait_until
 from tests.integration.test_notify import NOBODY, receiving
 from tests.origin import s3_error
 
@@ -88,6 +90,12 @@ def log(caplog):
     return caplog
 
 
+def told(receiver):
+    """The subjects, without the sender's name that begins each."""
+    assert all(subject.startswith("Cloud Backup Kit: ") for subject in receiver.subjects)
+    return [subject.removeprefix("Cloud Backup Kit: ") for subject in receiver.subjects]
+
+
 def pass_time(desk, by):
     """Everything that was noted of what was told, and of files that wait, is so much older."""
     voice = json.loads(desk.fact("voice"), object_hook=lambda noted: {name: _earlier(value, by) for name, value in noted.items()})
@@ -119,7 +127,7 @@ def kinds(desk):
 
 def test_all_is_well_is_told_to_the_switch_alone(desk, receiver, switch):
     assert desk.watch() == "quiet"
-    assert (receiver.subjects, switch.calls) == ([], [("", "")])
+    assert (told(receiver), switch.calls) == ([], [("", "")])
 
 
 def test_upload_that_waits_for_its_turn_is_no_news_and_stops_no_heartbeat(desk, receiver, switch):
@@ -127,7 +135,7 @@ def test_upload_that_waits_for_its_turn_is_no_news_and_stops_no_heartbeat(desk, 
     desk.poll()
     assert kinds(desk) == ["pending"]
     assert desk.watch() == "quiet"
-    assert (receiver.subjects, switch.paths) == ([], [""])
+    assert (told(receiver), switch.paths) == ([], [""])
 
 
 def test_workers_that_stand_still_are_told_once_files_have_waited_for_long(desk, receiver, switch):
@@ -138,7 +146,7 @@ def test_workers_that_stand_still_are_told_once_files_have_waited_for_long(desk,
     assert desk.watch() == "quiet"
     pass_time(desk, HOUR / 4)
     assert desk.watch() == "told"
-    assert receiver.subjects == ["1 file is pending"]
+    assert told(receiver) == ["1 file is pending"]
     assert "1 of 2 files" in receiver.messages[0]["message"]
     assert switch.calls[-1] == ("/fail", "pending")
 
@@ -152,8 +160,8 @@ def test_full_disk_is_told_and_that_it_is_over(desk, receiver, switch, monkeypat
     pass_time(desk, HOUR)
     assert desk.watch() == "told"
     assert desk.watch() == "quiet"
-    assert receiver.subjects[0].startswith("the backup disk is almost full")
-    assert receiver.subjects[1:] == ["all clear: what was told is over"]
+    assert told(receiver)[0].startswith("the backup disk is almost full")
+    assert told(receiver)[1:] == ["all clear: what was told is over"]
     assert switch.paths == ["/fail", "", ""]
 
 
@@ -161,7 +169,7 @@ def test_disk_that_is_not_mounted_is_told(desk, receiver, switch, tmp_path):
     desk.root.rename(tmp_path / "elsewhere")
     desk.root.mkdir()
     assert desk.watch() == "told"
-    assert receiver.subjects[0].startswith("nothing is backed up: ")
+    assert told(receiver)[0].startswith("nothing is backed up: ")
     assert switch.calls == [("/fail", "disk_missing")]
 
 
@@ -171,7 +179,7 @@ def test_links_that_expire_are_told(desk, receiver, switch):
     desk.watch()
     pass_time(desk, HOUR / 4)
     assert desk.watch() == "told"
-    assert receiver.subjects == ["1 file is expired"]
+    assert told(receiver) == ["1 file is expired"]
     assert switch.calls[-1] == ("/fail", "expired")
 
 
@@ -185,14 +193,14 @@ def test_flipped_bit_is_told_by_the_name_of_its_file_and_once_that_all_is_well_a
         connection.execute(sa.update(versions).values(verified_at=None))
     scrub(desk.kit, pause=lambda _: False)
     assert [desk.watch(), desk.watch()] == ["told", "quiet"]
-    assert receiver.subjects == ["1 bad copy was found on the backup disk"]
+    assert told(receiver) == ["1 bad copy was found on the backup disk"]
     assert "s3/cars/a.png v1: corrupt" in receiver.messages[0]["message"]
     assert switch.calls[0] == ("/fail", "corrupt")
     desk.work()
     desk.watch()
     pass_time(desk, HOUR)
     desk.watch()
-    assert receiver.subjects[1:] == ["all clear: what was told is over"]
+    assert told(receiver)[1:] == ["all clear: what was told is over"]
 
 
 def test_message_names_some_of_many_bad_copies(desk, receiver, monkeypatch):
@@ -201,7 +209,7 @@ def test_message_names_some_of_many_bad_copies(desk, receiver, monkeypatch):
     for name in ("x", "y", "z"):
         desk.kit.catalog.verification.note_found({"storage": "s3", "key": name, "version": 1, "finding": "missing", "at": at})
     desk.watch()
-    assert receiver.subjects == ["3 bad copies were found on the backup disk"]
+    assert told(receiver) == ["3 bad copies were found on the backup disk"]
     assert receiver.messages[0]["message"].split("s3/")[1:] == [
         "y v1: missing\n    ",
         receiver.messages[0]["message"].split("s3/")[2],
@@ -215,7 +223,7 @@ def test_brake_is_told_once_with_the_commands_to_type_and_no_more_once_decided(d
         desk.delete(row)
     desk.poll()
     assert [desk.watch(), desk.watch()] == ["told", "quiet"]
-    assert receiver.subjects == ["5 removals at once are held back by brake 1"]
+    assert told(receiver) == ["5 removals at once are held back by brake 1"]
     for command in ("cbk prune --plan", "cbk prune --approve 1", "--reject 1"):
         assert command in receiver.messages[0]["message"]
     decide_brake(desk.kit, 1, approve=True)
@@ -225,17 +233,18 @@ def test_brake_is_told_once_with_the_commands_to_type_and_no_more_once_decided(d
 def test_clock_that_is_wrong_is_told_once(desk, receiver, monkeypatch):
     monkeypatch.setattr("cbk.jobs.status.check_clock", lambda _: "the clock went back by 14 days")
     assert [desk.watch(), desk.watch()] == ["told", "quiet"]
-    assert receiver.subjects == ["nothing is pruned: the clock went back by 14 days"]
+    assert told(receiver) == ["nothing is pruned: the clock went back by 14 days"]
 
 
-def test_source_that_is_away_is_told_once_that_has_lasted(desk, receiver):
+def test_source_that_is_away_is_told_once_that_has_lasted(desk, receiver, switch):
     with desk.source_away():
         with pytest.raises(Exception, match="database"):
             desk.poll()
         assert desk.watch() == "quiet"
+        assert switch.calls == []  # neither good news nor bad
         pass_time(desk, HOUR / 4)
         assert desk.watch() == "told"
-    assert receiver.subjects[0].startswith("the last poll failed: ")
+    assert told(receiver)[0].startswith("the last poll failed: ")
 
 
 def test_drill_that_failed_is_told_once(desk, receiver, monkeypatch, tmp_path):
@@ -275,7 +284,7 @@ def test_of_two_that_look_at_once_one_looks(desk, receiver, monkeypatch):
     with desk.rival() as rival:
         assert rival.leases.acquire("watch", desk.kit.settings.lease)
         assert desk.watch() == "skipped"
-    assert receiver.subjects == []
+    assert told(receiver) == []
 
 
 @pytest.mark.parametrize(("answer", "reason"), [(500, "the answer is 500"), (404, "the answer is 404"), (302, "the answer is 302")])
@@ -317,6 +326,12 @@ def test_same_news_are_not_sent_to_the_switch_all_the_time(switch):
     assert switch.paths == ["", "/fail", "", ""]
 
 
+def test_site_whose_tables_were_never_read_calls_no_switch(make_desk, switch):
+    desk = make_desk(heartbeat_url=switch.url)
+    assert desk.watch() == "quiet"
+    assert switch.calls == []
+
+
 # ---- a catalog that does not answer ------------------------------------------------------------------------------------------
 
 
@@ -341,7 +356,7 @@ def test_catalog_that_does_not_answer_is_told_once_an_hour_by_each_process(desk,
     break_catalog(desk)
     assert [words(HOUR * 0), words(HOUR / 5)] == ["not told yet", "not told yet"]
     assert [words(HOUR / 10), words(HOUR / 2), words(HOUR / 2)] == ["told", "quiet", "told"]
-    assert set(receiver.subjects) == {"the catalog cannot be read: nothing is backed up"}
+    assert set(told(receiver)) == {"the catalog cannot be read, nothing is backed up"}
     assert switch.calls == [("/fail", "catalog")]
 
 
@@ -353,4 +368,16 @@ def test_catalog_that_answers_again_is_given_its_time_anew(desk, words, receiver
     assert words(HOUR / 5) == "quiet"
     desk.kit.catalog = broken
     assert words(HOUR / 5) == "not told yet"
-    assert receiver.subjects == []
+    assert told(receiver) == []
+
+
+def test_catalog_on_a_disk_that_is_not_mounted_is_told_as_well(make_desk, receiver, tmp_path):
+    desk = make_desk(notify=receiver.url, catalog_url=f"sqlite:///{tmp_path}/backups/.cbk/catalog.db", alert_after="1ms")
+    list(initialise(desk.kit))
+    desk.poll()
+    desk.kit.close()
+    desk.root.rename(tmp_path / "elsewhere")
+    desk.root.mkdir()
+    assert wait_until(lambda: desk.watch() == "told", 10, "it to be told")
+    assert told(receiver) == ["the catalog cannot be read, nothing is backed up"]
+    assert list(desk.root.iterdir()) == []
