@@ -213,4 +213,4 @@ def _stay(run: _Poll, *, until: float, pause: Pause) -> None:
 
 
 def _more_is_due(run: _Poll) -> bool:
-    return bool(run.kit.catalog.work.backlog()) or (run.may_prune and run.kit.catalog.removals.waits_to_be_sent(HOP))
+    return run.kit.catalog.work.has_backlog() or (run.may_prune and run.kit.catalog.removals.waits_to_be_sent(HOP))

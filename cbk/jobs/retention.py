@@ -101,12 +101,15 @@ def _schedule_replaced(kit: Kit) -> None:
 def pull_brake(kit: Kit) -> None:
     """Pull the brake where more comes due within its window than is let go without a person's word."""
     brakes, settings = kit.catalog.brakes, kit.settings
+    slot = max(settings.brake_window / SLOTS_PER_WINDOW, timedelta(milliseconds=1))
+    recent, slots = brakes.newcomers(settings.poll_interval * JOINING_POLLS), brakes.count_by_slot(slot)
+    if recent is None and sum(slots.values()) <= settings.brake_files:
+        return  # below any limit: nobody needs to count what is stored
     stored = brakes.stored_files()
     limit = limit_of(stored_files=stored, files=settings.brake_files, share=settings.brake_share)
-    recent = brakes.newcomers(settings.poll_interval * JOINING_POLLS)
     if recent is not None and continues(recent[1], limit=limit):
         brakes.join(recent[0])
-    slot = max(settings.brake_window / SLOTS_PER_WINDOW, timedelta(milliseconds=1))
-    burst = find_burst(brakes.count_by_slot(slot), limit=limit)
+        slots = brakes.count_by_slot(slot)
+    burst = find_burst(slots, limit=limit)
     if burst:
         brakes.pull(burst, slot, stored_files=stored)

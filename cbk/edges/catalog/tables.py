@@ -176,6 +176,11 @@ sa.Index(
     postgresql_where=versions.c.lease_until.is_not(None),
 )
 
+# What a fresh link or a mended row may help. Written into statements as it stands: a plan is made before values are known.
+REFRESHABLE = sa.text("versions.state IN ('expired', 'missing', 'failed', 'declined')")
+_refreshable = sa.text("state IN ('expired', 'missing', 'failed', 'declined')")
+sa.Index("ix_versions_refreshable", versions.c.checked_at, sqlite_where=_refreshable, postgresql_where=_refreshable)
+
 _unsettled = (versions.c.state == "pending") & versions.c.due_at.is_(None)
 sa.Index("ix_versions_unsettled", versions.c.checked_at, sqlite_where=_unsettled, postgresql_where=_unsettled)
 

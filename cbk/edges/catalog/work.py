@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
-from cbk.edges.catalog.tables import files, versions
+from cbk.edges.catalog.tables import REFRESHABLE, files, versions
 from cbk.errors import CatalogUnavailable, LeaseLost
 from cbk.model import Claim, Version, VersionState, Written
 from cbk.rules.outcome import Outcome
@@ -136,15 +136,13 @@ class Work:
         order = {version_id: place for place, version_id in enumerate(ids)}
         return sorted(taken, key=lambda version: order[version.id])
 
-    def backlog(self) -> int:
-        """How many versions are due now and not under a lease."""
+    def has_backlog(self) -> bool:
+        """Whether a version is due now and not under a lease."""
         now = self._database.now_sql
         free = sa.or_(versions.c.lease_until.is_(None), versions.c.lease_until <= now)
-        query = (
-            sa.select(sa.func.count()).select_from(versions).where(versions.c.due_at.is_not(None), versions.c.due_at <= now, free)
-        )
+        query = sa.select(versions.c.id).where(versions.c.due_at.is_not(None), versions.c.due_at <= now, free).limit(1)
         with self._database.reading() as connection:
-            return connection.scalar(query) or 0
+            return connection.scalar(query) is not None
 
     def waiting(self) -> Waiting:
         """What is due and nobody is at, dispatched or not."""
@@ -322,7 +320,7 @@ class Work:
         query = (
             select_versions()
             .add_columns(versions.c.link_digest)
-            .where(versions.c.state.in_(_REFRESHABLE), ~self._in_work())
+            .where(REFRESHABLE, ~self._in_work())
             .order_by(versions.c.checked_at.asc().nulls_first())
             .limit(limit)
         )
