@@ -80,15 +80,19 @@ class Report:
     def counts(self) -> Counts:
         """The counts at this moment, from one transaction."""
         newest = versions.c.newest.is_(True) & versions.c.deleted.is_(False)
-        stored = versions.c.state == VersionState.STORED.value
+        # As it stands in the condition of its index: a plan is made before values are known.
+        stored = versions.c.state == sa.literal(VersionState.STORED.value, literal_execute=True)
         deleted = versions.c.newest.is_(True) & versions.c.deleted.is_(True)
-        in_grace = deleted & (versions.c.state != VersionState.PRUNED.value)
+        in_grace = deleted & _in_any_state_but(VersionState.PRUNED)
         sizes = sa.select(sa.func.count(), sa.func.sum(versions.c.size), sa.func.sum(versions.c.stored_size)).where(stored)
         with self._database.reading() as connection:
             states = connection.execute(sa.select(versions.c.state, sa.func.count()).where(newest).group_by(versions.c.state))
             by_state = {VersionState(state): count for state, count in states}
             first_seen = sa.select(versions.c.state, sa.func.min(versions.c.first_seen_at)).group_by(versions.c.state)
-            oldest = {VersionState(state): first for state, first in connection.execute(first_seen.where(newest, ~stored))}
+            oldest = {
+                VersionState(state): first
+                for state, first in connection.execute(first_seen.where(newest, _in_any_state_but(VersionState.STORED)))
+            }
             copies, size, stored_size = connection.execute(sizes).one()
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
@@ -133,7 +137,7 @@ class Report:
 
     def unprotected(self, *, groups: int = 20, examples: int = 3) -> list[Unprotected]:
         """Why files are not protected, the largest group first, at most `groups` of them."""
-        waits = [versions.c.newest.is_(True), versions.c.deleted.is_(False), versions.c.state != VersionState.STORED.value]
+        waits = [versions.c.newest.is_(True), versions.c.deleted.is_(False), _in_any_state_but(VersionState.STORED)]
         grouped = (
             sa.select(versions.c.state, versions.c.reason, sa.func.count().label("number"))
             .where(*waits)
@@ -273,6 +277,11 @@ class Report:
             if len(page) < PAGE:
                 return
             last = page[-1].source_id
+
+
+def _in_any_state_but(state: VersionState) -> sa.ColumnElement[bool]:
+    """By the states that are left: an index is looked into for each of them, where "not this one" is a look through all of it."""
+    return versions.c.state.in_([other.value for other in VersionState if other is not state])
 
 
 def _starts(prefix: str | None, pattern: str | None) -> list[str]:

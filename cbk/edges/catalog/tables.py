@@ -159,7 +159,7 @@ versions = sa.Table(
     sa.Column("trash_until", Instant),
     sa.UniqueConstraint("file_id", "number"),
     sa.Index("ix_versions_source_id", "source_id"),
-    sa.Index("ix_versions_newest_state", "newest", "deleted", "state"),
+    sa.Index("ix_versions_newest_state", "newest", "deleted", "state", "first_seen_at"),
 )
 # Partial: only work that waits is in them, so that a long history costs a poll nothing.
 sa.Index(
@@ -188,6 +188,7 @@ sa.Index("ix_versions_unsettled", versions.c.checked_at, sqlite_where=_unsettled
 _older = (versions.c.state == "stored") & versions.c.newest.is_(False) & versions.c.scheduled.is_(False)
 sa.Index("ix_versions_older", versions.c.checked_at, sqlite_where=_older, postgresql_where=_older)
 _stored = versions.c.state == "stored"
+sa.Index("ix_versions_sizes", versions.c.size, versions.c.stored_size, sqlite_where=_stored, postgresql_where=_stored)
 sa.Index("ix_versions_verified", versions.c.verified_at, sqlite_where=_stored, postgresql_where=_stored)
 _leftover = versions.c.leftover.is_(True)
 sa.Index("ix_versions_leftover", versions.c.id, sqlite_where=_leftover, postgresql_where=_leftover)
