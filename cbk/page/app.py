@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
@@ -21,14 +20,14 @@ from cbk.jobs.kit import Kit
 from cbk.jobs.overview import Overview, take_overview
 from cbk.jobs.status import status_object
 from cbk.page import metrics
-from cbk.page.drawing import HEIGHT, WIDTH, Line, draw
+from cbk.page.drawing import HEIGHT, WIDTH
 from cbk.page.guard import CHALLENGE, HEADERS, Credentials, is_our_name
-from cbk.page.names import content_disposition, from_query, to_query
+from cbk.page.names import content_disposition, from_query
+from cbk.page.show import FILTERS, graphs_of
 from cbk.page.snapshot import Snapshot
 from cbk.page.workers import Roll
-from cbk.rules.health import HINTS, describe_age
+from cbk.rules.health import HINTS
 from cbk.rules.layout import copy_location
-from cbk.rules.text import as_size, as_text
 
 REFRESH_SECONDS = 30
 ENTRIES_PER_PAGE = 200
@@ -48,14 +47,7 @@ def make_page(kit: Kit, credentials: Credentials, roll: Roll) -> Flask:
     """The page as a WSGI application."""
     app = Flask("cbk.page", static_folder=None)
     app.jinja_env.globals.update(refresh_seconds=REFRESH_SECONDS, graph_width=WIDTH, graph_height=HEIGHT, hints=HINTS)
-    app.jinja_env.filters.update(
-        shown=as_text,
-        size=as_size,
-        age=describe_age,
-        instant=_instant,
-        count="{:,}".format,
-        query=lambda values: to_query(**values),
-    )
+    app.jinja_env.filters.update(FILTERS)
     _guard(app, credentials, kit.settings.page_names)
     _explain_errors(app)
     views = _Views(kit, roll)
@@ -123,7 +115,7 @@ class _Views:
             overview, error, code = self._snapshot.get(), None, HTTPStatus.OK
         except CbkError as raised:
             overview, error, code = None, raised, HTTPStatus.SERVICE_UNAVAILABLE
-        graphs = _graphs(overview) if overview else []
+        graphs = graphs_of(overview) if overview else []
         page = render_template("index.html", overview=overview, error=error, graphs=graphs, workers=self._roll.latest())
         return Response(page, code)
 
@@ -212,23 +204,3 @@ def _crumbs(folder: str) -> list[tuple[str, str]]:
     """The last folders on the way to a folder: what they are called, and their whole names."""
     names = folder.split("/")[:-1]
     return [(f"{name}/", "/".join(names[: depth + 1]) + "/") for depth, name in enumerate(names)][-CRUMBS:]
-
-
-def _graphs(overview: Overview) -> list[tuple[str, str, Line]]:
-    """What is drawn: a title, the value now, and the line."""
-    samples, status = overview.samples, overview.status
-    lag = [(sample.at, sample.lag.total_seconds()) for sample in samples]
-    stored = [(sample.at, float(sample.stored_size)) for sample in samples]
-    files = [(sample.at, float(sample.files)) for sample in samples]
-    free = [(sample.at, float(sample.free)) for sample in samples]
-    drawn = (
-        ("Lag", describe_age(status.lag), draw(lag, from_zero=True)),
-        ("Files", f"{status.counts.files:,}", draw(files)),
-        ("On the disk", as_size(status.counts.stored_size), draw(stored)),
-        ("Free", as_size(status.disk.room.free), draw(free)),
-    )
-    return [(title, now, line) for title, now, line in drawn if line is not None]
-
-
-def _instant(value: datetime | timedelta | None) -> str:
-    return f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else "never"

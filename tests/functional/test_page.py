@@ -3,21 +3,14 @@
 import signal
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
 
 import pytest
 import requests
-import waitress
 
-from cbk.page.app import make_page
-from cbk.page.guard import Credentials
-from cbk.page.workers import Roll
 from local_servers import free_port, wait_until
 from tests.desk import Desk
 from tests.functional.site import Process
-
-PAIR = ("admin", "page-password")
+from tests.page_server import PAIR, served
 
 
 @pytest.fixture
@@ -72,26 +65,12 @@ def test_page_tells_of_files_and_of_workers_and_hangs_on_no_broker_that_is_away(
     assert process.log.splitlines() == [f"the page is at {address}"]
 
 
-@contextmanager
-def served(desk):
-    """The page over a socket, from within this process."""
-    server = waitress.create_server(make_page(desk.kit, Credentials(":".join(PAIR)), Roll(dict)), host="127.0.0.1", port=0)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.effective_port}"
-    finally:
-        server.close()
-        thread.join(30)
-        server.task_dispatcher.shutdown()
-
-
 def test_download_that_goes_bad_on_the_way_breaks_off(tmp_path, origin, monkeypatch):
     desk = Desk(tmp_path, origin)
     desk.upload("a.bin", b"good" * 100_000)
     desk.work()
     monkeypatch.setattr(desk.kit.archive, "open_copy", lambda _: iter([b"good" * 50_000, b"evil" * 50_000]))
-    with served(desk) as address, pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
+    with served(desk.kit) as address, pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
         requests.get(f"{address}/download/1", auth=PAIR, timeout=20)
     desk.close()
 
