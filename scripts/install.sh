@@ -13,7 +13,7 @@ set -eu
 umask 022
 
 # What runs on the first machine of a site, and on one that joins it.
-FIRST="cbk-worker@1.service cbk-beat.service cbk-flower.service"
+FIRST="cbk-worker@1.service cbk-beat.service cbk-flower.service cbk-page.service"
 JOINED="cbk-worker@1.service"
 
 VENV=/opt/cbk
@@ -256,6 +256,12 @@ ReadWritePaths=$writable
 
 [Install]
 WantedBy=$(systemd-escape --path --suffix=mount "$place")
+EOF
+    # The page says so where the disk is away, and goes on. SQLite writes beside a catalog that is only read.
+    put 644 "$UNITS/cbk-page.service.d/disk.conf" <<EOF
+# As that of the workers.
+[Service]
+ReadWritePaths=$writable
 EOF
 }
 

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from cbk.errors import UsageError
 
 ACCEPT = "accept"
-# Whom Flower lets in stays on the machine that runs it.
-NOT_FOR_OTHERS = frozenset({"flower_auth", "flower_port"})
+# Whom Flower and the page let in stays on the machine that runs them.
+NOT_FOR_OTHERS = frozenset({"flower_auth", "flower_port", "page_auth", "page_address", "page_port", "page_hosts", "metrics_token"})
 _LOOPBACK = frozenset({"", "localhost", "127.0.0.1", "::1"})
 
 

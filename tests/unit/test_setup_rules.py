@@ -64,8 +64,8 @@ def test_split_answers_refuses_what_is_no_list_of_names(accepted):
         split_answers({"accept": accepted})
 
 
-def test_another_machine_gets_all_but_whom_flower_lets_in():
-    values = {"lease": "2m", "flower_auth": "a:b", "flower_port": 1}
+def test_another_machine_gets_all_but_whom_flower_and_the_page_let_in():
+    values = {"lease": "2m", "flower_auth": "a:b", "flower_port": 1, "page_auth": "c:d", "page_port": 2, "metrics_token": "e"}
     assert for_another_machine(values, broker="redis://:p@pi/0", catalog_is_shared=True) == {"lease": "2m"}
 
 
