@@ -50,6 +50,7 @@ def make_page(kit: Kit, credentials: Credentials, roll: Roll) -> Flask:
     app.jinja_env.filters.update(FILTERS)
     _guard(app, credentials, kit.settings.page_names)
     _explain_errors(app)
+    _hold_nothing(app, kit)
     views = _Views(kit, roll)
     style = (Path(__file__).parent / "static" / "style.css").read_text(encoding="utf-8")
     for rule, view in (
@@ -88,6 +89,14 @@ def _guard(app: Flask, credentials: Credentials, names: frozenset[str]) -> None:
     def _protect(response: Response) -> Response:
         response.headers.update(HEADERS)
         return response
+
+
+def _hold_nothing(app: Flask, kit: Kit) -> None:
+    @app.teardown_request
+    def _let_go(_error: BaseException | None) -> None:
+        # An open SQLite file would keep the disk that it is on from being unmounted, for as long as the page runs.
+        if not kit.catalog.is_shared:
+            kit.close()
 
 
 def _explain_errors(app: Flask) -> None:

@@ -6,6 +6,7 @@ import re
 from datetime import timedelta
 from hashlib import sha256
 from html import unescape
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -429,6 +430,14 @@ def test_head_of_a_download_has_its_length_and_ends_it(desk, visitor):
         answer = visitor.get(path, method="HEAD")
         answer.close()
         assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (200, "5", b"")
+
+
+def test_page_holds_no_file_open_so_that_the_disk_can_be_unmounted(desk, visitor):
+    path, _ = stored(desk, b"x" * 100_000)
+    for page in ("/", "/browse?bucket=car-erp", "/file/1", path, "/metrics"):
+        visitor.get(page)
+    opened = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert [name for name in opened if name.startswith((str(desk.root), str(desk.folder / "catalog.db")))] == []
 
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------------
