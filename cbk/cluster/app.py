@@ -80,10 +80,21 @@ def _run(path: Path) -> ModuleType:
     return module
 
 
+# A task's arguments are the name of its object, and its result is how it ended. Flower keeps tasks in memory: ten times as
+# many, its own default, are much for a small machine.
+FLOWER_COLUMNS = "name,args,state,result,received,runtime,worker"
+FLOWER_TASKS = 10_000
+
+
 def prepare_flower(settings: Settings, environment: MutableMapping[str, str]) -> None:
-    """Flower's defaults: loopback only, behind a password. What the operator has set stays. Raises SettingsError without one."""
+    """Flower's defaults: loopback only, behind a password, tasks by their objects' names. What the operator has set stays.
+
+    Raises SettingsError without a password.
+    """
     environment.setdefault("FLOWER_ADDRESS", "127.0.0.1")
     environment.setdefault("FLOWER_PORT", str(settings.flower_port))
+    environment.setdefault("FLOWER_TASKS_COLUMNS", FLOWER_COLUMNS)
+    environment.setdefault("FLOWER_MAX_TASKS", str(FLOWER_TASKS))
     if settings.flower_auth is not None:
         environment.setdefault("FLOWER_BASIC_AUTH", settings.flower_auth.get_secret_value())
     # An empty value is no password.
@@ -94,8 +105,8 @@ def prepare_flower(settings: Settings, environment: MutableMapping[str, str]) ->
 
 
 @signals.setup_logging.connect
-def _log(loglevel: int | str | None = None, **_ignored: object) -> None:
-    logs.configure(loglevel)
+def _log(loglevel: int | str | None = None, logfile: str | None = None, **_ignored: object) -> None:
+    logs.configure(loglevel, logfile)
 
 
 @signals.beat_init.connect

@@ -1,4 +1,4 @@
-"""One line of facts per unit of work, to standard error; links and passwords never."""
+"""One line of facts per unit of work, to standard error or a file; links and passwords never."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from logging.handlers import WatchedFileHandler
 
 from cbk.model import Summary
 
@@ -56,9 +57,12 @@ class FactsFormatter(logging.Formatter):
         return redact(line)
 
 
-def configure(level: int | str | None = None) -> None:
-    """Send every logger's lines to standard error, from `level` on (default: info; Celery's own from warning on)."""
-    handler = logging.StreamHandler(sys.stderr)
+def configure(level: int | str | None = None, file: str | None = None) -> None:
+    """Send every logger's lines to standard error, or to `file`, from `level` on (default: info; Celery's own from warning on).
+
+    A file that logrotate has moved away is opened anew.
+    """
+    handler = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace") if file else logging.StreamHandler(sys.stderr)
     handler.setFormatter(FactsFormatter())
     root = logging.getLogger()
     root.handlers = [handler]

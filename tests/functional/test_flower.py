@@ -1,6 +1,7 @@
 """Flower shows the tasks by their objects' names, behind a password, on loopback only."""
 
 import json
+import re
 
 import requests
 
@@ -38,5 +39,9 @@ def test_flower_shows_object_names_to_those_with_the_password_and_no_secret(make
     wait_until(lambda: {task["state"] for task in tasks()} == {"SUCCESS", "FAILURE"}, 90, lambda: f"both tasks ended: {tasks()}")
     shown = json.dumps(tasks())
     assert "s3/cars/id-1/thumbnail.png v1" in shown
+    assert {task["result"] for task in tasks() if task["state"] == "SUCCESS"} == {"'stored'"}
+    assert {"args", "state", "result"} <= set(re.findall(r'data-column="(\w+)"', get("/tasks").text))
+    rates = get("/metrics").text
+    assert re.search(r'flower_events_total\{task="cbk.backup",type="task-succeeded",worker="[^"]+"\} 1.0', rates), rates
     pages = [get(path).text for path in ("/tasks", "/workers", "/broker", *(f"/task/{task['uuid']}" for task in tasks()))]
     assert SECRET not in shown + "".join(pages)

@@ -260,11 +260,14 @@ def test_flower_listens_on_loopback_behind_the_password(prepare_flower):
         "FLOWER_ADDRESS": "127.0.0.1",
         "FLOWER_PORT": "7777",
         "FLOWER_BASIC_AUTH": "dev:secret",
+        "FLOWER_TASKS_COLUMNS": "name,args,state,result,received,runtime,worker",
+        "FLOWER_MAX_TASKS": "10000",
     }
 
 
 def test_what_the_operator_set_for_flower_stays(prepare_flower):
     own = {"FLOWER_ADDRESS": "10.0.0.1", "FLOWER_PORT": "80", "FLOWER_BASIC_AUTH": "me:mine"}
+    own |= {"FLOWER_TASKS_COLUMNS": "name", "FLOWER_MAX_TASKS": "5"}
     assert prepare_flower(**own) == own
 
 

@@ -196,6 +196,14 @@ def test_configure_sends_every_logger_to_standard_error_once(root, capsys):
     assert captured.err.endswith("warning some.library odd\n")
 
 
+def test_configure_sends_lines_to_a_file_where_one_is_named(root, capsys, tmp_path):
+    logs.configure(file=str(tmp_path / "worker.log"))
+    logging.getLogger("some.library").warning("odd \ud800")
+    root.handlers[0].close()
+    assert (tmp_path / "worker.log").read_text().endswith("warning some.library odd \\ud800\n")
+    assert capsys.readouterr().err == ""
+
+
 def test_configure_keeps_celerys_two_lines_per_task_away(root):
     logs.configure("DEBUG")
     names = ("celery.worker.strategy", "celery.app.trace")
