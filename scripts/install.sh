@@ -257,12 +257,6 @@ ReadWritePaths=$writable
 [Install]
 WantedBy=$(systemd-escape --path --suffix=mount "$place")
 EOF
-    # The page says so where the disk is away, and goes on. SQLite writes beside a catalog that is only read.
-    put 644 "$UNITS/cbk-page.service.d/disk.conf" <<EOF
-# As that of the workers.
-[Service]
-ReadWritePaths=$writable
-EOF
 }
 
 start() {

@@ -133,8 +133,17 @@ class Report:
         ).join_from(versions, files)
         with self._database.reading() as connection:
             rows = connection.execute(query.group_by(bucket_name)).all()
-        names = ("bucket", "files", "protected", "copies", "size", "stored_size")
-        found = [BucketCounts(**dict(zip(names, (bucket, *map(int, numbers)), strict=True))) for bucket, *numbers in rows]
+        found = [
+            BucketCounts(
+                bucket=str(bucket),
+                files=int(count_of_files),
+                protected=int(protected),
+                copies=int(copies),
+                size=int(size),
+                stored_size=int(stored_size),
+            )
+            for bucket, count_of_files, protected, copies, size, stored_size in rows
+        ]
         return sorted(found, key=lambda one: one.bucket)
 
     def unprotected(self, *, groups: int = 20, examples: int = 3) -> list[Unprotected]:
