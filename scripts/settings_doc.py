@@ -37,8 +37,6 @@ Every process of one site (workers, beat, Flower, `cbk`) needs the same settings
 """
 
 _UNITS = """\
-`CBK_GRACE_PERIOD` is there for pruning, which this release does not do yet: every copy is kept.
-
 ## Units
 
 - **Durations**: a number and a unit, `250ms`, `90s`, `15m`, `12h`, `7d`, `2w`, or several, `1h30m`. A number alone is seconds.
@@ -147,7 +145,7 @@ def _size(value: int) -> str:
 
 def _duration(value: timedelta) -> str:
     seconds = value.total_seconds()
-    for unit, size in (("d", 86400), ("m", 60)):
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds and seconds % size == 0:
             return f"{seconds / size:.0f}{unit}"
     return f"{seconds:g}s"
