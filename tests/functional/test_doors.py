@@ -127,7 +127,9 @@ def is_let_in(url):
 
 
 def test_kit_works_end_to_end_through_tls_with_the_documented_user_and_is_denied_nothing(make_site, guarded, front, ca):
-    site = make_site(CBK_BROKER_URL=front.url(ca), CBK_GRACE_PERIOD="1s", CBK_TRASH="0", CBK_CLOCK_SYNC="ignore")
+    site = make_site(
+        CBK_BROKER_URL=front.url(ca), CBK_GRACE_PERIOD="1s", CBK_TRASH="0", CBK_CLOCK_SYNC="ignore", CBK_BANDWIDTH="100M"
+    )
     site.init()
     looker = guarded.looker()
     looker.acl_log_reset()
