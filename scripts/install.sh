@@ -160,9 +160,7 @@ install_programs() {
     if [ "$(cat $STAMP 2>/dev/null)" = "$wanted" ] && $VENV/bin/python -c 'import cbk' 2>/dev/null; then
         return 0
     fi
-    if systemctl -q is-active cbk.target; then
-        run systemctl stop cbk.target
-    fi
+    stop
     changed=yes
     say "${dry:+would: }install the programs into $VENV"
     [ -z "$dry" ] || return 0
@@ -259,6 +257,13 @@ WantedBy=$(systemd-escape --path --suffix=mount "$place")
 EOF
 }
 
+# Each by its name: of what stops with the target, systemctl does not wait for the end.
+stop() {
+    if systemctl list-units --no-legend 'cbk*' | grep -q .; then
+        run systemctl stop 'cbk*'
+    fi
+}
+
 start() {
     units=$FIRST
     [ -z "$join" ] || units=$JOINED
@@ -281,9 +286,7 @@ start() {
 }
 
 uninstall() {
-    if systemctl -q is-active cbk.target; then
-        run systemctl stop cbk.target
-    fi
+    stop
     for unit in "$UNITS"/cbk.target.wants/cbk* "$UNITS"/multi-user.target.wants/cbk.target; do
         [ ! -L "$unit" ] || run systemctl -q disable "${unit##*/}"
     done

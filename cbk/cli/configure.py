@@ -133,7 +133,7 @@ def upgrade(config: Path | None, dry_run: bool) -> None:  # noqa: FBT001 - click
 
     \b
     Example:
-      systemctl stop cbk.target && cbk upgrade && systemctl start cbk.target
+      systemctl stop 'cbk*' && cbk upgrade && systemctl start cbk.target
     """
     with opened(config) as kit:
         for step in upgrade_catalog(kit, dry_run=dry_run):
