@@ -94,6 +94,9 @@ def _of_files(overview: Overview) -> Iterator[Metric]:
     behind = _age(taken.protected_until, counts.now)
     yield from _gauge("behind_seconds", "Every row that was seen longer ago than this is protected.", behind)
     yield from _gauge("poll_age_seconds", "Time since the application's tables were last read.", _age(taken.polled_at, counts.now))
+    yield from _gauge("rows_to_refresh", "Rows that need another link.", taken.refresh.count)
+    yield from _gauge("paused", "Whether a person has paused fetching.", taken.ordered.paused_until is not None)
+    yield from _gauge("bandwidth_limit_bytes", "Bytes per second that all workers fetch at the most.", taken.ordered.bandwidth)
     at_work = sum(len(versions) for _, versions in overview.at_work)
     yield from _gauge("versions_at_work", "Versions that a worker is fetching.", at_work)
 

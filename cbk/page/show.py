@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from cbk.jobs.overview import Overview
 from cbk.page.drawing import Line, draw
 from cbk.page.names import to_query
+from cbk.rules.bandwidth import describe_limit
 from cbk.rules.health import describe_age
 from cbk.rules.text import as_size, as_text
 
@@ -74,6 +75,7 @@ FILTERS: dict[str, Callable[..., object]] = {
     "age": describe_age,
     "count": "{:,}".format,
     "instant": _instant,
+    "limit": describe_limit,
     "marked": marked,
     "query": _query,
     "shown": as_text,

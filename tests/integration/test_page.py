@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cbk.edges.catalog.tables import samples
 from cbk.errors import BrokerUnavailable
 from cbk.jobs.intake import take_in
+from cbk.jobs.orders import pause
 from cbk.page.app import DOWNLOADS, ENTRIES_PER_PAGE, make_page
 from cbk.page.guard import Credentials
 from cbk.page.workers import Roll
@@ -248,6 +249,16 @@ def test_page_says_who_fetches_what(desk, visitor):
     desk.poll()
     desk.kit.catalog.work.claim(row, timedelta(minutes=2))
     assert "fetches s3/a.txt v1" in visitor.see()[1]
+
+
+def test_page_tells_of_a_pause_and_of_a_limit(make_visitor):
+    desk, visitor = make_visitor(bandwidth="2M")
+    pause(desk.kit, desk.kit.catalog.database.now() + timedelta(hours=1))
+    _, text, _ = visitor.see()
+    assert "Paused until 20" in text
+    assert "All workers together fetch 2" in text
+    found = visitor.metrics()
+    assert (found["cbk_paused",], found["cbk_bandwidth_limit_bytes",]) == (1, 2_000_000)
 
 
 def test_json_is_that_of_the_command(desk, visitor):
