@@ -101,9 +101,11 @@ def _hold_nothing(app: Flask, kit: Kit) -> None:
 
 def _explain_errors(app: Flask) -> None:
     @app.errorhandler(CbkError)
-    def _explain(error: CbkError) -> tuple[str, HTTPStatus]:
+    def _explain(error: CbkError) -> tuple[str | Response, HTTPStatus]:
         is_absent = isinstance(error, UsageError | CopyMissing)
         code = HTTPStatus.NOT_FOUND if is_absent else HTTPStatus.SERVICE_UNAVAILABLE
+        if request.path.endswith(".json"):
+            return jsonify(error=error.message, hint=error.hint), code
         return render_template("problem.html", message=error.message, hint=error.hint), code
 
     @app.errorhandler(HTTPException)

@@ -192,7 +192,8 @@ def test_page_without_the_disk_is_red_and_says_why(desk, visitor):
     (desk.root / ".cbk").rename(desk.folder / "away")
     code, text, _ = visitor.see()
     assert (code, "Nothing is known" in text, "identity is missing" in text) == (503, True, True)
-    assert visitor.get("/status.json").status_code == 503
+    answer = visitor.get("/status.json")
+    assert (answer.status_code, "identity is missing" in answer.get_json()["error"]) == (503, True)
 
 
 def test_page_without_a_catalog_is_red(desk, visitor):
