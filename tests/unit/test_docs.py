@@ -14,11 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 import settings_doc
+from cbk import errors
 from cbk.appside.schema import ddl
 from cbk.cli.main import cli
 from cbk.jobs.intake import take_in
 from cbk.jobs.kit import open_kit
 from cbk.model import VersionState
+from cbk.rules.health import Kind
 from cbk.settings import OTHER_NAMES, PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,11 @@ def name_of(path):
 def blocks(page, kind):
     """The fenced blocks of a page that are marked as `kind`."""
     return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchor_of(heading):
+    """What GitHub makes of a heading for links."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def test_settings_page_is_what_the_settings_say():
@@ -62,7 +69,7 @@ def test_page_links_to_what_is_there(page):
         linked = page.parent / path if path else page
         assert linked.exists(), target
         headings = re.findall(r"^#+ (.*)$", linked.read_text(), flags=re.MULTILINE) if anchor else []
-        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, target
+        assert not anchor or anchor in {anchor_of(heading) for heading in headings}, target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -93,6 +100,61 @@ def test_every_option_of_a_command_is_documented():
 def test_glossary_explains_every_state():
     explained = re.findall(r"^\| \*\*([a-z]+)\*\* \| .* \| .* \| .* \|$", (DOCS / "glossary.md").read_text(), flags=re.MULTILINE)
     assert sorted(explained) == sorted(VersionState)
+
+
+# What went wrong, by what one sees
+
+
+def trouble(section):
+    """A section of the page, from its heading to the next one of its rank."""
+    return re.split(r"^## ", (DOCS / "troubleshooting.md").read_text().split(f"\n## {section}\n")[1], flags=re.MULTILINE)[0]
+
+
+def error_rows():
+    """The cells of the tables of errors, row by row."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in re.findall(r"^\| .*$", trouble("Errors"), flags=re.MULTILINE)
+    ]
+    return [row for row in rows if row[0] != "error"]
+
+
+def test_trouble_has_a_heading_for_every_kind_of_problem():
+    assert sorted(re.findall(r"^### ([a-z_]+)$", trouble("Problems"), flags=re.MULTILINE)) == sorted(Kind)
+
+
+def test_trouble_has_a_row_for_every_state():
+    assert re.findall(r"^\| `([a-z]+)` \|", trouble("States"), flags=re.MULTILINE) == list(VersionState)
+
+
+def test_trouble_has_a_row_for_every_error_that_is_raised():
+    groups = {"CbkError", "SourceError", "CatalogError", "DownloadError"}  # what is raised has a class below these
+    raised = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.CbkError)
+    } - groups
+    assert {row[0].strip("`") for row in error_rows() if row[0].startswith("`")} == raised
+
+
+def test_trouble_knows_the_state_that_an_error_leads_to():
+    table = trouble("Errors").split("### Links and downloads")[1]
+    named = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", table, flags=re.MULTILINE))
+    assert named == {name: getattr(errors, name).state for name in named}
+    assert {cls.__name__ for cls in errors.DownloadError.__subclasses__()} == set(named)
+
+
+def test_trouble_quotes_what_is_really_said():
+    source = "\n".join(path.read_text() for path in (ROOT / "cbk").rglob("*.py"))
+    quoted = re.findall(r"^ {4}(.*)$", trouble("Problems"), flags=re.MULTILINE)
+    quoted += [words for row in error_rows() for words in re.findall(r"`([^`]*)`", row[-2])]
+    said = [part.strip() for line in quoted for part in line.split("...") if part.strip(" ():,")]
+    assert [part for part in said if part not in source] == []
+
+
+def test_kinds_of_problems_are_named_with_the_json_of_status():
+    (named,) = re.findall(r"`kind` is one of (.*?) \|$", (DOCS / "commands.md").read_text(), flags=re.MULTILINE)
+    # These are known only to who cannot give that answer, or are no state of things.
+    elsewhere = {Kind.DISK_MISSING, Kind.CATALOG, Kind.CORRUPT}
+    assert set(re.findall(r"`(\w+)`", named)) == set(Kind) - elsewhere
 
 
 def test_decisions_are_numbered_as_their_files():
