@@ -38,7 +38,7 @@ class PowerCuts:
         self._scene.leave()
         said = []
         with process(work, self._scene.desk.settings, THREADS) as (child, connection):
-            for _ in range(self._random.randrange(1, files // 3)):
+            for _ in range(self._random.randrange(1, files // 4 - 2)):
                 assert connection.poll(_PATIENCE_SECONDS), "the worker does nothing"
                 said.append(connection.recv())
             time.sleep(self._random.uniform(0, _WITHIN_SECONDS))  # where the cut falls is the point
