@@ -26,7 +26,7 @@ def make_app() -> Celery:
     config = kit_config(settings) | _operators_config()
     if "flower" in sys.argv:
         prepare_flower(settings, os.environ)  # noqa: TID251 - Flower is configured through its environment
-    made = Celery("cbk", include=["cbk.cluster.tasks"])
+    made = Celery("cbk", events="cbk.cluster.dispatcher:Events", include=["cbk.cluster.tasks"])
     made.conf.update(config)
     if not made.conf.task_compression:
         doors.refuse_compression()
