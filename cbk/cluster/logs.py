@@ -69,9 +69,9 @@ def configure(level: int | str | None = None, file: str | None = None) -> None:
     root.setLevel(level or logging.INFO)
     # Celery's own default is warning; the kit's one line per unit of work is there all the same, and more where more is asked for.
     logging.getLogger("cbk").setLevel(min(root.level, logging.INFO))
-    # Celery writes two lines per task at info, about a millisecond each; ours says more. Alembic writes two whenever it is asked
+    # Celery writes two lines per task at info, about a millisecond each; ours says more. Alembic writes some whenever it is asked
     # which release a PostgreSQL catalog is of.
-    for name in ("celery.worker.strategy", "celery.app.trace", "alembic.runtime.migration"):
+    for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
