@@ -71,7 +71,11 @@ def backup_batch(self: Any, file_ids: list[int | str]) -> str:
         done = backup_job.back_up_together(kit(), read_ids(file_ids))
         for failure in done.failures:
             _log_failure(failure)
-        return backup_job.sum_up(done)
+        summary = backup_job.sum_up(done)
+        if done.ended_by is not None:
+            logs.write_summary("backup_batch", summary, self.request.id)
+            raise done.ended_by
+        return summary
 
     return _run(self, "backup_batch", work)
 

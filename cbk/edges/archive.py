@@ -224,7 +224,7 @@ class Archive:
         """Flush finished parts together, as far as that can be done: `Part.flush` does the rest, and says of which one it fails."""
         if len(parts) >= _TOGETHER and parts[0].syncs_all():
             for part in parts:
-                part.flushed()
+                part.is_flushed = True
 
     @contextmanager
     def publishing(self) -> Iterator[Publication]:
@@ -532,6 +532,8 @@ class Part:
         self._unsynced = 0
         self._started = False
         self._finished = False
+        # Whether all of it is on the disk already, by `syncs_all` of an older part.
+        self.is_flushed = False
         self._published = False
         self._descriptor: int | None = os.open(self._path, _CREATE_FLAGS, _FILE_MODE)
 
@@ -571,17 +573,14 @@ class Part:
             raise ValueError("a part is flushed after it was finished")
         if self._descriptor is not None:
             with _disk_errors(f"write part {self.name}"):
-                os.fsync(self._descriptor)
-                self.flushed()
+                if not self.is_flushed:
+                    os.fsync(self._descriptor)
+                descriptor, self._descriptor = self._descriptor, None
+                os.close(descriptor)
 
     def syncs_all(self) -> bool:
         """Flush the file system that this part is on: all that was written since the part was opened is on the disk, if True."""
         return _sync_filesystem(self._open_descriptor())
-
-    def flushed(self) -> None:
-        """The finished copy is on the disk, by `syncs_all` of an older part."""
-        descriptor, self._descriptor = self._open_descriptor(), None
-        os.close(descriptor)
 
     def read_back(self, *, tick: Tick | None = None) -> Written:
         """Open the flushed file again by its name, and verify every byte. Raises CopyCorrupt. `tick` as in `Archive.check`."""
@@ -998,14 +997,23 @@ def _sync_filesystem(descriptor: int) -> bool:
     status = ctypes.create_string_buffer(_STATFS_BYTES)
     if _fstatfs(descriptor, status) != 0 or ctypes.c_long.from_buffer(status).value not in _SYNCED_WHOLE:
         return False
-    return _syncfs(descriptor) == 0
+    return _syncfs(descriptor) == 0 and _still_takes(descriptor)
+
+
+def _still_takes(descriptor: int) -> bool:
+    """Whether the file system can be flushed still: of one that an error has made read-only, syncfs(2) says that all is well."""
+    try:
+        os.fsync(descriptor)
+        return not os.fstatvfs(descriptor).f_flag & os.ST_RDONLY
+    except OSError:
+        return False
 
 
 def _syncfs_tells() -> bool:
-    """Whether syncfs(2) tells of what could not be written: since Linux 5.8."""
+    """Whether syncfs(2) tells of what could not be written: of data since Linux 5.8, of what the file system meets since 5.17."""
     system, _, release, *_ = os.uname()
     number = re.match(r"(\d+)\.(\d+)", release)
-    return system == "Linux" and number is not None and (int(number[1]), int(number[2])) >= (5, 8)
+    return system == "Linux" and number is not None and (int(number[1]), int(number[2])) >= (5, 17)
 
 
 def _from_libc(name: str, *arguments: type[ctypes._SimpleCData[Any]]) -> Callable[..., int] | None:

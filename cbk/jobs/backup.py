@@ -7,7 +7,7 @@ before the next, so that the disk and the catalog wait once for all. One of them
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,6 +20,7 @@ from cbk.edges.catalog import Keeper, uptime
 from cbk.errors import (
     ArchiveError,
     CatalogError,
+    CatalogUnavailable,
     CbkError,
     CopyCorrupt,
     CopyExists,
@@ -65,10 +66,14 @@ class Failure:
 
 @dataclass(slots=True)
 class Done:
-    """What became of each piece of work, in no order."""
+    """What became of each piece of work, in no order.
+
+    `ended_by` is what ended the whole before its time, such as a part of the kit that is away: what was not stored was given back.
+    """
 
     summaries: list[Summary] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    ended_by: Exception | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,15 +97,16 @@ def back_up(kit: Kit, source_id: str) -> Summary:
     part of the kit is away; LeaseLost where another worker has taken it over, with nothing recorded.
     """
     done = back_up_together(kit, [source_id])
-    for failure in done.failures:
-        raise failure.error
+    for error in (*(failure.error for failure in done.failures), done.ended_by):
+        if error is not None:
+            raise error
     return done.summaries[0]
 
 
 def back_up_together(kit: Kit, source_ids: Sequence[str]) -> Done:
     """Store the versions of these rows. While nothing new is to be fetched (`jobs.room`), nothing is claimed.
 
-    Raises SourceError, CatalogError or RootMissing where a part of the kit is away, after giving back what was not stored.
+    Raises CatalogError, RootMissing or ArchiveError where that cannot be told.
     """
     kit.require_disk()
     reason = why_not_now(kit)
@@ -108,10 +114,7 @@ def back_up_together(kit: Kit, source_ids: Sequence[str]) -> Done:
         put_off = [Summary(outcome="put off", facts={"row": source_id, "reason": reason}) for source_id in source_ids]
         return Done(put_off)
     done = Done()
-    claims = kit.catalog.work.claim(source_ids, kit.settings.lease)
-    claims += _claim_others(kit, set(source_ids) - {claim.version.source_id for claim in claims}, done)
-    if claims:
-        _Batch(kit, claims, done).run()
+    _Batch(kit, kit.catalog.work.claim(source_ids, kit.settings.lease), done).run(source_ids)
     return done
 
 
@@ -122,22 +125,6 @@ def sum_up(done: Done) -> Summary:
     facts = {outcome.replace(" ", "_"): count for outcome, count in sorted(outcomes.items()) if count}
     size = sum(size for summary in done.summaries if isinstance(size := summary.facts.get("size", 0), int))
     return Summary(outcome="backed up", facts=facts | {"size": size})
-
-
-def _claim_others(kit: Kit, source_ids: set[str], done: Done) -> list[Claim]:
-    """Say why there was nothing to claim; rows that no poll has seen yet are taken in first."""
-    known = kit.catalog.work.versions_of_rows(source_ids) if source_ids else {}
-    done.summaries += [_nothing_to_do(version) for version in known.values()]
-    unseen = source_ids - known.keys()
-    if not unseen:
-        return []
-    rows = kit.source.rows(sorted(unseen))
-    done.summaries += [_no_work(source_id, "there is no such row") for source_id in unseen - rows.keys()]
-    take_in(kit, list(rows.values()))
-    claims = kit.catalog.work.claim(rows, kit.settings.lease)
-    for source_id in rows.keys() - {claim.version.source_id for claim in claims}:
-        done.summaries.append(_no_work(source_id, "its version is known from another row, or not wanted now"))
-    return claims
 
 
 class _Batch:
@@ -151,25 +138,52 @@ class _Batch:
         self._ready_since = 0.0
         self._done = done
 
-    def run(self) -> None:
-        """All of it. Raises SourceError, CatalogError or RootMissing, after giving back what was not stored."""
+    def run(self, source_ids: Sequence[str]) -> None:
+        """All of it: the rows that were claimed, and what is to say of the others. What ends it early is in `done`."""
         try:
-            note_at_work(self._kit)
-            rows = self._kit.source.rows([claim.version.source_id for claim in self._waiting])
-            while self._waiting:
-                claim = self._waiting.popleft()
-                with self._answering(claim):
-                    self._take(claim, rows.get(claim.version.source_id))
-                if sum(item.part.bytes_in for item in self._ready if item.part) >= STORE_BYTES:
-                    self._store()
-            self._store()
-        except _AWAY as error:
+            self._claim_others(set(source_ids) - {claim.version.source_id for claim in self._waiting})
+            if self._waiting:
+                note_at_work(self._kit)
+            self._work(self._kit.source.rows([claim.version.source_id for claim in self._waiting]) if self._waiting else {})
+        except Exception as error:  # noqa: BLE001 - it is told by whoever asked for the work
+            self._done.ended_by = error
+            reason = error.message if isinstance(error, CbkError) else f"unexpected {type(error).__name__}"
             delay = min(GIVE_BACK, self._kit.settings.poll_interval)
-            self._kit.catalog.work.give_back(self._keeper.held, delay, reason=f"tried again soon: {error.message}")
-            raise
+            self._kit.catalog.work.give_back(self._keeper.held, delay, reason=f"tried again soon: {reason}")
         finally:
             for item in self._ready:
                 item.keep.close()
+
+    def _claim_others(self, source_ids: set[str]) -> None:
+        """Say why there was nothing to claim; rows that no poll has seen yet are taken in first."""
+        kit, done = self._kit, self._done
+        known = kit.catalog.work.versions_of_rows(source_ids) if source_ids else {}
+        done.summaries += [_nothing_to_do(version) for version in known.values()]
+        unseen = source_ids - known.keys()
+        if not unseen:
+            return
+        rows = kit.source.rows(sorted(unseen))
+        done.summaries += [_no_work(source_id, "there is no such row") for source_id in unseen - rows.keys()]
+        take_in(kit, list(rows.values()))
+        claims = kit.catalog.work.claim(rows, kit.settings.lease)
+        self._keeper.add(claims)
+        self._waiting += claims
+        for source_id in rows.keys() - {claim.version.source_id for claim in claims}:
+            done.summaries.append(_no_work(source_id, "its version is known from another row, or not wanted now"))
+
+    def _work(self, rows: Mapping[str, SourceRow]) -> None:
+        while self._waiting:
+            claim = self._waiting.popleft()
+            began = uptime()
+            with self._answering(claim):
+                self._keeper.tick(claim)
+                self._take(claim, rows.get(claim.version.source_id))
+            if sum(item.part.bytes_in for item in self._ready if item.part) >= STORE_BYTES:
+                self._store()
+            self._store_if_old()
+            if self._waiting and (uptime() - began >= LONG_SECONDS or why_not_now(self._kit) is not None):
+                self._give_back_waiting()
+        self._store()
 
     # ---- fetching ------------------------------------------------------------------------------------------------------------
 
@@ -224,12 +238,19 @@ class _Batch:
         item.part.finish()
 
     def _tick(self, claim: Claim, began: float, bytes_so_far: int = 0) -> None:
-        """Called with each chunk. Raises LeaseLost; or SourceError, CatalogError or RootMissing from storing others."""
+        """Called with each chunk. Raises LeaseLost; or CatalogError or RootMissing from storing others."""
         self._keeper.tick(claim)
-        now = uptime()
-        if self._ready and now - self._ready_since >= STORE_AFTER_SECONDS:
+        self._store_if_old()
+        if self._waiting and (bytes_so_far >= LARGE_BYTES or uptime() - began >= LONG_SECONDS):
+            self._give_back_waiting()
+
+    def _store_if_old(self) -> None:
+        if self._ready and uptime() - self._ready_since >= STORE_AFTER_SECONDS:
             self._store()
-        if self._waiting and (bytes_so_far >= LARGE_BYTES or now - began >= LONG_SECONDS):
+
+    def _give_back_waiting(self) -> None:
+        """The others are for whoever is free. Where the catalog is away now, they wait on, and this is asked for again."""
+        with suppress(CatalogUnavailable):
             self._kit.catalog.work.give_back(self._waiting, timedelta(0))
             for other in self._waiting:
                 self._keeper.drop(other)
@@ -267,7 +288,7 @@ class _Batch:
         if item.part is not None:
             item.written = item.part.read_back(tick=partial(self._keeper.tick, item.claim))
 
-    def _publish(self, items: Iterable[_Ready]) -> list[_Ready]:
+    def _publish(self, items: Sequence[_Ready]) -> list[_Ready]:
         put: list[_Ready] = []
         try:
             with self._kit.archive.publishing() as publication:
@@ -275,8 +296,9 @@ class _Batch:
         except RootMissing:
             raise
         except ArchiveError as error:
-            for item in put:
-                self._fail(item.claim, error)
+            for item in items:
+                if self._keeper.holds(item.claim):
+                    self._fail(item.claim, error)
             return []
         return put
 

@@ -25,7 +25,8 @@ def share_out(versions: Iterable[Version], *, in_flight: int) -> list[list[Versi
         if version.attempts:
             batches.append([version])
             continue
-        if not open_batch or len(open_batch) == size:
+        # A row that was changed in place can bring two versions: a message names it once.
+        if not open_batch or len(open_batch) == size or any(other.source_id == version.source_id for other in open_batch):
             open_batch = []
             batches.append(open_batch)
         open_batch.append(version)

@@ -127,8 +127,7 @@ def test_part_of_the_kit_that_is_away_gives_all_back_uncounted(desk, rows, monke
 
     with monkeypatch.context() as broken:
         broken.setattr(where, away)
-        with pytest.raises(errors.RootMissing):
-            back_up_together(desk.kit, rows)
+        assert isinstance(back_up_together(desk.kit, rows).ended_by, errors.RootMissing)
     found = desk.versions().values()
     assert {(version.state, version.attempts, version.claimed_until) for version in found} == {(VersionState.PENDING, 0, None)}
     assert {version.reason for version in found} == {"tried again soon: it is away"}
@@ -227,3 +226,63 @@ def test_nothing_of_a_batch_is_claimed_while_the_disk_is_full(make_desk):
     desk.poll()
     assert sum_up(back_up_together(desk.kit, ids)).facts == {"put_off": 3, "size": 0}
     assert {version.attempts for version in desk.versions().values()} == {0}
+
+
+def test_bug_outside_of_any_version_gives_all_back_as_well(desk, rows, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr("cbk.edges.source.Source.rows", lambda *_: 1 / 0)
+        done = back_up_together(desk.kit, rows)
+    assert isinstance(done.ended_by, ZeroDivisionError)
+    assert {version.claimed_until for version in desk.versions().values()} == {None}
+
+
+def test_what_was_claimed_goes_back_where_the_source_is_away_when_another_row_is_looked_up(desk, rows):
+    with desk.source_away():
+        done = back_up_together(desk.kit, [rows[0], "4711"])
+    assert isinstance(done.ended_by, errors.SourceUnavailable)
+    assert (desk.versions()["0.txt", 1].attempts, desk.versions()["0.txt", 1].claimed_until) == (0, None)
+
+
+def test_root_that_cannot_be_opened_to_publish_fails_the_whole_batch_with_the_reason(desk, rows, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr("cbk.edges.archive.Publication", lambda _: (_ for _ in ()).throw(OSError(errno.EMFILE, "x")))
+        done = back_up_together(desk.kit, rows)
+    assert failures(done) == {f"{number}.txt": "DiskFailed" for number in range(5)}
+    assert set(states(desk).values()) == {"failed"}
+
+
+def test_rest_of_a_batch_goes_back_once_nothing_new_is_to_be_fetched(desk, rows, monkeypatch):
+    answers = iter([None, "paused until noon"])
+    monkeypatch.setattr(backup, "why_not_now", lambda _: next(answers))
+    assert sum_up(back_up_together(desk.kit, rows)).facts == {"stored": 1, "size": 0}
+    assert {(version.attempts, version.claimed_until) for version in desk.versions().values() if version.key != "0.txt"} == {
+        (0, None)
+    }
+
+
+def test_rest_of_a_batch_goes_back_after_an_origin_that_was_silent_for_long(desk, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(backup, "uptime", lambda: clock[0])
+
+    def fall_silent(_downloader, _link, _part, **_options):
+        clock[0] += 2 * backup.LONG_SECONDS
+        raise errors.OriginUnavailable("it says nothing")
+
+    ids = [desk.upload(f"{number}.txt", b"x") for number in range(3)]
+    desk.poll()
+    monkeypatch.setattr("cbk.edges.download.Downloader.fetch", fall_silent)
+    back_up_together(desk.kit, ids)
+    assert states(desk) == {"0.txt": "failed", "1.txt": "pending", "2.txt": "pending"}
+    assert {desk.versions()[f"{number}.txt", 1].attempts for number in (1, 2)} == {0}
+
+
+def test_what_is_ready_does_not_wait_for_what_cannot_be_fetched(desk, monkeypatch):
+    monkeypatch.setattr(backup, "STORE_AFTER_SECONDS", 0.0)
+    ids = [desk.upload("good.txt", b"x"), desk.upload("bad.txt", b"x", status(503))]
+    desk.poll()
+    seen = []
+    real = backup._Batch._store
+    monkeypatch.setattr(backup._Batch, "_store", lambda batch: (seen.append(len(batch._ready)), real(batch)))
+    back_up_together(desk.kit, ids)
+    assert seen[0] == 1
+    assert states(desk) == {"good.txt": "stored", "bad.txt": "failed"}

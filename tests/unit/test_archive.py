@@ -1163,7 +1163,7 @@ def test_file_system_whose_writing_failed_counts_as_not_flushed(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("release", "tells"), [("5.7.19", False), ("5.8.0-rc1", True), ("6.18.44", True), ("4.19.0", False), ("x", False)]
+    ("release", "tells"), [("5.16.20", False), ("5.17.0-rc1", True), ("6.18.44", True), ("4.19.0", False), ("x", False)]
 )
 def test_syncfs_is_trusted_from_the_release_on_that_tells_of_errors(monkeypatch, release, tells):
     monkeypatch.setattr(os, "uname", lambda: ("Linux", "pi", release, "#1", "aarch64"))

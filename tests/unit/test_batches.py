@@ -46,3 +46,10 @@ def test_version_that_was_tried_before_is_alone():
 
 def test_nothing_is_shared_out_to_no_message():
     assert share_out([], in_flight=2000) == []
+
+
+def test_row_that_brings_two_versions_is_named_once_in_a_message():
+    twice = [replace(each, source_id="7") for each in fresh(2)]
+    batches = share_out([*twice, *fresh(10, start=10)], in_flight=2000)
+    assert all(len({each.source_id for each in batch}) == len(batch) for batch in batches)
+    assert sum(sizes(batches)) == 12

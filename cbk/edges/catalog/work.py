@@ -105,11 +105,11 @@ class Work:
         """Their messages still wait in the queue: give them another lease instead of a second message."""
         with self._database.writing() as connection:
             for batch in in_batches(list(source_ids)):
-                connection.execute(
-                    sa.update(versions)
-                    .where(versions.c.source_id.in_(batch), versions.c.lease_until.is_not(None), versions.c.holder.is_(None))
-                    .values(lease_until=self._database.later_sql(lease))
-                )
+                dispatched = (versions.c.source_id.in_(batch), versions.c.lease_until.is_not(None), versions.c.holder.is_(None))
+                # One that a worker is just claiming is nobody's to extend.
+                ids = _lock(connection, sa.select(versions.c.id).where(*dispatched), skip_locked=True)
+                later = self._database.later_sql(lease)
+                connection.execute(sa.update(versions).where(versions.c.id.in_(ids)).values(lease_until=later))
 
     def dispatch(self, limit: int, lease: timedelta) -> list[Version]:
         """Take up to `limit` due versions under a lease, those whose links die first in front, and return them to be sent."""
@@ -175,12 +175,13 @@ class Work:
             for batch in in_batches(list(order)):
                 due = (versions.c.source_id.in_(batch), versions.c.due_at <= now, free)
                 latest = list(connection.scalars(sa.select(sa.func.max(versions.c.id)).where(*due).group_by(versions.c.source_id)))
+                # The conditions are asked once more: in PostgreSQL another worker may have come in between.
+                latest = _lock(connection, sa.select(versions.c.id).where(versions.c.id.in_(latest), *due))
                 if not latest:
                     continue
                 statement = (
                     sa.update(versions)
-                    # The conditions are asked once more: in PostgreSQL another worker may have come in between.
-                    .where(versions.c.id.in_(latest), versions.c.due_at <= now, free)
+                    .where(versions.c.id.in_(latest))
                     .values(
                         holder=self._holder,
                         fence=versions.c.fence + 1,
@@ -268,7 +269,7 @@ class Work:
     def apply(self, transitions: Iterable[Transition]) -> None:
         """Write what `rules.wanted` decided."""
         with self._database.writing() as connection:
-            for transition in transitions:
+            for transition in sorted(transitions, key=lambda one: one.version_id):  # everybody locks in this order
                 values: dict[str, Any] = {"state": transition.state.value, "reason": transition.reason}
                 if transition.due is not None:
                     values["due_at"] = self._database.now_sql if transition.due else None
@@ -364,7 +365,8 @@ class Work:
         held: set[tuple[int, int, str]] = set()
         for batch in in_batches([claim.version.id for claim in claims]):
             query = sa.select(versions.c.id, versions.c.fence, versions.c.holder).where(versions.c.id.in_(batch))
-            held |= {(row.id, row.fence, row.holder) for row in connection.execute(query.with_for_update())}
+            # In one order everywhere, or two transactions could wait for one another.
+            held |= {(row.id, row.fence, row.holder) for row in connection.execute(query.order_by(versions.c.id).with_for_update())}
         ours = [claim for claim in claims if (claim.version.id, claim.fence, claim.holder) in held]
         return ours, [claim for claim in claims if (claim.version.id, claim.fence, claim.holder) not in held]
 
@@ -376,6 +378,11 @@ class Work:
         )
         if connection.execute(statement).rowcount != 1:
             raise LeaseLost(f"another worker holds {claim.version.label} now")
+
+
+def _lock(connection: sa.Connection, query: sa.Select[tuple[int]], *, skip_locked: bool = False) -> list[int]:
+    """The ids of `query`, locked until this transaction ends, in one order everywhere: or two could wait for one another."""
+    return list(connection.scalars(query.order_by(versions.c.id).with_for_update(skip_locked=skip_locked)))
 
 
 def _settled() -> sa.ColumnElement[bool]:
@@ -411,7 +418,7 @@ class Keeper:
         now = uptime()
         if now - self._renewed_at > self._lease.total_seconds() / 3 and now >= self._try_at:
             self._renew()
-        if claim.version.id not in self._held:
+        if not self.holds(claim):
             raise LeaseLost(f"another worker holds {claim.version.label} now")
 
     def _renew(self) -> None:
@@ -427,6 +434,14 @@ class Keeper:
         for claim in lost:
             self.drop(claim)
         self._renewed_at = began
+
+    def add(self, claims: Iterable[Claim]) -> None:
+        """Keep these alive as well."""
+        self._held |= {claim.version.id: claim for claim in claims}
+
+    def holds(self, claim: Claim) -> bool:
+        """Whether it is neither dropped nor known to be lost."""
+        return claim.version.id in self._held
 
     def drop(self, claim: Claim) -> None:
         """It is done with: nothing of it is renewed any more."""
