@@ -34,8 +34,8 @@ class Plant:
 PLANTS = {
     "the bytes are not flushed": Plant(
         "cbk/edges/archive.py",
-        "            os.fsync(descriptor)\n            self._descriptor = None\n            os.close",
-        "            self._descriptor = None\n            os.close",
+        "                if not self.is_flushed:\n                    os.fsync(self._descriptor)\n",
+        "",
         (_CUTS.format("elsewhere"),),
     ),
     "the folder is not flushed": Plant(

@@ -46,7 +46,8 @@ def site(make_site, libfaketime, request):
     site.clock = Clock(site, libfaketime)
     site.cbk("init")
     site.rows = {name: site.upload(f"{name}.txt", name.encode()) for name in ("a", "b", "c", "d")}
-    site.processes = [site.worker(concurrency=2), site.beat()]
+    site.worker(concurrency=2)
+    site.beat()
     site.wait_protected(4)
     return site
 
