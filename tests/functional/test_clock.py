@@ -113,7 +113,8 @@ def test_clock_that_is_wrong_prunes_nothing_and_is_named_until_it_is_right(site)
         for process in site.processes:
             process.kill()
         site.clock.turn(WEEKS_BACK)
-        site.processes = [site.worker(concurrency=2), site.beat()]
+        site.worker(concurrency=2)
+        site.beat()
 
     told = [
         prunes_nothing(site, "a", "b", lambda: site.clock.turn(YEARS_AHEAD)),
