@@ -20,6 +20,7 @@ VENV=/opt/cbk
 CONFIG=/etc/cbk/cbk.toml
 UNITS=/etc/systemd/system
 COMMAND=/usr/local/bin/cbk
+SHARE=/usr/local/share
 STAMP=$VENV/cbk-installed
 export DEBIAN_FRONTEND=noninteractive
 unset CBK_CONFIG CBK_VENV CBK_CELERY_CONFIG
@@ -187,6 +188,7 @@ install_command() {
     put 755 $COMMAND <<EOF
 #!/bin/sh
 # cbk as the user of its services; only \`cbk setup\` is root's. Written by scripts/install.sh.
+[ -z "\${_CBK_COMPLETE-}" ] || exec $VENV/bin/cbk "\$@" # what completes a command reads no settings
 case "\${1-}:\${3-}" in
     setup:* | --config:setup) exec $VENV/bin/cbk "\$@" ;;
 esac
@@ -197,6 +199,26 @@ esac
 echo "cbk: only root and the kit's own user may read its settings" >&2
 echo "HINT: sudo cbk \$*" >&2
 exit 1
+EOF
+}
+
+# For whoever sits at a terminal: man pages, and completion for each shell. Two dozen files, which are not named one by one.
+install_pages() {
+    if [ -n "$dry" ]; then
+        say "would: write man pages and completion below $SHARE"
+        return 0
+    fi
+    $VENV/bin/python -I "$here/man_pages.py" "$work/man"
+    for page in "$work"/man/*; do
+        put 644 "$SHARE/man/man1/${page##*/}" <"$page"
+    done >/dev/null
+    while read -r shell place; do
+        _CBK_COMPLETE=${shell}_source $VENV/bin/cbk >"$work/completion"
+        put 644 "$SHARE/$place" <"$work/completion"
+    done >/dev/null <<EOF
+bash bash-completion/completions/cbk
+zsh zsh/site-functions/_cbk
+fish fish/vendor_completions.d/cbk.fish
 EOF
 }
 
@@ -290,7 +312,9 @@ uninstall() {
     for unit in "$UNITS"/cbk.target.wants/cbk* "$UNITS"/multi-user.target.wants/cbk.target; do
         [ ! -L "$unit" ] || run systemctl -q disable "${unit##*/}"
     done
-    for file in "$UNITS"/cbk-*.service "$UNITS"/cbk-*.service.d "$UNITS"/cbk.target $COMMAND; do
+    for file in "$UNITS"/cbk-*.service "$UNITS"/cbk-*.service.d "$UNITS"/cbk.target $COMMAND \
+        $SHARE/man/man1/cbk.1 "$SHARE"/man/man1/cbk-*.1 $SHARE/bash-completion/completions/cbk \
+        $SHARE/zsh/site-functions/_cbk $SHARE/fish/vendor_completions.d/cbk.fish; do
         if [ -e "$file" ] || [ -L "$file" ]; then
             run rm -r "$file"
         fi
@@ -338,6 +362,7 @@ install_packages
 make_user
 install_programs
 install_command
+install_pages
 settle
 if [ -e $CONFIG ]; then
     root=$(setting $CONFIG backup_root /backups)
