@@ -19,9 +19,11 @@ from cbk.appside.schema import ddl
 from cbk.cli.main import cli
 from cbk.jobs.intake import take_in
 from cbk.jobs.kit import open_kit
+from cbk.jobs.poll import poll
 from cbk.model import VersionState
 from cbk.rules.health import Kind
 from cbk.settings import OTHER_NAMES, PREFIX, Settings, load_settings
+from tests.desk import CollectingCourier
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -82,6 +84,35 @@ def test_page_names_only_commands_that_there_are(page):
 def test_every_command_is_documented():
     documented = re.findall(r"^## cbk ([a-z]+)$", (DOCS / "commands.md").read_text(), flags=re.MULTILINE)
     assert sorted(documented) == sorted(cli.commands)
+
+
+def test_readme_names_every_command():
+    (named,) = re.findall(r"^`cbk ([a-z ·\n]+)`, each", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(named.replace("\n", " ").split(" · ")) == sorted(cli.commands)
+
+
+def test_every_command_with_json_has_its_shape_documented():
+    text = (DOCS / "commands.md").read_text()
+    sections = dict(section.split("\n", 1) for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:])
+    with_json = [name for name, command in cli.commands.items() if any("--json" in each.opts for each in command.params)]
+    assert [name for name in with_json if "\n```json " not in sections[f"cbk {name}"]] == []
+
+
+def test_index_leads_to_every_page():
+    linked = set(re.findall(r"\]\(([a-z-]+\.md)", (DOCS / "README.md").read_text()))
+    assert linked == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+def test_every_exit_code_of_its_own_is_documented():
+    """A command whose module ends with a code of its own has a row that names the code."""
+    table = dict(
+        re.findall(
+            r"^\| `cbk ([a-z]+)` \| (.*) \|$", (DOCS / "commands.md").read_text().split("## cbk schema")[0], flags=re.MULTILINE
+        )
+    )
+    codes = {name: set(re.findall(r"\b([1-9]):", text)) for name, text in table.items()}
+    own = {"3": ("ls", "restore", "verify", "drill", "rebuild", "notify"), "4": ("status",), "1": ("doctor", "notify", "cat")}
+    assert [(name, code) for code, names in own.items() for name in names if code not in codes[name]] == []
 
 
 def test_every_option_of_a_command_is_documented():
@@ -242,6 +273,37 @@ def test_json_of_a_resync_has_the_documented_shape(site):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | site
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     assert shape(json.loads(done.stdout)) == documented("resync")
+
+
+@pytest.fixture
+def deleted(site):
+    """The same, where the application has deleted the file, and the kit has seen it."""
+    with closing(sqlite3.connect(site["CBK_SOURCE_URL"].removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute('INSERT INTO "ObjectStorageDeleteLog" ("FileId") VALUES (1)')
+    with closing(open_kit(load_settings())) as kit:
+        poll(kit, CollectingCourier(), pause=lambda _: True)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("prune --plan", "prune"),
+        ("hold cars/id-1/thumbnail.png", "hold"),
+        ("hold --list", "hold"),
+        ("release cars/ --prefix", "release"),
+        ("undelete cars/id-1/thumbnail.png", "undelete"),
+    ],
+)
+def test_json_of_keeping_has_the_documented_shape(deleted, command, name):
+    assert CliRunner().invoke(cli, ["hold", "cars/", "--prefix"]).exit_code == 0
+    result = CliRunner().invoke(cli, [*command.split(), "--json"])
+    assert {tuple(json.loads(line)) for line in result.stdout.splitlines()} == {tuple(documented(name))}
+
+
+def test_json_of_a_test_message_has_the_documented_shape(site, monkeypatch):
+    monkeypatch.setenv("CBK_NOTIFY", "json://127.0.0.1:9/")
+    result = CliRunner().invoke(cli, ["notify", "--test", "--json"])
+    assert (result.exit_code, shape(json.loads(result.stdout))) == (1, documented("notify"))
 
 
 def test_json_of_a_rebuild_has_the_documented_shape(site):
