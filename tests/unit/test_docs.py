@@ -177,6 +177,7 @@ def test_trouble_quotes_what_is_really_said():
     source = "\n".join(path.read_text() for path in (ROOT / "cbk").rglob("*.py"))
     quoted = re.findall(r"^ {4}(.*)$", trouble("Problems"), flags=re.MULTILINE)
     quoted += [words for row in error_rows() for words in re.findall(r"`([^`]*)`", row[-2])]
+    quoted += re.findall(r"`([^`]*)`", "".join(re.findall(r"^\| (`.*?) \|", trouble("In the log"), flags=re.MULTILINE)))
     said = [part.strip() for line in quoted for part in line.split("...") if part.strip(" ():,")]
     assert [part for part in said if part not in source] == []
 
