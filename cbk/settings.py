@@ -345,7 +345,7 @@ def load_settings(config: Path | None = None) -> Settings:
     """The settings in force. Raises SettingsError that lists every problem by name."""
     path = config_path(config)
     values, problems = _read_file(path) if path.exists() or _is_named(config) else ({}, [])
-    hint = f"set them in the environment or in {path}; see `cbk doctor --help`"
+    hint = f"set them in the environment or in {path}; docs/settings.md lists them"
     return _validated(Settings, values, problems, hint)
 
 

@@ -79,7 +79,7 @@ def _taken(answers: Path) -> dict[str, Any]:
         names = ", ".join(f'"{finding.consent}"' for finding in missing)
         raise UsageError(
             f"needs a yes: {'; '.join(finding.message for finding in missing)}; nothing was written",
-            hint=f"mend it, or say yes in the answers file: {ACCEPT} = [{names}]",
+            hint=f"mend it, or say yes at the top of the answers file: {ACCEPT} = [{names}]",
         )
     return values
 

@@ -38,7 +38,8 @@ def page(config: Path | None) -> None:
         settings = kit.settings
         if settings.page_pair is None:
             raise SettingsError(
-                ["CBK_PAGE_AUTH: is required for the page (user:password)"], hint="it shows names and gives out files: never open"
+                ["CBK_PAGE_AUTH: is required for the page (user:password)"],
+                hint="such as `CBK_PAGE_AUTH=admin:choose-another cbk page`: it shows names and gives out files",
             )
         token = settings.metrics_token.get_secret_value() if settings.metrics_token else None
         roll = Roll(ask)

@@ -73,7 +73,7 @@ def _watch(kit: Kit, every_seconds: float, *, as_json: bool) -> None:
             else:
                 console.print("\n".join(_answer(kit)), end="\n\n")
             time.sleep(every_seconds)
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             live.update(Text.from_markup("\n".join(_answer(kit))), refresh=True)
             time.sleep(every_seconds)

@@ -55,7 +55,8 @@ def _rows(kit: Kit, storage: str | None, key: str | None, file_id: str | None) -
         rows = kit.source.rows_of_key(storage, object_key("", key))
     else:
         raise UsageError(
-            "a resync takes storage and key, or the Id of a row", hint="such as storage s3 and key cars/id-1/thumbnail.png"
+            "a resync takes storage and key, or the Id of a row",
+            hint="such as `cbk resync --storage s3 --key cars/id-1/thumbnail.png`",
         )
     if not rows:
         raise UsageError(

@@ -21,7 +21,7 @@ HINTS = {
     VersionState.EXPIRED: "the application must write a fresh SignedDownloadUrl into these rows: `cbk ls --refresh` lists them",
     VersionState.MISSING: "the object is not in the storage: was it deleted without a delete-log row?",
     VersionState.MISMATCH: "the object is not what the row's Hash says: changed without a new row, or a wrong Hash",
-    VersionState.DECLINED: "the row does not make sense: mend it, or write a new one with a higher Version",
+    VersionState.DECLINED: "mend the row, write a new one with a higher Version, or mend the setting: the reason says which",
 }
 
 CLOCK_HINT = "set the clock right and let a service keep it; where it is right already, `cbk prune --trust-clock`"
