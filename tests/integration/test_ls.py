@@ -1,5 +1,6 @@
 """What `cbk ls` finds, in both databases that a catalog can be in: where what is asked for narrows it down, and to what."""
 
+import uuid
 from datetime import timedelta
 
 import pytest
@@ -15,7 +16,7 @@ def full(request, tmp_path_factory, origin):
     """A desk with a little of everything, a deleted file too; for tests that only look."""
     settings = {"buckets": {"s3": "car-erp", "azure": "archive"}}
     if request.param == "postgresql":
-        settings["catalog_url"] = request.getfixturevalue("postgres").create_database("listed")
+        settings["catalog_url"] = request.getfixturevalue("postgres").create_database(f"listed_{uuid.uuid4().hex}")
     desk = Desk(tmp_path_factory.mktemp("full"), origin, **settings)
     for key in ("cars/a.png", "cars/b/c.png", "Cars/d.png", "cars/50%_off.txt", "häuser/ß.png", "cars/[x].txt"):
         desk.upload(key, key.encode())
