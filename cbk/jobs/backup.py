@@ -75,6 +75,12 @@ class Done:
     failures: list[Failure] = field(default_factory=list)
     ended_by: Exception | None = None
 
+    def raise_first(self) -> None:
+        """Raise what went wrong first, if anything did."""
+        for error in (*(failure.error for failure in self.failures), self.ended_by):
+            if error is not None:
+                raise error
+
 
 @dataclass(slots=True, kw_only=True)
 class _Ready:
@@ -97,9 +103,7 @@ def back_up(kit: Kit, source_id: str) -> Summary:
     part of the kit is away; LeaseLost where another worker has taken it over, with nothing recorded.
     """
     done = back_up_together(kit, [source_id])
-    for error in (*(failure.error for failure in done.failures), done.ended_by):
-        if error is not None:
-            raise error
+    done.raise_first()
     return done.summaries[0]
 
 

@@ -140,9 +140,7 @@ def _prune(kit, delete_id):
 def _back_up_together(kit, row_ids):
     """As a worker does with a batch; what went wrong with one of them is raised in the end."""
     done = back_up_together(kit, row_ids)
-    for error in (*(failure.error for failure in done.failures), done.ended_by):
-        if error is not None:
-            raise error
+    done.raise_first()
     return sum_up(done)
 
 

@@ -187,16 +187,22 @@ def test_others_go_back_once_one_takes_long(desk, rows, monkeypatch):
 
 
 def test_what_is_ready_is_stored_while_a_download_goes_on(desk, monkeypatch):
-    monkeypatch.setattr(backup, "STORE_AFTER_SECONDS", 0.0)
-    seen = []
-    ids = [desk.upload("small.txt", b"x"), desk.upload("next.bin", b"y" * 100)]
+    clock, seen = [0.0], []
+    monkeypatch.setattr(backup, "uptime", lambda: clock[0])
+    ids = [desk.upload("small.txt", b"x"), desk.upload("next.bin", os.urandom(3_000_000))]
     desk.poll()
     real = Part.write
-    monkeypatch.setattr(Part, "write", lambda part, data: (seen.append(states(desk)), real(part, data)))
-    with monkeypatch.context():
-        back_up_together(desk.kit, ids)
+
+    def write(part, data):
+        if part.header.name == "next.bin":
+            clock[0] += backup.STORE_AFTER_SECONDS
+            seen.append(states(desk)["small.txt"])
+        real(part, data)
+
+    monkeypatch.setattr(Part, "write", write)
+    back_up_together(desk.kit, ids)
+    assert (seen[0], seen[-1]) == ("pending", "stored")
     assert set(states(desk).values()) == {"stored"}
-    assert len(seen) == 2
 
 
 def test_much_that_is_ready_is_stored_before_the_rest_is_fetched(desk, monkeypatch):

@@ -177,8 +177,9 @@ sa.Index(
 )
 
 # What a fresh link or a mended row may help. Written into statements as it stands: a plan is made before values are known.
-REFRESHABLE = sa.text("versions.state IN ('expired', 'missing', 'failed', 'declined')")
-_refreshable = sa.text("state IN ('expired', 'missing', 'failed', 'declined')")
+REFRESHABLE_STATES = ("expired", "missing", "failed", "declined")
+REFRESHABLE = versions.c.state.in_([sa.literal(state, literal_execute=True) for state in REFRESHABLE_STATES])
+_refreshable = versions.c.state.in_(REFRESHABLE_STATES)
 sa.Index("ix_versions_refreshable", versions.c.checked_at, sqlite_where=_refreshable, postgresql_where=_refreshable)
 
 _unsettled = (versions.c.state == "pending") & versions.c.due_at.is_(None)

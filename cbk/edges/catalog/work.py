@@ -13,15 +13,13 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
-from cbk.edges.catalog.tables import REFRESHABLE, files, versions
+from cbk.edges.catalog.tables import REFRESHABLE, REFRESHABLE_STATES, files, versions
 from cbk.errors import CatalogUnavailable, LeaseLost
 from cbk.model import Claim, Version, VersionState, Written
 from cbk.rules.outcome import Outcome
 from cbk.rules.wanted import Transition
 
 _FREE: dict[str, Any] = {"lease_until": None, "holder": None}
-# What a fresh link or a mended row may help.
-_REFRESHABLE = [VersionState.EXPIRED.value, VersionState.MISSING.value, VersionState.FAILED.value, VersionState.DECLINED.value]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,7 +346,7 @@ class Work:
 
     def take_over(self, version_id: int, *, source_id: str, link_digest: str, link_expires_at: datetime | None) -> None:
         """Another row brings a version that could not be fetched: it is fetched from there, now."""
-        given_up = versions.c.state.in_([*_REFRESHABLE, VersionState.MISMATCH.value])
+        given_up = versions.c.state.in_([*REFRESHABLE_STATES, VersionState.MISMATCH.value])
         values = {"source_id": source_id, "link_digest": link_digest, "link_expires_at": link_expires_at}
         again = {"state": VersionState.PENDING.value, "reason": "another row brings it", "attempts": 0}
         with self._database.writing() as connection:
