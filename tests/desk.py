@@ -43,6 +43,11 @@ def claim_row(catalog, row_id, lease):
     return next(iter(catalog.work.claim([row_id], lease)), None)
 
 
+def version_of_row(catalog, row_id):
+    """The highest version that one row brought; None where it brought none."""
+    return catalog.work.versions_of_rows([row_id]).get(row_id)
+
+
 def store(catalog, claim, written):
     """Record one version as stored; LeaseLost where the claim is not ours any more."""
     if catalog.work.record_stored([(claim, written)]):

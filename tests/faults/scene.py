@@ -17,7 +17,7 @@ from cbk.jobs.intake import take_in
 from cbk.jobs.verify import choose, verify
 from cbk.model import VersionState
 from cbk.rules.layout import copy_location
-from tests.desk import Desk
+from tests.desk import Desk, version_of_row
 from tests.faults.disks import BALLAST
 from tests.origin import serve, status
 
@@ -95,7 +95,7 @@ class Scene:
         self._rows[key] = row_id
         if leave_copy:
             self.take_in(row_id)
-            place = self.desk.kit.catalog.work.version_of_row(row_id).place
+            place = version_of_row(self.desk.kit.catalog, row_id).place
             self.desk.leave_copy(key, content, location=copy_location(place, number), version=number)
         return row_id
 
@@ -106,7 +106,7 @@ class Scene:
 
     def spoil(self, row_id):
         """Put something in the place of this row's copy that is none."""
-        version = self.desk.kit.catalog.work.version_of_row(row_id)
+        version = version_of_row(self.desk.kit.catalog, row_id)
         path = self.desk.root / copy_location(version.place, version.number)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import closing, suppress
+from functools import partial
 
 import pytest
 
@@ -14,7 +15,7 @@ from cbk.jobs.status import take_status
 from cbk.jobs.verify import choose, verify
 from cbk.model import VersionState
 from cbk.rules.restore import Wish
-from tests.desk import Desk
+from tests.desk import Desk, version_of_row
 from tests.faults.disks import BALLAST, LoopDisk, MemoryDisk, fill
 
 MB = 1_000_000
@@ -256,7 +257,7 @@ def test_disk_that_becomes_read_only_stops_downloads_says_so_and_resumes(tmp_pat
 def test_disk_that_becomes_read_only_under_a_download_is_named(tmp_path, origin, ext4):
     with closing(Desk(tmp_path, origin)) as desk:
         row_id = desk.upload("a.bin", CONTENT)
-        version = desk.kit.catalog.work.version_of_row
+        version = partial(version_of_row, desk.kit.catalog)
         desk.poll()
         room = desk.kit.archive.usage()
         desk.kit.archive.usage = lambda: room  # it was writable when the download began

@@ -22,7 +22,7 @@ from cbk.edges.download.names import Names
 from cbk.errors import DownloadError
 from cbk.model import VersionState
 from cbk.rules.links import AllowedHosts
-from tests.desk import Desk
+from tests.desk import Desk, version_of_row
 from tests.origin import Origin, cut, redirect, serve, until_close
 
 CLONE_NEWNET = 0x40000000  # unshare(2)
@@ -274,7 +274,7 @@ class Site:
         row_id = self.desk.upload(key, content, link=link)
         with suppress(DownloadError):
             self.desk.back_up(row_id)
-        return self.desk.kit.catalog.work.version_of_row(row_id)
+        return version_of_row(self.desk.kit.catalog, row_id)
 
     def close(self):
         self.desk.kit.downloader.close()

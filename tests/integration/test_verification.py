@@ -12,7 +12,7 @@ from cbk.edges.catalog.tables import facts, files, versions
 from cbk.model import AcceptedRow, VersionState, Written
 from cbk.rules.intake import candidate_place_keys, plan_intake
 from cbk.rules.scrub import Batch
-from tests.desk import claim_row
+from tests.desk import claim_row, version_of_row
 
 LEASE = timedelta(minutes=2)
 HOUR = timedelta(hours=1)
@@ -83,7 +83,7 @@ def store(catalog):
         }
         with catalog.database.writing() as connection:
             connection.execute(sa.update(versions).where(versions.c.source_id == row.source_id).values(**values | columns))
-        return catalog.work.version_of_row(row.source_id)
+        return version_of_row(catalog, row.source_id)
 
     return store
 
@@ -213,7 +213,7 @@ def test_good_copies_are_verified_now_and_known_as_they_are(catalog, store):
     good = [store("a", ago=HOUR), store("b", ago=HOUR, stored_at=None)]
     catalog.verification.record_good([(version, written("cc" * 32, 99)) for version in good])
     for name in ("a-1", "b-1"):
-        version = catalog.work.version_of_row(name)
+        version = version_of_row(catalog, name)
         assert version.verified_at >= before
         assert (version.stored_sha256, version.stored_size) == ("cc" * 32, 99)
 
@@ -224,11 +224,11 @@ def test_copy_that_was_pruned_or_stored_anew_meanwhile_is_left_as_it_is(catalog,
     values = {name: catalog.database.now() if value == "later" else value for name, value in change.items()}
     with catalog.database.writing() as connection:
         connection.execute(sa.update(versions).values(**values))
-    before = catalog.work.version_of_row("a-1")
+    before = version_of_row(catalog, "a-1")
     assert not catalog.verification.is_as_it_was(version)
     catalog.verification.record_good([(version, written("cc" * 32))])
     assert catalog.verification.claim_bad(version, LEASE, reason="bad") is None
-    assert catalog.work.version_of_row("a-1") == before
+    assert version_of_row(catalog, "a-1") == before
 
 
 def test_recording_no_copies_does_nothing(catalog):
@@ -238,7 +238,7 @@ def test_recording_no_copies_does_nothing(catalog):
 def test_bad_copy_counts_no_more_and_is_due_but_nobody_elses_until_it_is_given_back(catalog, rival, store):
     version = store("a", ago=HOUR)
     claim = catalog.verification.claim_bad(version, LEASE, reason="its copy was corrupt")
-    found = catalog.work.version_of_row("a-1")
+    found = version_of_row(catalog, "a-1")
     assert (found.state, found.reason, found.fence) == (VersionState.PENDING, "its copy was corrupt", version.fence + 1)
     assert rival.work.dispatch(10, LEASE) == []
     assert claim_row(rival, "a-1", LEASE) is None

@@ -40,13 +40,6 @@ class Work:
 
     # What is known
 
-    def version_of_row(self, source_id: str) -> Version | None:
-        """The highest version that this row brought."""
-        query = select_versions().where(versions.c.source_id == source_id).order_by(versions.c.number.desc()).limit(1)
-        with self._database.reading() as connection:
-            row = connection.execute(query).first()
-        return version_of(row) if row else None
-
     def versions_of_rows(self, source_ids: Iterable[str]) -> dict[str, Version]:
         """The highest version that each of these rows brought, of those that brought any."""
         found: dict[str, Version] = {}
