@@ -12,9 +12,9 @@ A copy comes in like this, in this order, and counts only once all of it is done
 
     with archive.incoming("17-3", header) as part:
         part.write(...)                     # any number of times
-        part.finish()                       # hash compared, the disk begins to write
+        part.finish()                       # whole; the disk begins to write
         part.flush()                        # all of it is on the disk
-        written = part.read_back()          # the same file, opened again by name, inflated and hashed
+        written = part.read_back()          # the same file, opened again by name, inflated, hashed, and compared
         with archive.publishing() as publication:
             publication.put(part, location) # renamed without overwriting
         ...                                 # and at the end of the block the folders are flushed to the disk
@@ -41,6 +41,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -95,7 +96,8 @@ _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOE
 _REPLACE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHORT_HEADER_BYTES = 4 * 1024  # one page, in which nearly every header ends
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_READ_BYTES = 64 * 1024
+_READ_BYTES = 256 * 1024
+_BESIDE_FROM_BYTES = 8 * 1024 * 1024  # of a file, from which on a thread more is worth its start
 _DROP_EVERY_BYTES = 8 * 1024 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
@@ -310,7 +312,7 @@ class Archive:
     def open_copy(self, location: str) -> Iterator[bytes]:
         """The bytes of a copy, inflated, in chunks. They count only once the iteration has ended without CopyCorrupt."""
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor, _uncached(descriptor):
-            yield from Decoder(_Reading(descriptor))
+            yield from Decoder(_Reading(descriptor, hashes=False))
 
     def walk(self, on_problem: OnProblem | None = None) -> Iterator[str]:
         """The locations of all copies, in no order, in flat memory.
@@ -550,12 +552,8 @@ class Part:
                 self._put(descriptor, output)
 
     def finish(self) -> None:
-        """End the copy, and let the disk begin to write it. Raises HashMismatch where its bytes are not what its header says."""
+        """End the copy, and let the disk begin to write it. Raises DiskFull or DiskFailed."""
         rest = self._encoder.finish()
-        actual = self._encoder.sha256
-        if actual != self.header.sha256:
-            message = f"the object has SHA-256 {actual}, but its row says {self.header.sha256}"
-            raise HashMismatch(message, expected=self.header.sha256, actual=actual)
         self.header = dataclasses.replace(self.header, size=self.bytes_in)
         with _disk_errors(f"write part {self.name}"):
             descriptor = self._open_descriptor()
@@ -583,15 +581,22 @@ class Part:
         return _sync_filesystem(self._open_descriptor())
 
     def read_back(self, *, tick: Tick | None = None) -> Written:
-        """Open the flushed file again by its name, and verify every byte. Raises CopyCorrupt. `tick` as in `Archive.check`."""
+        """Open the flushed file again by its name, and verify every byte. `tick` as in `Archive.check`.
+
+        Raises CopyCorrupt where the disk gives other bytes than were written; HashMismatch where it gives the same, which the trailer
+        tells, but they are not what the header says: they came so.
+        """
         with _disk_errors(f"read part {self.name}"), _about(f"part {self.name}"):
             descriptor = os.open(self._path, _READ_FLAGS)
             try:
-                header, written = _verify(descriptor, tick, None)
+                header, written = _verify(descriptor, tick, None, compares=False)
             finally:
                 os.close(descriptor)
             if header != self.header:
                 raise CopyCorrupt("its header is not the one that was written")
+        if written.sha256 != header.sha256:
+            message = f"the object has SHA-256 {written.sha256}, but its row says {header.sha256}"
+            raise HashMismatch(message, expected=header.sha256, actual=written.sha256)
         self.written = written
         return written
 
@@ -681,22 +686,42 @@ class Publication:
 
 
 class _Reading:
-    """A file's bytes in chunks, counted and hashed on the way; what was read does not stay in the page cache."""
+    """A file's bytes in chunks, counted and, unless `hashes` is False, hashed on the way; they do not stay in the page cache.
 
-    def __init__(self, descriptor: int, on_read: OnRead | None = None) -> None:
+    The bytes of a large file are hashed in a thread beside, while whoever takes them works on them.
+    """
+
+    def __init__(self, descriptor: int, on_read: OnRead | None = None, *, hashes: bool = True) -> None:
         self.size = 0
         self._descriptor = descriptor
         self._on_read = on_read
         self._dropped = 0
+        self._hashes = hashes
         self._sha256 = hashlib.sha256()
 
     @property
     def sha256(self) -> str:
+        """Of all bytes, once the iteration has ended."""
         return self._sha256.hexdigest()
 
     def __iter__(self) -> Iterator[bytes]:
+        if not self._hashes or os.fstat(self._descriptor).st_size < _BESIDE_FROM_BYTES:
+            yield from self._chunks(self._sha256.update if self._hashes else len)
+            return
+        with ThreadPoolExecutor(1, "cbk-hash") as thread:
+            hashing = thread.submit(lambda: None)
+
+            def take(data: bytes) -> None:
+                nonlocal hashing
+                hashing.result()  # one chunk behind at the most, so that memory is flat
+                hashing = thread.submit(self._sha256.update, data)
+
+            yield from self._chunks(take)
+            hashing.result()
+
+    def _chunks(self, take: Callable[[bytes], object]) -> Iterator[bytes]:
         while data := os.read(self._descriptor, _READ_BYTES):
-            self._sha256.update(data)
+            take(data)
             self.size += len(data)
             if self.size - self._dropped >= _DROP_EVERY_BYTES:
                 os.posix_fadvise(self._descriptor, self._dropped, self.size - self._dropped, os.POSIX_FADV_DONTNEED)
@@ -716,11 +741,14 @@ def _uncached(descriptor: int) -> Iterator[None]:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _verify(descriptor: int, tick: Tick | None, on_read: OnRead | None) -> tuple[CopyHeader, Written]:
-    """Read a copy to its end; raises CopyCorrupt unless its bytes are what its header and its trailer say."""
+def _verify(descriptor: int, tick: Tick | None, on_read: OnRead | None, *, compares: bool = True) -> tuple[CopyHeader, Written]:
+    """Read a copy to its end; raises CopyCorrupt unless its bytes are what its header and its trailer say.
+
+    Where it `compares` not, the SHA-256 of what was inflated may be another than the header's.
+    """
     with _uncached(descriptor):
         reading = _Reading(descriptor, on_read)
-        decoder = Decoder(reading)
+        decoder = Decoder(reading, compares=compares)
         for _ in decoder:
             if tick:
                 tick()

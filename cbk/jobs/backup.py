@@ -48,9 +48,10 @@ UNREADABLE_ATTEMPTS = 3
 # What is ready is stored once it is so large, or once the oldest of it has waited so long for a download that goes on.
 STORE_BYTES = 16 * 1024 * 1024
 STORE_AFTER_SECONDS = 1.0
-# A download that is larger, or takes longer, is no reason for the others of its batch to wait: they go back, to other workers.
+# A download that is larger is no reason for the others of its batch to wait, nor is a batch that takes longer, being from far away:
+# what was not begun goes back, to other workers, and in smaller batches once little is left.
 LARGE_BYTES = 8 * 1024 * 1024
-LONG_SECONDS = 5.0
+BATCH_SECONDS = 2.0
 
 # A part of the kit is away: that is no failure of any version.
 _AWAY = (SourceError, CatalogError, RootMissing)
@@ -140,6 +141,7 @@ class _Batch:
         self._keeper = Keeper(kit.catalog.work, self._waiting, kit.settings.lease)
         self._ready: list[_Ready] = []
         self._ready_since = 0.0
+        self._began = uptime()
         self._done = done
 
     def run(self, source_ids: Sequence[str]) -> None:
@@ -178,14 +180,13 @@ class _Batch:
     def _work(self, rows: Mapping[str, SourceRow]) -> None:
         while self._waiting:
             claim = self._waiting.popleft()
-            began = uptime()
             with self._answering(claim):
                 self._keeper.tick(claim)
                 self._take(claim, rows.get(claim.version.source_id))
             if sum(item.part.bytes_in for item in self._ready if item.part) >= STORE_BYTES:
                 self._store()
             self._store_if_old()
-            if self._waiting and (uptime() - began >= LONG_SECONDS or why_not_now(self._kit) is not None):
+            if self._waiting and (self._takes_long() or why_not_now(self._kit) is not None):
                 self._give_back_waiting()
         self._store()
 
@@ -200,7 +201,7 @@ class _Batch:
             settle_files(self._kit, [version.file_id])
             self._done.summaries.append(_summary(decision.state.value, version, reason=decision.reason))
             return
-        tick = partial(self._tick, claim, uptime())
+        tick = partial(self._tick, claim)
         written = self._adopt(version, tick)
         item = _Ready(claim=claim, written=written)
         if written is None:
@@ -241,12 +242,15 @@ class _Batch:
         tick(0)
         item.part.finish()
 
-    def _tick(self, claim: Claim, began: float, bytes_so_far: int = 0) -> None:
+    def _tick(self, claim: Claim, bytes_so_far: int = 0) -> None:
         """Called with each chunk. Raises LeaseLost; or CatalogError or RootMissing from storing others."""
         self._keeper.tick(claim)
         self._store_if_old()
-        if self._waiting and (bytes_so_far >= LARGE_BYTES or uptime() - began >= LONG_SECONDS):
+        if self._waiting and (bytes_so_far >= LARGE_BYTES or self._takes_long()):
             self._give_back_waiting()
+
+    def _takes_long(self) -> bool:
+        return uptime() - self._began >= BATCH_SECONDS
 
     def _store_if_old(self) -> None:
         if self._ready and uptime() - self._ready_since >= STORE_AFTER_SECONDS:

@@ -179,8 +179,8 @@ def test_others_go_back_uncounted_once_one_turns_out_to_be_large(desk, monkeypat
     assert desk.courier.take()[-1] == ids[2]
 
 
-def test_others_go_back_once_one_takes_long(desk, rows, monkeypatch):
-    monkeypatch.setattr(backup, "LONG_SECONDS", 0.0)
+def test_others_go_back_once_the_batch_takes_long(desk, rows, monkeypatch):
+    monkeypatch.setattr(backup, "BATCH_SECONDS", 0.0)
     back_up_together(desk.kit, rows)
     assert states(desk)["0.txt"] == "stored"
     assert [state for name, state in states(desk).items() if name != "0.txt"] == ["pending"] * 4
@@ -271,7 +271,7 @@ def test_rest_of_a_batch_goes_back_after_an_origin_that_was_silent_for_long(desk
     monkeypatch.setattr(backup, "uptime", lambda: clock[0])
 
     def fall_silent(_downloader, _link, _part, **_options):
-        clock[0] += 2 * backup.LONG_SECONDS
+        clock[0] += 2 * backup.BATCH_SECONDS
         raise errors.OriginUnavailable("it says nothing")
 
     ids = [desk.upload(f"{number}.txt", b"x") for number in range(3)]

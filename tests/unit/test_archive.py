@@ -345,11 +345,15 @@ def test_write_counts_the_bytes_of_the_object(archive):
         assert part.bytes_in == 12
 
 
-def test_seal_refuses_other_bytes_than_the_rows(archive):
+def test_read_back_refuses_other_bytes_than_the_rows(archive):
     with archive.incoming("1-1", make_header(b"expected")) as part:
         part.write(b"an error page")
+        part.finish()
+        part.flush()
         with pytest.raises(HashMismatch) as caught:
-            part.finish()
+            part.read_back()
+        with pytest.raises(ValueError, match="after it was read back"):
+            publish(archive, part, LOCATION)
     assert caught.value.expected == hashlib.sha256(b"expected").hexdigest()
     assert caught.value.actual == hashlib.sha256(b"an error page").hexdigest()
     assert parts(archive) == []
@@ -370,6 +374,19 @@ def test_read_back_reads_the_file_under_its_name(archive):
         with pytest.raises(ValueError, match="after it was read back"):
             publish(archive, part, LOCATION)
     assert parts(archive) == []
+
+
+def test_read_back_blames_the_disk_for_other_bytes_than_were_written_whatever_the_object_was(archive):
+    with archive.incoming("1-1", make_header(b"expected")) as part:
+        part.write(MEDIA)
+        part.finish()
+        part.flush()
+        path = archive.root / ".cbk/incoming/1-1"
+        damaged = bytearray(path.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(CopyCorrupt, match=r"its trailer is|does not inflate"):
+            part.read_back()
 
 
 def test_read_back_refuses_a_header_that_was_not_written(archive):
@@ -503,12 +520,29 @@ def test_no_descriptor_is_left_open(archive):
     with suppress(HashMismatch), archive.incoming("1-1", make_header()) as part:
         part.finish()
         part.flush()
+        part.read_back()
     archive.check(LOCATION, sha256=make_header().sha256)
     next(archive.open_copy(LOCATION))
     list(archive.walk())
     archive.quarantine(LOCATION)
     archive.remove("car-erp/new/folder/v1.gzip")
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("beside_from", [0, 1 << 40], ids=["in a thread beside", "in the same thread"])
+def test_stored_bytes_are_hashed_alike_in_any_thread(archive, monkeypatch, beside_from):
+    monkeypatch.setattr(module, "_BESIDE_FROM_BYTES", beside_from)
+    before = threading.active_count()
+    written = store(archive, MEDIA)
+    assert written.stored_sha256 == hashlib.sha256(on_disk(archive).read_bytes()).hexdigest()
+    assert archive.digest(LOCATION) == (written.stored_sha256, written.stored_size)
+    damaged = bytearray(on_disk(archive).read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    on_disk(archive).write_bytes(damaged)
+    with pytest.raises(CopyCorrupt):
+        archive.check(LOCATION, sha256=written.sha256)
+    assert archive.digest(LOCATION) == (hashlib.sha256(damaged).hexdigest(), written.stored_size)
+    assert threading.active_count() == before
 
 
 def test_memory_stays_flat_while_a_large_copy_comes_in(archive):

@@ -90,7 +90,7 @@ def test_reading_tells_how_much_it_read_and_ends_where_the_listener_raises(archi
     counts = []
     read(archive, written, on_read=counts.append)
     assert sum(counts) == written.stored_size
-    assert max(counts) <= 65_536
+    assert max(counts) <= 262_144
 
     def stop(_count):
         raise KeyboardInterrupt
