@@ -583,7 +583,7 @@ class Part:
     def read_back(self, *, tick: Tick | None = None) -> Written:
         """Open the flushed file again by its name, and verify every byte. `tick` as in `Archive.check`.
 
-        Raises CopyCorrupt where the disk gives other bytes than were written; HashMismatch where it gives the same, which the trailer
+        Raises CopyCorrupt where the disk gives other bytes than were written; HashMismatch where it gives the same, as the trailer
         tells, but they are not what the header says: they came so.
         """
         with _disk_errors(f"read part {self.name}"), _about(f"part {self.name}"):
