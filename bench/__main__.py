@@ -50,7 +50,7 @@ def main() -> int:
     """Exit code 0, whatever was reached: the verdicts are in the table."""
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    options = Options(arguments.rounds, arguments.only, arguments.origin, arguments.catalog)
+    options = Options(arguments.rounds, arguments.only, arguments.origin, arguments.catalog, unsafe=arguments.unsafe)
     begun = time.monotonic()
     runs: list[Run] = []
     profiles: dict[str, str] = {}
@@ -101,6 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=_contenders, default=(), help=f"some of: {','.join(CONTENDERS)}")
     parser.add_argument("--origin", choices=("s3", "static"), default="s3", help="where the files are (default: %(default)s)")
     parser.add_argument("--catalog", choices=("sqlite", "postgresql"), default="sqlite", help="(default: %(default)s)")
+    parser.add_argument("--unsafe", action="store_true", help="the kit without flushing, reading back and hashing as well")
     parser.add_argument("--profile", action="store_true", help="one more turn of the kit, to see where a worker's time goes")
     parser.add_argument("--folded", type=Path, help="keep that turn's stacks in this file, as flame graphs are made of")
     parser.add_argument("--folder", type=Path, help="the disk to measure on (default: the one of TMPDIR)")

@@ -19,7 +19,7 @@ POLL_INTERVAL: timedelta = Settings.model_fields["poll_interval"].default
 def arithmetic_table(runs: list[Run]) -> str:
     """For each size what grows with it, in Markdown; empty where its figures were not measured."""
     intake, reconcile = runs_of(runs, "intake", "us"), runs_of(runs, "reconcile", "us")
-    copying = spread(runs, "small", "us", "files_per_second")
+    copying = spread(runs, "small", "us, one worker", "files_per_second")
     empty, history = (spread(runs, "poll", name, "cpu_ms_per_file") for name in ("empty", "history"))
     if not (intake and reconcile and copying and empty and history):
         return ""

@@ -24,7 +24,9 @@ def plot(runs: list[Run]) -> str:
     parts: list[str] = []
     top = 0.0
     for case, (figure, title) in SHOWN.items():
-        names = dict.fromkeys(run.contender for run in sorted(runs, key=lambda run: run.contender != "us") if run.case == case)
+        names = dict.fromkeys(
+            run.contender for run in sorted(runs, key=lambda run: not run.contender.startswith("us")) if run.case == case
+        )
         found = {name: spread(runs, case, name, figure) for name in names}
         known = {name: each for name, each in found.items() if each}
         if known:
@@ -41,7 +43,7 @@ def _bars(found: dict[str, Spread], top: float) -> list[str]:
     for number, (name, each) in enumerate(found.items()):
         y = top + number * (BAR + GAP)
         end, middle = LEFT + each.highest * scale, y + BAR / 2
-        kind = "us" if name == "us" else "it"
+        kind = "us" if name.startswith("us") else "it"
         lines += [
             f'<text x="0" y="{middle + 4:.1f}">{escape(name)}</text>',
             f'<rect class="{kind}" x="{LEFT}" y="{y:.1f}" width="{each.middle * scale:.1f}" height="{BAR}"/>',

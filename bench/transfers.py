@@ -8,13 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from bench.peers import PEERS, run_hand, run_peer
-from bench.place import Place
+from bench.place import TRANSFERS, Origin, Place
 from bench.profile import profile_table, profiled
 from bench.results import Run
 from bench.us import back_up
 
 US = "us"
 US_NEAR = "us, without delay"
+US_ALONE = "us, one worker"
+UNSAFE = "us, unsafe"
 HAND = "hand"
 CONTENDERS = (US, *PEERS, HAND)
 # A round trip to a bucket on another continent, in seconds.
@@ -32,6 +34,7 @@ class Options:
     only: tuple[str, ...] = ()
     origin: str = "s3"
     catalog: str = "sqlite"
+    unsafe: bool = False
 
     def takes_part(self, contender: str) -> bool:
         """Whether this contender was asked for."""
@@ -45,10 +48,20 @@ def copy_corpus(place: Place, options: Options, *, corpus: str) -> Iterator[Run]
     """Everybody's turns at a corpus."""
     origin = place.origin(corpus, options.origin)
     turns: dict[str, Turn] = {name: partial(run_peer, place, origin, name, corpus) for name in PEERS if options.takes_part(name)}
+    yield from in_turn(_ours(place, origin, options, corpus) | turns, options.rounds)
+
+
+def _ours(place: Place, origin: Origin, options: Options, case: str) -> dict[str, Turn]:
+    """The kit's turns: as it is installed, for small files as one process as well, and, where that was asked for, unsafe."""
+    turns: dict[str, Turn] = {}
     if options.takes_part(US):
-        ours = partial(back_up, place, origin, place.application(origin), corpus, catalog=options.catalog)
-        turns = {US: ours} | turns
-    yield from in_turn(turns, options.rounds)
+        ours = partial(back_up, place, origin, place.application(origin), case, catalog=options.catalog)
+        turns[US] = ours
+        if case == "small":
+            turns[US_ALONE] = partial(ours, contender=US_ALONE, workers=1, downloads=TRANSFERS)
+        if options.unsafe:
+            turns[UNSAFE] = partial(ours, contender=UNSAFE, program="bench.unsafe")
+    return turns
 
 
 def copy_from_afar(place: Place, options: Options) -> Iterator[Run]:
@@ -58,7 +71,7 @@ def copy_from_afar(place: Place, options: Options) -> Iterator[Run]:
     if options.takes_part(US):
         turns[US] = partial(back_up, place, far, place.application(far), "delay", catalog=options.catalog)
         turns[US_NEAR] = partial(back_up, place, near, place.application(near), "delay", catalog=options.catalog, contender=US_NEAR)
-    for name in ("rclone-compress", "rclone-copy", "rclone-copyurl"):
+    for name in ("rclone-compress", "rclone-copy"):
         if options.takes_part(name):
             turns[name] = partial(run_peer, place, far, name, "delay")
     yield from in_turn(turns, options.rounds)
@@ -70,7 +83,15 @@ def copy_with_more_workers(place: Place, options: Options) -> Iterator[Run]:
     source_url = place.application(origin)
     turns: dict[str, Turn] = {
         f"{US}, {count}": partial(
-            back_up, place, origin, source_url, "hosts", catalog="postgresql", workers=count, contender=f"{US}, {count}"
+            back_up,
+            place,
+            origin,
+            source_url,
+            "hosts",
+            catalog="postgresql",
+            workers=count,
+            downloads=TRANSFERS,
+            contender=f"{US}, {count}",
         )
         for count in HOSTS
     }
@@ -80,18 +101,18 @@ def copy_with_more_workers(place: Place, options: Options) -> Iterator[Run]:
 def copy_by_hand(place: Place, options: Options) -> Iterator[Run]:
     """One large file that does not compress: the kit beside a loop that only downloads, hashes, writes and flushes."""
     origin = place.origin("incompressible", options.origin)
-    turns: dict[str, Turn] = {}
-    if options.takes_part(US):
-        turns[US] = partial(back_up, place, origin, place.application(origin), "hand", catalog=options.catalog)
+    turns = _ours(place, origin, options, "hand")
     if options.takes_part(HAND):
         turns[HAND] = partial(run_hand, place, origin, "hand")
     yield from in_turn(turns, options.rounds)
 
 
 def profile_corpus(place: Place, options: Options, corpus: str, folded: Path) -> str:
-    """One more turn of the kit, looked at by py-spy: where a worker's time went, as Markdown. Raises ProfilerMissing."""
+    """One more turn of the kit, one worker's, looked at by py-spy: where its time went, as Markdown. Raises ProfilerMissing."""
     origin = place.origin(corpus, options.origin)
-    turn = partial(back_up, place, origin, place.application(origin), corpus, 0, catalog=options.catalog)
+    turn = partial(
+        back_up, place, origin, place.application(origin), corpus, 0, catalog=options.catalog, workers=1, downloads=TRANSFERS
+    )
     run = turn(beside=lambda pid: profiled(pid, folded))
     return profile_table(folded.read_text(), files=run.files, seconds=run.used["worker-1"].cpu)
 

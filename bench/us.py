@@ -24,7 +24,7 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from bench.place import BUCKET, STORAGE, Origin, Place, plain_environment
+from bench.place import BUCKET, REPOSITORY, STORAGE, TRANSFERS, Origin, Place, plain_environment
 from bench.results import Run
 from bench.watch import Watch, flushed
 from cbk.edges.catalog.tables import files as files_table
@@ -44,17 +44,18 @@ class BenchFailed(Exception):
 
 
 class Celery(Server):
-    """`celery -A cbk ...`, by default as docs/operations.md starts it."""
+    """`celery -A cbk ...`, by default as docs/operations.md starts it; `program` is another module to run in its place."""
 
-    def __init__(self, folder: Path, name: str, environment: Mapping[str, str], *arguments: str) -> None:
+    def __init__(self, folder: Path, name: str, environment: Mapping[str, str], *arguments: str, program: str = "celery") -> None:
         self.name = name
         super().__init__(folder)
         self._variables = environment
         self._arguments = arguments
+        self._program = program
 
     def command(self) -> list[str]:
         kind = "beat" if self.name == "beat" else "worker"
-        return [sys.executable, "-m", "celery", "-A", "cbk", kind, *self._arguments, "--loglevel", "info"]
+        return [sys.executable, "-m", self._program, "-A", "cbk", kind, *self._arguments, "--loglevel", "info"]
 
     def is_ready(self) -> bool:
         return True
@@ -98,10 +99,11 @@ class Kit:
         command = [sys.executable, "-m", "cbk.cli", *arguments]
         return subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
-    def workers(self, stack: ExitStack, count: int) -> list[Celery]:
+    def workers(self, stack: ExitStack, count: int, *, program: str = "celery") -> list[Celery]:
         """Start so many worker processes and wait until each takes tasks."""
         names = [f"worker-{number}" for number in range(1, count + 1)]
-        workers = [Celery(self.place.folder, name, self.environment, "-n", f"{name}@%h") for name in names]
+        environment = self.environment | {"PYTHONPATH": str(REPOSITORY)}
+        workers = [Celery(self.place.folder, name, environment, "-n", f"{name}@%h", program=program) for name in names]
         started = [stack.enter_context(worker) for worker in workers]
 
         def are_consuming() -> bool:
@@ -131,6 +133,9 @@ STORED = sa.select(sa.func.count()).where(versions.c.newest.is_(True), versions.
 A_POLL_HAS_BEGUN = sa.select(sa.func.count()).select_from(leases).where(leases.c.name == "poll")
 
 
+# As installed on a machine with several processors. Eight downloads at a time in all, as the others have.
+WORKERS = 2
+
 Beside = Callable[[int], AbstractContextManager[None]]
 
 
@@ -147,22 +152,26 @@ def back_up(
     round_: int,
     *,
     contender: str = "us",
-    workers: int = 1,
+    workers: int = WORKERS,
+    downloads: int = TRANSFERS // WORKERS,
+    program: str = "celery",
     catalog: str = "sqlite",
     beside: Beside = nullcontext,
     finish: Callable[[Kit], None] = remove_copies,
 ) -> Run:
-    """One turn of the kit; `beside` is entered with the id of the first worker's process while the clock runs.
+    """One turn of the kit, by so many workers with so many downloads each, which run `program`.
+
+    `beside` is entered with the id of the first worker's process while the clock runs.
 
     Raises BenchFailed where a copy is missing or wrong, TimeoutError where they do not come.
     """
-    kit = Kit.made(place, source_url, allowed=origin.address, catalog=catalog)
+    kit = Kit.made(place, source_url, allowed=origin.address, catalog=catalog, CBK_CONCURRENCY=str(downloads))
     files = len(origin.corpus.files)
     with ExitStack() as stack:
         engine = kit.look()
         stack.callback(engine.dispose)
         connection = stack.enter_context(engine.connect().execution_options(isolation_level="AUTOCOMMIT"))
-        started = kit.workers(stack, workers)
+        started = kit.workers(stack, workers, program=program)
         beat = Celery(place.folder, "beat", kit.environment)
 
         def has_begun() -> bool:

@@ -52,6 +52,8 @@ STORE_AFTER_SECONDS = 1.0
 # what was not begun goes back, to other workers, and in smaller batches once little is left.
 LARGE_BYTES = 8 * 1024 * 1024
 BATCH_SECONDS = 2.0
+# Whether anything new may be fetched is asked before a batch, and this often within it.
+ASK_SECONDS = 0.25
 
 # A part of the kit is away: that is no failure of any version.
 _AWAY = (SourceError, CatalogError, RootMissing)
@@ -141,7 +143,7 @@ class _Batch:
         self._keeper = Keeper(kit.catalog.work, self._waiting, kit.settings.lease)
         self._ready: list[_Ready] = []
         self._ready_since = 0.0
-        self._began = uptime()
+        self._began = self._asked_at = uptime()
         self._done = done
 
     def run(self, source_ids: Sequence[str]) -> None:
@@ -186,7 +188,7 @@ class _Batch:
             if sum(item.part.bytes_in for item in self._ready if item.part) >= STORE_BYTES:
                 self._store()
             self._store_if_old()
-            if self._waiting and (self._takes_long() or why_not_now(self._kit) is not None):
+            if self._waiting and (self._takes_long() or self._may_not_go_on()):
                 self._give_back_waiting()
         self._store()
 
@@ -251,6 +253,12 @@ class _Batch:
 
     def _takes_long(self) -> bool:
         return uptime() - self._began >= BATCH_SECONDS
+
+    def _may_not_go_on(self) -> bool:
+        if uptime() - self._asked_at < ASK_SECONDS:
+            return False
+        self._asked_at = uptime()
+        return why_not_now(self._kit) is not None
 
     def _store_if_old(self) -> None:
         if self._ready and uptime() - self._ready_since >= STORE_AFTER_SECONDS:

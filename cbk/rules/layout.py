@@ -26,6 +26,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import pairwise
 
 COPY_NAME = re.compile(r"v[0-9]+\.gzip")
@@ -33,6 +34,8 @@ SEGMENT_MAX_BYTES = 255  # NAME_MAX of Linux file systems; exFAT and NTFS count 
 PLACE_MAX_BYTES = 2000  # leaves half of Linux's PATH_MAX (4096) to the root
 PLACE_MAX_SEGMENTS = 100
 LONG_FOLDER = "%long"
+# A page of rows is asked about twice, and its keys share their folders.
+_REMEMBERED = 1024
 
 _KIT_FOLDERS = frozenset({".cbk", "lost+found"})  # ours, and the one that ext4 keeps in the root of a disk
 
@@ -72,6 +75,7 @@ def copy_location(place: str, number: int) -> str:
     return f"{place}/v{number}.gzip"
 
 
+@lru_cache(_REMEMBERED)
 def places(bucket: str, key: str, storage: str = "") -> tuple[str, ...]:
     """The folders that may hold `key`, best first: without its extension, with it, and with a short and a full hash behind it.
 
@@ -159,6 +163,7 @@ def _fit(safe: str, text: str, tail: str = "") -> str:
     return head + mark + tail
 
 
+@lru_cache(_REMEMBERED)
 def _safe(text: str) -> str:
     if text in _WHOLE_SEGMENT:
         return _WHOLE_SEGMENT[text]

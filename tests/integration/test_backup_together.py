@@ -259,6 +259,7 @@ def test_root_that_cannot_be_opened_to_publish_fails_the_whole_batch_with_the_re
 
 def test_rest_of_a_batch_goes_back_once_nothing_new_is_to_be_fetched(desk, rows, monkeypatch):
     answers = iter([None, "paused until noon"])
+    monkeypatch.setattr(backup, "ASK_SECONDS", 0.0)
     monkeypatch.setattr(backup, "why_not_now", lambda _: next(answers))
     assert sum_up(back_up_together(desk.kit, rows)).facts == {"stored": 1, "size": 0}
     assert {(version.attempts, version.claimed_until) for version in desk.versions().values() if version.key != "0.txt"} == {

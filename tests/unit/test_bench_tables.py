@@ -105,14 +105,14 @@ def test_arithmetic_needs_what_it_is_made_of():
 
 
 def test_arithmetic_grows_with_the_files():
-    runs = rounds("small", "us", 1.0) + rounds("poll", "history", 1.0) + rounds("poll", "empty", 1.0)
+    runs = rounds("small", "us, one worker", 1.0) + rounds("poll", "history", 1.0) + rounds("poll", "empty", 1.0)
     runs += [run("intake", "us", 0, 1.0, catalog_bytes_per_version=600.0, redis_bytes=2.0 * MB), run("reconcile", "us", 0, 1.0)]
     (catalog,) = [line for line in arithmetic_table(runs).splitlines() if line.startswith("| catalog")]
     assert catalog.split(" | ")[1:] == ["0.6", "60", "6,000 |"]
 
 
 def test_arithmetic_draws_a_poll_on_from_what_a_history_adds_to_an_empty_table():
-    runs = rounds("small", "us", 1.0) + rounds("poll", "history", 1.0, cpu=3.0) + rounds("poll", "empty", 1.0, cpu=2.0)
+    runs = rounds("small", "us, one worker", 1.0) + rounds("poll", "history", 1.0, cpu=3.0) + rounds("poll", "empty", 1.0, cpu=2.0)
     facts = {"catalog_bytes_per_version": 600.0, "redis_bytes": 2.0 * MB}
     runs += [run("intake", "us", 0, 1.0, files=1_000_000, **facts), run("reconcile", "us", 0, 1.0)]
     (poll,) = [line for line in arithmetic_table(runs).splitlines() if line.startswith("| a poll")]
