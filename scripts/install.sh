@@ -8,17 +8,21 @@
 #   scripts/install.sh --uninstall          takes the programs away, and leaves copies, catalog and settings
 #
 # --wheel FILE installs this wheel instead of the tree that this script lies in, --no-redis no Redis. --dry-run says what would be done.
+# --workers N runs N workers (1 to 9). Without it a machine gets two where it has at least two processors and 2 GB of memory, else one,
+# and keeps those that it has.
 # A second run changes nothing: settings that are there are kept, and nothing is started anew without a reason.
 set -eu
 umask 022
 
-# What runs on the first machine of a site, and on one that joins it.
-FIRST="cbk-worker@1.service cbk-beat.service cbk-flower.service cbk-page.service"
-JOINED="cbk-worker@1.service"
+# What runs on the first machine of a site, beside the workers, which run on every one.
+FIRST="cbk-beat.service cbk-flower.service cbk-page.service"
+# A machine of 2 GB has about this many kB that Linux can use.
+ROOM_FOR_TWO=1800000
 
 VENV=/opt/cbk
 CONFIG=/etc/cbk/cbk.toml
 UNITS=/etc/systemd/system
+WANTED=$UNITS/cbk.target.wants
 COMMAND=/usr/local/bin/cbk
 SHARE=/usr/local/share
 STAMP=$VENV/cbk-installed
@@ -27,7 +31,7 @@ unset CBK_CONFIG CBK_VENV CBK_CELERY_CONFIG
 
 here=$(cd "$(dirname "$0")" && pwd)
 tree=$(dirname "$here")
-answers='' join='' wheel='' redis=yes mode=install dry='' changed=''
+answers='' join='' wheel='' workers='' redis=yes mode=install dry='' changed=''
 
 say() {
     printf '%s\n' "$*"
@@ -71,12 +75,13 @@ as_cbk() {
 
 while [ $# -gt 0 ]; do
     case $1 in
-        --answers | --join | --wheel)
+        --answers | --join | --wheel | --workers)
             [ $# -ge 2 ] || fail "$1 needs a value" "the head of this script says what it takes"
             case $1 in
                 --answers) answers=$2 ;;
                 --join) join=$2 ;;
                 --wheel) wheel=$2 ;;
+                --workers) workers=$2 ;;
             esac
             shift
             ;;
@@ -93,6 +98,10 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+case $workers in
+    '' | [1-9]) ;;
+    *) fail "--workers takes a number from 1 to 9, not $workers" "one for each two processors is plenty; docs/operations.md says why" ;;
+esac
 [ "$(id -u)" = 0 ] || fail "only root can install a service" "sudo $0"
 for tool in apt-get systemctl runuser; do
     command -v $tool >/dev/null || fail "there is no $tool" "this script is for Debian and Raspberry Pi OS; docs/operations.md is for others"
@@ -286,19 +295,83 @@ stop() {
     fi
 }
 
-start() {
-    units=$FIRST
-    [ -z "$join" ] || units=$JOINED
-    for unit in cbk.target $units; do
-        if [ -n "$changed" ] || ! systemctl -q is-enabled "$unit" 2>/dev/null; then
-            run systemctl -q disable "$unit"
-            run systemctl -q enable "$unit"
-        fi
+# How many workers for a machine that had none yet. One is one Python process, which does not fill two processors with small files.
+default_workers() {
+    memory=$(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
+    if [ "$(nproc)" -ge 2 ] && [ "${memory:-0}" -ge $ROOM_FOR_TWO ]; then
+        echo 2
+    else
+        echo 1
+    fi
+}
+
+enabled_workers() {
+    for unit in "$WANTED"/cbk-worker@*.service; do
+        [ ! -L "$unit" ] || printf '%s\n' "${unit##*/}"
     done
+}
+
+# Whether somebody may have chosen already what runs here.
+has_units() {
+    for unit in "$WANTED"/cbk-*.service; do
+        [ ! -L "$unit" ] || return 0
+    done
+    return 1
+}
+
+# The workers of this machine, one a line: those that are enabled, unless --workers says otherwise, or nothing of the kit is.
+workers_here() {
+    if [ -z "$workers" ] && has_units; then
+        enabled_workers
+    else
+        seq -f 'cbk-worker@%g.service' "${workers:-$(default_workers)}"
+    fi
+}
+
+# Those that --workers leaves out, one a line. One whose name is no number is somebody's own, and stays as it is.
+workers_too_many() {
+    [ -n "$workers" ] || return 0
+    for unit in $(enabled_workers); do
+        number=${unit#cbk-worker@}
+        number=${number%.service}
+        case $number in
+            *[!0-9]*) ;;
+            *) [ "$number" -le "$workers" ] || printf '%s\n' "$unit" ;;
+        esac
+    done
+}
+
+# A machine that has units but no beat has joined another one, also where it is only upgraded.
+has_joined() {
+    [ -n "$join" ] || { has_units && [ ! -L "$WANTED/cbk-beat.service" ]; }
+}
+
+# All in one step, since what is enabled is what the next run keeps. Not with the one command that systemctl has for both: that of
+# systemd 252 forgets instances and drop-ins.
+enable_units() {
+    if [ -z "$changed" ]; then
+        for unit in "$@"; do
+            systemctl -q is-enabled "$unit" 2>/dev/null || changed=yes
+        done
+    fi
+    if [ -n "$changed" ]; then
+        run systemctl -q disable "$@"
+        run systemctl -q enable "$@"
+    fi
+}
+
+start() {
+    units=$(workers_here)
+    has_joined || units="$units $FIRST"
+    for unit in $(workers_too_many); do
+        run systemctl -q disable --now "$unit"
+    done
+    # shellcheck disable=SC2086 # names of units, apart by blanks
+    enable_units cbk.target $units
     if [ -n "$changed" ]; then
         run systemctl daemon-reload
         run systemctl restart cbk.target
-    else
+    elif [ -z "$dry" ]; then
         systemctl start cbk.target
     fi
     [ -z "$dry" ] || return 0
@@ -352,7 +425,9 @@ if [ -n "$join" ]; then
     fi
 fi
 # A broker elsewhere needs none here.
-[ -z "$answers" ] || ! command -v python3 >/dev/null || case $(setting "$answers" broker_url redis://127.0.0.1) in
+settings=$answers
+[ ! -e $CONFIG ] || settings=$CONFIG
+[ -z "$settings" ] || ! command -v python3 >/dev/null || case $(setting "$settings" broker_url redis://127.0.0.1) in
     *://127.* | *@127.* | *localhost* | *socket* | *'[::1]'*) ;;
     *) redis='' ;;
 esac
@@ -369,6 +444,8 @@ if [ -e $CONFIG ]; then
     catalog=$(setting $CONFIG catalog_url '')
     [ -n "$dry" ] || prepare_disk
     install_units
+    start
+elif [ -n "$dry" ]; then
     start
 fi
 if [ -z "$changed" ]; then

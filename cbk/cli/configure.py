@@ -48,7 +48,17 @@ def setup(config: Path | None, answers: Path | None, target: Path | None, dry_ru
     if target is not None:
         _export(known, target)
         return
-    values = _taken(answers) if answers is not None else _interview(known)
+    try:
+        values = _taken(answers) if answers is not None else _interview(known)
+    except click.Abort as ending:
+        # click makes one thing of ^C and of an input that ends; only the latter needs words.
+        if not isinstance(ending.__context__, EOFError):
+            raise
+        click.echo()
+        raise UsageError(
+            "the input ended before every question was answered; nothing was written",
+            hint="`cbk setup` asks at a terminal; without one, `cbk setup --answers FILE` takes the answers",
+        ) from None
     _tell([*look_at_clock()])
     values = configure.completed(values, known)
     if dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,11 @@ def ls(
             since=parse_instant(since, now=now, forward=False) if since else None,
             until=parse_instant(until, now=now, forward=False) if until else None,
         )
-        listed = (version_object(item) if isinstance(item, Version) else declined_object(item) for item in find(kit, asked))
+        found = find(kit, asked)
+        first = next(found, None)
+        if first is None and asked.names_something:
+            click.echo(f"cbk: nothing that the kit knows matches\nHINT: {_nothing_hint(asked)}", err=True)
+        listed = map(_object, chain([] if first is None else [first], found))
         if as_json:
             for item in listed:
                 click.echo(as_line(item))
@@ -99,6 +103,18 @@ def ls(
             _print_ids(item["row"] for item in listed)
         else:
             _print_table(listed, is_long=is_long)
+
+
+def _nothing_hint(asked: Asked) -> str:
+    if asked.pattern is not None:
+        return (
+            f"a pattern is compared with the whole key, which has no storage or bucket in front of it: cbk ls '*{asked.pattern}*'"
+        )
+    return "`cbk ls` without options lists everything, with storage and key; upper and lower case differ"
+
+
+def _object(item: Version | DeclinedRow) -> dict[str, Any]:
+    return version_object(item) if isinstance(item, Version) else declined_object(item)
 
 
 def version_object(version: Version) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def pause(config: Path | None, *, duration: str | None, until: str | None, as_js
     if as_json:
         click.echo(json.dumps({"paused_until": ends.isoformat()}))
     else:
-        click.echo(f"paused until {ends.astimezone():%Y-%m-%d %H:%M}: nothing new is fetched. `cbk resume` ends it")
+        click.echo(f"paused until {ends.astimezone():%Y-%m-%d %H:%M %Z}: nothing new is fetched. `cbk resume` ends it")
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from cbk.cli.text import as_text
+from cbk.cli.text import as_text, counted
 from cbk.jobs.drill import Drill
 from cbk.jobs.status import Status
 from cbk.rules.health import describe_age
@@ -34,4 +34,4 @@ def drill_line(drill: Drill) -> str:
         return as_text(f"failed: {drill.problem}")
     rate = f"{drill.bytes_per_second / BYTES_PER_MB:.1f} MB/s"
     whole = describe_age(timedelta(seconds=drill.estimate_seconds or 0))
-    return f"passed: {drill.files} files at {rate}; all {drill.all_files} would take about {whole}"
+    return f"passed: {counted(drill.files, 'file')} at {rate}; all {drill.all_files} would take about {whole}"

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cbk.cli.opening import opened
 from cbk.cli.progress import progress
-from cbk.cli.text import as_line, as_text, parse_instant
+from cbk.cli.text import as_line, as_text, counted, parse_instant
 from cbk.errors import UsageError
 from cbk.jobs.clock import trust_clock
 from cbk.jobs.holds import Placed, list_holds, place_hold, release_holds
@@ -90,7 +90,8 @@ def _decide(kit: Kit, approve: int | None, reject: int | None, *, dry_run: bool,
     if as_json:
         click.echo(json.dumps({"outcome": outcome, "brake": brake_id, "removals": removals}))
     else:
-        click.echo(f"{outcome}: {removals} removals, which go when they are due" if approved else f"{outcome}: {removals} removals")
+        goes = "goes when it is" if removals == 1 else "go when they are"
+        click.echo(f"{outcome}: {counted(removals, 'removal')}" + (f", which {goes} due" if approved else ""))
 
 
 def _show(planned: Iterator[PlannedVersion], *, as_json: bool) -> None:

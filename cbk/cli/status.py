@@ -16,7 +16,7 @@ from rich.text import Text
 
 from cbk.cli.opening import opened
 from cbk.cli.proof import verification_lines
-from cbk.cli.text import as_line, as_size, as_text
+from cbk.cli.text import as_line, as_size, as_text, counted
 from cbk.errors import CbkError
 from cbk.jobs.kit import Kit
 from cbk.jobs.status import Disk, Status, status_object, take_status
@@ -97,7 +97,7 @@ def _lines(taken: Status) -> Iterator[str]:
     counts = taken.counts
     colour, verdict = ("green", "everything is protected") if taken.is_protected else ("red", "not everything is protected")
     yield f"[bold {colour}]{verdict}[/]"
-    yield f"if the cloud account were gone now: {counts.protected} of {counts.files} files, newest version each"
+    yield f"if the cloud account were gone now: {counts.protected} of {counted(counts.files, 'file')}, newest version each"
     if taken.protected_until:
         yield f"complete    up to {taken.protected_until:%Y-%m-%d %H:%M:%S} UTC: every row that was seen before that is protected"
     yield from _bucket_lines(taken)
@@ -106,13 +106,14 @@ def _lines(taken: Status) -> Iterator[str]:
     yield from map(escape, verification_lines(taken))
     yield f"last poll   {describe_age(counts.now - taken.polled_at) + ' ago' if taken.polled_at else 'never'}"
     if taken.ordered.paused_until:
-        until = f"{taken.ordered.paused_until.astimezone():%Y-%m-%d %H:%M}"
+        until = f"{taken.ordered.paused_until.astimezone():%Y-%m-%d %H:%M %Z}"
         yield f"paused      until {until}: nothing new is fetched; `cbk resume` ends it"
     if taken.ordered.bandwidth is not None or taken.ordered.is_ordered:
         by = " (by `cbk bandwidth`)" if taken.ordered.is_ordered else ""
         yield f"bandwidth   {describe_limit(taken.ordered.bandwidth)} for all workers together{by}"
     if taken.retention.removals:
-        yield f"removals    {taken.retention.removals} wait for the end of a grace: `cbk prune --plan`"
+        wait = "waits" if taken.retention.removals == 1 else "wait"
+        yield f"removals    {taken.retention.removals} {wait} for the end of a grace: `cbk prune --plan`"
     if counts.oldest_unprotected_at:
         yield f"lag         {describe_age(taken.lag)} since the oldest unprotected file was first seen"
     if taken.refresh.count:
@@ -132,9 +133,10 @@ def _bucket_lines(taken: Status) -> Iterator[str]:
         done = BAR_CHARACTERS * bucket.protected // bucket.files if bucket.files else BAR_CHARACTERS
         colour = "green" if bucket.protected == bucket.files else "red"
         bar = f"[{colour}]{'#' * done}{'.' * (BAR_CHARACTERS - done)}[/]"
-        yield f"  {bar} {escape(as_text(bucket.bucket))}: {bucket.protected} of {bucket.files} files, {as_size(bucket.stored_size)}"
+        stands = f"{bucket.protected} of {counted(bucket.files, 'file')}"
+        yield f"  {bar} {escape(as_text(bucket.bucket))}: {stands}, {as_size(bucket.stored_size)}"
     if len(taken.buckets) > BUCKET_LINES:
-        yield f"  and {len(taken.buckets) - BUCKET_LINES} more buckets"
+        yield f"  and {counted(len(taken.buckets) - BUCKET_LINES, 'more bucket')}"
 
 
 def disk_line(disk: Disk) -> str:

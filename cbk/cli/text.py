@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from cbk.errors import UsageError
-from cbk.rules.text import as_line, as_size, as_text
+from cbk.rules.text import as_line, as_size, as_text, counted
 from cbk.settings import parse_duration
 
-__all__ = ["as_line", "as_size", "as_text", "parse_instant"]
+__all__ = ["as_line", "as_size", "as_text", "counted", "parse_instant"]
 
 
 def parse_instant(text: str, *, now: datetime, forward: bool) -> datetime:

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from cbk.cli.opening import opened
 from cbk.cli.progress import progress
 from cbk.cli.proof import drill_line
-from cbk.cli.text import as_line, as_text
+from cbk.cli.text import as_line, as_text, counted
 from cbk.errors import UsageError
 from cbk.jobs.drill import FILES, Plan, plan_drill, require_room
 from cbk.jobs.drill import drill as drill_job
@@ -100,7 +100,7 @@ def _print_plan(task: Task, *, quick: bool, as_json: bool) -> None:
     if as_json:
         click.echo(as_line(_summary("would verify", quick=quick, copies=task.copies, size=task.size)))
     else:
-        click.echo(f"would read {task.copies} copies, {decimal(task.size)}")
+        click.echo(f"would read {counted(task.copies, 'copy', 'copies')}, {decimal(task.size)}")
 
 
 def _print_found(found: Found, *, as_json: bool) -> None:
@@ -120,7 +120,7 @@ def _print_verified(verified: Verified, *, quick: bool, as_json: bool) -> None:
         return
     rate = f", {decimal(round(verified.read / verified.seconds))}/s" if verified.seconds else ""
     outcome = f"{verified.found} bad" if verified.found else "all good" if verified.copies else "there was nothing to read"
-    click.echo(f"read {verified.copies} copies, {decimal(verified.read)}{rate}: {outcome}")
+    click.echo(f"read {counted(verified.copies, 'copy', 'copies')}, {decimal(verified.read)}{rate}: {outcome}")
 
 
 def _summary(outcome: str, *, quick: bool, copies: int, size: int) -> dict[str, Any]:
@@ -176,4 +176,4 @@ def _print_drill_plan(plan: Plan, place: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(as_line({"files": len(plan.versions), "bytes": plan.size, "scratch": str(place)}))
     else:
-        click.echo(f"would restore {len(plan.versions)} files, {decimal(plan.size)}, one after the other in {place}")
+        click.echo(f"would restore {counted(len(plan.versions), 'file')}, {decimal(plan.size)}, one after the other in {place}")

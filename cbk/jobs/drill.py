@@ -21,6 +21,7 @@ from cbk.jobs.verify import Task, verify
 from cbk.model import RestoreItem, Summary, Version
 from cbk.rules.layout import restore_path
 from cbk.rules.scrub import drill_is_due, restore_seconds
+from cbk.rules.text import counted
 
 LEASE = "drill"
 FACT = "drill.last"
@@ -72,7 +73,10 @@ class Drill:
         """Why it did not pass, in one line; None where it did."""
         if self.passed:
             return None
-        return self.reason or f"{self.failed} of {self.files} files, such as {self.failures[0].label}: {self.failures[0].reason}"
+        return (
+            self.reason
+            or f"{self.failed} of {counted(self.files, 'file')}, such as {self.failures[0].label}: {self.failures[0].reason}"
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -168,7 +172,9 @@ def drill_by_worker(kit: Kit, *, pause: Pause, if_due: bool) -> Summary:
             _note(kit, Drill(at=kit.catalog.database.now(), reason=error.message))
             raise
     if verdict.passed:  # that one failed is told by `jobs.watch`, like every problem
-        restored = f"{verdict.files} files of {verdict.size} bytes were restored in {verdict.seconds:.1f} s and compared."
+        were = "was" if verdict.files == 1 else "were"
+        files = f"{counted(verdict.files, 'file')} of {counted(verdict.size, 'byte')}"
+        restored = f"{files} {were} restored in {verdict.seconds:.1f} s and compared."
         kit.notifier.notify("Cloud Backup Kit: restore drill passed", restored)
     facts = {"files": verdict.files, "bytes": verdict.size, "seconds": round(verdict.seconds, 3), "reason": verdict.problem}
     return Summary(outcome="passed" if verdict.passed else "failed", facts=facts)

@@ -31,6 +31,11 @@ class Asked:
     until: datetime | None = None
 
     @property
+    def names_something(self) -> bool:
+        """Whether a file, storage or bucket is named, which may be misspelt; of a state or a time, to find none is an answer."""
+        return any(name is not None for name in (self.storage, self.key, self.prefix, self.pattern, self.bucket))
+
+    @property
     def takes_declined_rows(self) -> bool:
         """Whether a declined row can be meant: it has no bucket, was never stored, and is no version of a file."""
         nothing_of_a_version = (self.bucket, self.newest, self.since, self.until) == (None, None, None, None)

@@ -15,6 +15,7 @@ from cbk.jobs.kit import Kit
 from cbk.jobs.status import take_status
 from cbk.model import Summary
 from cbk.rules.health import Kind, Problem
+from cbk.rules.text import counted
 from cbk.rules.voice import SOON, Entry, Memory, Message, decide, worth_telling
 
 # Begins each subject.
@@ -132,7 +133,7 @@ def _view(kit: Kit, memory: Memory) -> _View:
     problems = worth_telling(status.problems, counts.oldest_by_state, now=counts.now, alert_after=kit.settings.alert_after)
     if standing.found > memory.found:
         problems.append(_corrupt(standing.found - memory.found, standing.latest))
-    verdict = f"If the cloud account were gone now: {counts.protected} of {counts.files} files."
+    verdict = f"If the cloud account were gone now: {counts.protected} of {counted(counts.files, 'file')}."
     return _View(problems=problems, verdict=verdict, found=standing.found, complete=True)
 
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from cbk.model import Brake, VersionState
+from cbk.rules.text import counted
 
 # A poll may be late by so many intervals, or by this time, whichever is longer, before it counts as missing.
 LATE_INTERVALS = 3
@@ -139,7 +140,7 @@ def judge_retention(brakes: Iterable[Brake], *, overdue: int) -> list[Problem]:
     problems = [
         Problem(
             kind=Kind.BRAKE,
-            message=f"{brake.removals} removals at once are held back by brake {brake.id}",
+            message=f"{counted(brake.removals, 'removal is', 'removals at once are')} held back by brake {brake.id}",
             hint=f"`cbk prune --plan` lists them; `cbk prune --approve {brake.id}` or `--reject {brake.id}` decides",
             about=str(brake.id),
         )

@@ -18,6 +18,15 @@ def as_text(value: object) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """So many of something, with its word: `one`, or `many`, which is `one` with an s where it is not given.
+
+    >>> counted(1, "file"), counted(2, "file"), counted(0, "copy", "copies")
+    ('1 file', '2 files', '0 copies')
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def as_size(count: int) -> str:
     """Bytes for people, in decimal units.
 

@@ -215,7 +215,7 @@ def test_second_run_leaves_what_is_there_and_brings_what_is_missing(disk, files,
     gone.unlink()
     done = restore_sh(disk, out)
     assert done.returncode == 0
-    assert b"restored 1 files" in done.stderr
+    assert b"restored 1 file " in done.stderr
     assert (out / "car-erp/README").stat().st_ino == inode
     assert tree(out) == whole
 

@@ -49,7 +49,7 @@ def test_disk_that_was_copied_takes_the_place_of_the_old_one(stored, tmp_path):
     (tmp_path / "new").rename(stored.root)
     (status,) = (run(stored, line) for line in commands("Moving to another disk", "cbk status"))
     (verify,) = (run(stored, line) for line in commands("Moving to another disk", "cbk verify"))
-    assert "1 of 1 files" in status.stdout
+    assert "1 of 1 file" in status.stdout
     assert (verify.returncode, verify.stderr) == (0, "")
 
 

@@ -172,7 +172,7 @@ def test_page_is_green_where_everything_is_protected(desk, visitor):
     desk.work()
     _, text, _ = visitor.see()
     assert "Everything is protected" in text
-    assert "If the cloud account were gone now: 1 of 1 files. Every row that was seen before 20" in text
+    assert "If the cloud account were gone now: 1 of 1 file. Every row that was seen before 20" in text
 
 
 def test_page_names_what_is_not_protected_why_and_what_to_do(desk, visitor):

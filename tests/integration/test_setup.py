@@ -6,6 +6,7 @@ import sqlite3
 import tomllib
 from contextlib import closing
 
+import click
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -183,6 +184,24 @@ def test_person_who_says_no_is_asked_for_another_disk(source_url, broker_url, tm
     typed = [source_url, tmp_path / "backups", "n", other, "", "", broker_url, "", ""]
     assert cbk("setup", typed="".join(f"{line}\n" for line in typed))[0] == 0
     assert load_settings().backup_root == other
+
+
+def test_input_that_ends_before_the_answers_do_says_so_and_writes_nothing(source_url, config):
+    code, said = cbk("setup", typed=f"{source_url}\n")
+    assert code != 0
+    assert "the input ended before every question was answered; nothing was written\n`cbk setup` asks at a terminal" in said
+    assert not config.exists()
+
+
+def test_person_who_interrupts_is_not_told_of_an_input_that_ended(environment):
+    def interrupt(*_arguments, **_options):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise click.Abort from None
+
+    environment.setattr("click.prompt", interrupt)
+    assert "the input ended" not in cbk("setup")[1]
 
 
 def test_password_of_the_database_is_asked_for_and_not_shown(postgres, pg_database, broker_url, tmp_path):

@@ -277,7 +277,7 @@ def test_status_of_everything_stored_is_protected(cbk, desk):
     assert code == 0
     assert out.splitlines()[:2] == [
         "everything is protected",
-        "if the cloud account were gone now: 1 of 1 files, newest version each",
+        "if the cloud account were gone now: 1 of 1 file, newest version each",
     ]
     assert "1.2 kB of objects" in out
 
@@ -331,8 +331,8 @@ def test_status_tells_of_each_bucket_where_there_are_several(cbk, desk):
     desk.upload("bad.txt", b"x", status(503), storage="azure")
     desk.work()
     out = cbk("status")[1]
-    assert "  .................... azure: 0 of 1 files, 0 B\n" in out
-    assert "  #################### car-erp: 1 of 1 files, " in out
+    assert "  .................... azure: 0 of 1 file, 0 B\n" in out
+    assert "  #################### car-erp: 1 of 1 file, " in out
 
 
 def test_status_is_complete_up_to_when_the_oldest_row_was_seen_that_is_not_protected(cbk, desk):
@@ -481,6 +481,27 @@ def test_ls_on_a_terminal_is_a_table(cbk, listed, environment):
 def test_ls_lists_only_what_is_asked_for(cbk, listed, options, keys):
     _, out, _ = cbk("ls", *options)
     assert [line.split("\t")[2] for line in out.splitlines()] == keys
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["a.png"], "a pattern is compared with the whole key, which has no storage or bucket in front of it: cbk ls '*a.png*'"),
+        (["--storage", "s4"], "`cbk ls` without options lists everything, with storage and key; upper and lower case differ"),
+        (
+            ["--prefix", "Cars/", "--json"],
+            "`cbk ls` without options lists everything, with storage and key; upper and lower case differ",
+        ),
+    ],
+    ids=["pattern", "storage", "prefix"],
+)
+def test_ls_of_a_name_that_nothing_has_says_so_and_how_to_find_it(cbk, listed, options, hint):
+    assert cbk("ls", *options) == (0, "", f"cbk: nothing that the kit knows matches\nHINT: {hint}\n")
+
+
+@pytest.mark.parametrize("options", [["--refresh"], ["--state", "expired"], ["--until", "1h"]], ids=" ".join)
+def test_ls_is_silent_where_it_is_an_answer_that_there_is_none(cbk, listed, options):
+    assert cbk("ls", *options) == (0, "", "")
 
 
 def test_ls_of_a_time_that_is_none_ends_with_2_and_says_what_one_is(cbk, listed):

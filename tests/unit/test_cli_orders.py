@@ -56,6 +56,14 @@ def test_pause_says_until_when_and_status_shows_it_until_it_is_ended(cbk):
     assert "paused" not in cbk("status")[1]
 
 
+@pytest.mark.usefixtures("berlin")
+def test_end_of_a_pause_has_its_zone(cbk):
+    soon = (datetime.now(tz=UTC) + timedelta(days=1)).astimezone()
+    until = f"{soon:%Y-%m-%d %H:%M}"
+    assert cbk("pause", "--until", until)[1].startswith(f"paused until {until} {soon:%Z}: ")
+    assert f"paused      until {until} {soon:%Z}: " in cbk("status")[1]
+
+
 def test_pause_as_json(cbk):
     ends = datetime.fromisoformat(json.loads(cbk("pause", "2h", "--json")[1])["paused_until"])
     assert timedelta(minutes=119) < ends - datetime.now(UTC) <= timedelta(hours=2)

@@ -116,7 +116,7 @@ def test_verify_says_that_an_altered_copy_counts_still(desk, cbk):
 def test_dry_verify_says_how_much_it_would_read(desk, cbk):
     rot(desk)
     code, out, _ = cbk("verify", "--dry-run", "--key", "cars/a.bin")
-    assert (code, out.split(",")[0]) == (0, "would read 1 copies")
+    assert (code, out.split(",")[0]) == (0, "would read 1 copy")
     code, out, _ = cbk("verify", "--dry-run", "--json")
     [summary] = objects(out)
     assert shape(summary) == documented("verified")

@@ -253,6 +253,8 @@ if [ -n "$can_sum" ]; then
     fi
 fi
 
-say "restored $restored files to $target, $kept were there already, $failed failed; $checked"
+files=files
+[ "$restored" -ne 1 ] || files=file
+say "restored $restored $files to $target, $kept were there already, $failed failed; $checked"
 say "files that were deleted lately are among them: the disk keeps those for some days, and cannot tell"
 [ $failed -eq 0 ]
