@@ -18,7 +18,7 @@ from bench.place import REPOSITORY, Place, opened_place
 from bench.plot import plot
 from bench.reading import rebuild_catalog, restore_copies, verify_copies
 from bench.report import case_tables
-from bench.results import Run
+from bench.results import Run, Session, runs_and_profiles
 from bench.targets import target_table
 from bench.transfers import (
     CONTENDERS,
@@ -61,11 +61,16 @@ def main() -> int:
                 runs.append(run)
             if arguments.profile and case in PROFILED:
                 profiles[case] = profile_corpus(place, options, case, arguments.folded or place.folder / "folded")
-    _publish(runs, profiles, arguments, seconds=time.monotonic() - begun)
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    _publish(Session(command, arguments.scale, time.monotonic() - begun, runs, profiles), arguments)
     return 0
 
 
-def _publish(runs: list[Run], profiles: dict[str, str], arguments: argparse.Namespace, *, seconds: float) -> None:
+def _publish(session: Session, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        arguments.json.write_text(json.dumps(session.as_json(), indent=1) + "\n")
+    sessions = [*(Session.from_json(json.loads(path.read_text())) for path in arguments.beside), session]
+    runs, profiles = runs_and_profiles(sessions)
     profiled = [f"{case}, looked at by py-spy:\n\n{table}" for case, table in profiles.items()]
     report = "\n\n".join([case_tables(runs), *profiled, target_table(runs)])
     print(report)
@@ -73,11 +78,8 @@ def _publish(runs: list[Run], profiles: dict[str, str], arguments: argparse.Name
         arguments.markdown.write_text(f"{report}\n")
     if arguments.svg:
         arguments.svg.write_text(plot(runs))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"scale": arguments.scale, "runs": [run.as_json() for run in runs]}, indent=1) + "\n")
     if arguments.write:
-        command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-        write_page(runs, profiles, command=command, seconds=seconds, scale=arguments.scale)
+        write_page(sessions)
 
 
 def _case(text: str) -> str:
@@ -106,6 +108,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--folded", type=Path, help="keep that turn's stacks in this file, as flame graphs are made of")
     parser.add_argument("--folder", type=Path, help="the disk to measure on (default: the one of TMPDIR)")
     parser.add_argument("--json", type=Path, help="write every run to this file")
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="show what --json kept of another command's cases as well; may be given several times",
+    )
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
     parser.add_argument("--svg", type=Path, help="write the plot to this file")
     parser.add_argument(

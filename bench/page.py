@@ -11,17 +11,18 @@ from bench.arithmetic import arithmetic_table
 from bench.place import REPOSITORY
 from bench.plot import plot
 from bench.report import case_tables
-from bench.results import Run
+from bench.results import Session, runs_and_profiles
 from bench.targets import target_table
 
 PAGE = REPOSITORY / "docs" / "performance.md"
 PLOT = REPOSITORY / "docs" / "performance.svg"
 
 
-def write_page(runs: list[Run], profiles: dict[str, str], *, command: str, seconds: float, scale: float) -> None:
+def write_page(sessions: list[Session]) -> None:
     """Put each table between its marks; where there is nothing to say, what stands there stays."""
+    runs, profiles = runs_and_profiles(sessions)
     text = PAGE.read_text(encoding="utf-8")
-    text = _between(text, "targets", f"{target_table(runs)}\n\n{_provenance(command, seconds, scale)}")
+    text = _between(text, "targets", f"{target_table(runs)}\n\n{_provenance(sessions)}")
     text = _between(text, "cases", case_tables(runs))
     text = _between(text, "arithmetic", arithmetic_table(runs))
     profile = "\n\n".join(f"**{case}**\n\n{table}" for case, table in profiles.items())
@@ -37,8 +38,9 @@ def _between(text: str, name: str, content: str) -> str:
     return marks.sub(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", text)
 
 
-def _provenance(command: str, seconds: float, scale: float) -> str:
+def _provenance(sessions: list[Session]) -> str:
     system = f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} on {platform.machine()}"
+    scale = min(session.scale for session in sessions)
     shrunk = "" if scale == 1 else f" **Only {scale:.0%} of the files: no figures to quote.**"
-    took = timedelta(seconds=round(seconds))
-    return f"`{command}`, {took} hours, {system}, {os.cpu_count()} processors, Python {platform.python_version()}.{shrunk}"
+    commands = "; ".join(f"`{session.command}`, {timedelta(seconds=round(session.seconds))} hours" for session in sessions)
+    return f"{commands}. {system}, {os.cpu_count()} processors, Python {platform.python_version()}.{shrunk}"

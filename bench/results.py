@@ -10,6 +10,7 @@ from typing import Any
 from bench.watch import Usage
 
 MB = 1000 * 1000
+DERIVED = ("files_per_second", "mb_per_second", "cpu", "cpu_ms_per_file", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,51 @@ class Run:
 
     def as_json(self) -> dict[str, Any]:
         """Everything, with what follows from it."""
-        names = ("files_per_second", "mb_per_second", "cpu", "cpu_ms_per_file", "memory")
-        return asdict(self) | {name: getattr(self, name) for name in names}
+        return asdict(self) | {name: getattr(self, name) for name in DERIVED}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Run:
+        """The run that `as_json` told of."""
+        own = {name: value for name, value in values.items() if name not in DERIVED}
+        used = {name: Usage(**usage) for name, usage in own.pop("used").items()}
+        origin = own.pop("origin")
+        return cls(**own, used=used, origin=Usage(**origin) if origin else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What one command measured: `seconds` is how long it took, `profiles` has a table for each case that was looked at."""
+
+    command: str
+    scale: float
+    seconds: float
+    runs: list[Run]
+    profiles: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything."""
+        return {
+            "command": self.command,
+            "scale": self.scale,
+            "seconds": self.seconds,
+            "runs": [run.as_json() for run in self.runs],
+            "profiles": self.profiles,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Session:
+        """What `as_json` told of."""
+        return cls(**{**values, "runs": [Run.from_json(run) for run in values["runs"]]})
+
+
+def runs_and_profiles(sessions: Iterable[Session]) -> tuple[list[Run], dict[str, str]]:
+    """All that was measured; of a case that several took, what the last of them did."""
+    by_case: dict[str, list[Run]] = {}
+    profiles: dict[str, str] = {}
+    for session in sessions:
+        by_case |= {case: [run for run in session.runs if run.case == case] for case in {run.case for run in session.runs}}
+        profiles |= session.profiles
+    return [run for runs in by_case.values() for run in runs], profiles
 
 
 @dataclass(frozen=True, slots=True)

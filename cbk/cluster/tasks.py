@@ -68,7 +68,7 @@ def backup_batch(self: Any, file_ids: list[int | str]) -> str:
     """Back up the versions of these rows. Each that fails has a line of its own, and comes back as a task of its own."""
 
     def work() -> Summary:
-        done = backup_job.back_up_together(kit(), read_ids(file_ids))
+        done = backup_job.back_up_together(kit(), read_ids(file_ids), CeleryCourier(app))
         for failure in done.failures:
             _log_failure(failure)
         summary = backup_job.sum_up(done)

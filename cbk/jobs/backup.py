@@ -30,8 +30,9 @@ from cbk.errors import (
     RootMissing,
     SourceError,
 )
+from cbk.jobs.dispatch import dispatch
 from cbk.jobs.intake import settle_files, take_in
-from cbk.jobs.kit import Kit
+from cbk.jobs.kit import Courier, Kit
 from cbk.jobs.removing import remove_bytes
 from cbk.jobs.room import why_not_now
 from cbk.jobs.throttle import Throttle
@@ -110,9 +111,10 @@ def back_up(kit: Kit, source_id: str) -> Summary:
     return done.summaries[0]
 
 
-def back_up_together(kit: Kit, source_ids: Sequence[str]) -> Done:
+def back_up_together(kit: Kit, source_ids: Sequence[str], courier: Courier | None = None) -> Done:
     """Store the versions of these rows. While nothing new is to be fetched (`jobs.room`), nothing is claimed.
 
+    What turns out to be other workers' matter is sent to them by `courier`; where there is none, or it fails, by the next poll.
     Raises CatalogError, RootMissing or ArchiveError where that cannot be told.
     """
     kit.require_disk()
@@ -121,7 +123,7 @@ def back_up_together(kit: Kit, source_ids: Sequence[str]) -> Done:
         put_off = [Summary(outcome="put off", facts={"row": source_id, "reason": reason}) for source_id in source_ids]
         return Done(put_off)
     done = Done()
-    _Batch(kit, kit.catalog.work.claim(source_ids, kit.settings.lease), done).run(source_ids)
+    _Batch(kit, kit.catalog.work.claim(source_ids, kit.settings.lease), done, courier).run(source_ids)
     return done
 
 
@@ -137,8 +139,9 @@ def sum_up(done: Done) -> Summary:
 class _Batch:
     """The versions of one message, under one worker's claims."""
 
-    def __init__(self, kit: Kit, claims: Iterable[Claim], done: Done) -> None:
+    def __init__(self, kit: Kit, claims: Iterable[Claim], done: Done, courier: Courier | None) -> None:
         self._kit = kit
+        self._courier = courier
         self._waiting = deque(claims)
         self._keeper = Keeper(kit.catalog.work, self._waiting, kit.settings.lease)
         self._ready: list[_Ready] = []
@@ -271,6 +274,9 @@ class _Batch:
             for other in self._waiting:
                 self._keeper.drop(other)
             self._waiting.clear()
+            if self._courier is not None:
+                with suppress(CbkError):  # the next poll sends them, and says why if it cannot
+                    dispatch(self._kit, self._courier)
 
     # ---- storing -------------------------------------------------------------------------------------------------------------
 

@@ -186,6 +186,23 @@ def test_others_go_back_once_the_batch_takes_long(desk, rows, monkeypatch):
     assert [state for name, state in states(desk).items() if name != "0.txt"] == ["pending"] * 4
 
 
+def test_others_are_sent_to_whoever_is_free_at_once(desk, rows, monkeypatch):
+    monkeypatch.setattr(backup, "BATCH_SECONDS", 0.0)
+    desk.courier.take()
+    back_up_together(desk.kit, rows, desk.courier)
+    assert sorted(desk.courier.take()) == sorted(rows[1:])
+
+
+def test_others_wait_for_the_next_poll_where_they_cannot_be_sent(desk, rows, monkeypatch):
+    monkeypatch.setattr(backup, "BATCH_SECONDS", 0.0)
+    desk.courier.take()
+    desk.courier.away = True
+    assert back_up_together(desk.kit, rows, desk.courier).ended_by is None
+    desk.courier.away = False
+    desk.poll()
+    assert sorted(desk.courier.take()) == sorted(rows[1:])
+
+
 def test_what_is_ready_is_stored_while_a_download_goes_on(desk, monkeypatch):
     clock, seen = [0.0], []
     monkeypatch.setattr(backup, "uptime", lambda: clock[0])

@@ -165,7 +165,7 @@ def test_verification_that_another_worker_took_over_ends(desk, monkeypatch):
 
 
 def test_lease_is_kept_while_a_large_copy_is_read(desk, monkeypatch):
-    desk.upload("a.bin", MEDIA)
+    desk.upload("a.bin", MEDIA * 4)
     desk.work()
     set_read(desk, a=None)
     monkeypatch.setattr("cbk.jobs.gentle.monotonic", iter(range(0, 10**9, 1000)).__next__)
