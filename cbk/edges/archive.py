@@ -11,6 +11,7 @@
 A copy comes in like this, in this order, and counts only once all of it is done (bytes before record):
 
     with archive.incoming("17-3", header) as part:
+        part.expect(size)                   # where it is known; a large copy is then read back while it still comes in
         part.write(...)                     # any number of times
         part.finish()                       # whole; the disk begins to write
         part.flush()                        # all of it is on the disk
@@ -39,8 +40,10 @@ import json
 import os
 import re
 import shutil
+import sys
+import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -100,6 +103,10 @@ _READ_BYTES = 256 * 1024
 _BESIDE_FROM_BYTES = 8 * 1024 * 1024  # of a file, from which on a thread more is worth its start
 _DROP_EVERY_BYTES = 8 * 1024 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
+_TRAIL_FROM_BYTES = 64 * 1024 * 1024  # of an object, from which on it is read back while it still comes in
+_TRAIL_STEP_BYTES = 32 * 1024 * 1024  # each costs a flush
+_TRAIL_GAP_BYTES = 4 * 1024 * 1024  # left at the end of it: the last page, of up to 2 MiB, is written to, and so stays cached
+_TRAIL_TICK_SECONDS = 1.0
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
 _SYNC_FILE_RANGE_WRITE = 2  # as above
 _TOGETHER = 3  # so many copies, and flushing the whole file system is cheaper than flushing each
@@ -291,7 +298,7 @@ class Archive:
         that a lease can be kept, and `on_read` with the number of bytes of each read; what they raise ends the check.
         """
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
-            header, written = _verify(descriptor, tick, on_read)
+            header, written = _verify(_Reading(descriptor, on_read), tick)
             if header.sha256 != sha256 or size not in {None, header.size}:
                 expected = f"{sha256} ({header.size if size is None else size} bytes)"
                 raise CopySwapped(
@@ -522,7 +529,7 @@ class Archive:
 
 
 class Part:
-    """A copy in arrival, for one thread, from `Archive.incoming`: write, finish, flush, read_back, `Publication.put`."""
+    """A copy in arrival, for one thread, from `Archive.incoming`: expect, write, finish, flush, read_back, `Publication.put`."""
 
     def __init__(self, root: str, name: str, header: CopyHeader) -> None:
         _plain_name(name)
@@ -537,6 +544,7 @@ class Part:
         # Whether all of it is on the disk already, by `syncs_all` of an older part.
         self.is_flushed = False
         self._published = False
+        self._trail: _Trail | None = None
         self._descriptor: int | None = os.open(self._path, _CREATE_FLAGS, _FILE_MODE)
 
     @property
@@ -544,8 +552,22 @@ class Part:
         """How many bytes of the object were written so far."""
         return self._encoder.bytes_in
 
+    def expect(self, size: int) -> None:
+        """Be told how many bytes the object is said to have, before the first of them; it may turn out to have others.
+
+        A large copy is read back from here on, while it comes in. Raises DiskFailed where it cannot be.
+        """
+        if self.bytes_in:
+            return
+        self.header = dataclasses.replace(self.header, size=size)
+        if size >= _TRAIL_FROM_BYTES and self._trail is None:
+            with _disk_errors(f"read part {self.name}"):
+                self._trail = _Trail(self.name, self._path)
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the object; `data` may be reused afterwards. Raises DiskFull or DiskFailed."""
+        if self._trail is not None:
+            self._trail.check()
         with _disk_errors(f"write part {self.name}"):
             descriptor = self._open_descriptor()
             for output in self._encoder.feed(data):
@@ -554,12 +576,15 @@ class Part:
     def finish(self) -> None:
         """End the copy, and let the disk begin to write it. Raises DiskFull or DiskFailed."""
         rest = self._encoder.finish()
+        size_is_new = self.bytes_in != self.header.size
         self.header = dataclasses.replace(self.header, size=self.bytes_in)
+        if size_is_new and self._trail is not None:  # what it has read is not what the copy will be
+            self._close_trail().check()
         with _disk_errors(f"write part {self.name}"):
             descriptor = self._open_descriptor()
-            size_was_unknown = self._started
+            header_is_wrong = self._started and size_is_new
             self._put(descriptor, rest)
-            if size_was_unknown:
+            if header_is_wrong:
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 _write_all(descriptor, encode_header(self.header))
             _begin_writeback(descriptor)
@@ -575,6 +600,8 @@ class Part:
                     os.fsync(self._descriptor)
                 descriptor, self._descriptor = self._descriptor, None
                 os.close(descriptor)
+        if self._trail is not None:
+            self._trail.reach_end()
 
     def syncs_all(self) -> bool:
         """Flush the file system that this part is on: all that was written since the part was opened is on the disk, if True."""
@@ -583,15 +610,21 @@ class Part:
     def read_back(self, *, tick: Tick | None = None) -> Written:
         """Open the flushed file again by its name, and verify every byte. `tick` as in `Archive.check`.
 
+        Where that goes on since `expect`, it is waited for, and `tick` is called every second.
         Raises CopyCorrupt where the disk gives other bytes than were written; HashMismatch where it gives the same, as the trailer
         tells, but they are not what the header says: they came so.
         """
+        if self._descriptor is not None:
+            raise ValueError("a part is read back after it was flushed")
         with _disk_errors(f"read part {self.name}"), _about(f"part {self.name}"):
-            descriptor = os.open(self._path, _READ_FLAGS)
-            try:
-                header, written = _verify(descriptor, tick, None, compares=False)
-            finally:
-                os.close(descriptor)
+            found = self._trailed(tick)
+            if found is None:
+                descriptor = os.open(self._path, _READ_FLAGS)
+                try:
+                    found = _verify(_Reading(descriptor), tick, compares=False)
+                finally:
+                    os.close(descriptor)
+            header, written = found
             if header != self.header:
                 raise CopyCorrupt("its header is not the one that was written")
         if written.sha256 != header.sha256:
@@ -607,6 +640,8 @@ class Part:
 
     def discard(self) -> None:
         """Close the part and remove its file, if it was not published. Never raises: whatever led here matters more."""
+        if self._trail is not None:
+            self._close_trail()
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)
@@ -615,11 +650,28 @@ class Part:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)  # noqa: PTH108 - all paths of parts are text
 
+    def _trailed(self, tick: Tick | None) -> tuple[CopyHeader, Written] | None:
+        """What was found while the copy came in; None where nothing was, or of another file than the one that has the name now."""
+        if self._trail is None:
+            return None
+        self._trail.wait(tick)
+        is_the_file = self._trail.reads(self._path)
+        trail = self._close_trail()
+        trail.check()
+        return trail.result() if is_the_file else None
+
+    def _close_trail(self) -> _Trail:
+        trail, self._trail = cast("_Trail", self._trail), None
+        trail.close()
+        return trail
+
     def _put(self, descriptor: int, output: bytes) -> None:
         if not self._started:
             output = encode_header(self.header) + output
             self._started = True
         _write_all(descriptor, output)
+        if self._trail is not None:
+            self._trail.follow(len(output))
         self._unsynced += len(output)
         if self._unsynced >= _SYNC_EVERY_BYTES:
             os.fdatasync(descriptor)
@@ -629,6 +681,106 @@ class Part:
         if self._descriptor is None:
             raise ValueError("a part that was flushed takes no more bytes")
         return self._descriptor
+
+
+class _Stopped(Exception):
+    """Nobody waits for what is read any more."""
+
+
+class _Trail:
+    """Reads a part back while it still comes in: a thread beside its writer, and a descriptor opened anew by the part's name.
+
+    Nothing is read that was not flushed by this descriptor and then dropped from the page cache, and the end only after the writer
+    has flushed the whole. The writer is never held up, and is told by `check` of a disk that fails.
+    """
+
+    def __init__(self, part_name: str, path: str) -> None:
+        self._part_name = part_name
+        self._moved = threading.Condition()
+        self._written = 0
+        self._at_end = False
+        self._stopped = False
+        self._found: tuple[CopyHeader, Written] | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="cbk-trail", daemon=True)
+        # Before anything is written: an error that writing meets from here on is told to whoever flushes by it.
+        self._descriptor = os.open(path, _READ_FLAGS)
+        try:
+            self._thread.start()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def follow(self, count: int) -> None:
+        """So many bytes more were written."""
+        with self._moved:
+            self._written += count
+            self._moved.notify()
+
+    def reach_end(self) -> None:
+        """All of the part was written, and flushed."""
+        with self._moved:
+            self._at_end = True
+            self._moved.notify()
+
+    def check(self) -> None:
+        """Raise what went wrong so far, unless it is that the copy is bad: only a copy that is whole can be."""
+        if self._error is not None and not isinstance(self._error, CopyCorrupt):
+            raise self._error
+
+    def wait(self, tick: Tick | None) -> None:
+        """Wait until all was read, after `reach_end`. What `tick` raises ends it."""
+        while self._thread.is_alive():
+            if tick:
+                tick()
+            self._thread.join(_TRAIL_TICK_SECONDS)
+
+    def reads(self, path: str) -> bool:
+        """Whether the file that was read is the one that `path` leads to, by no link."""
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(self._descriptor))  # noqa: PTH116
+
+    def result(self) -> tuple[CopyHeader, Written]:
+        """What was found. Raises what went wrong: CopyCorrupt, or as `check`."""
+        if self._error is not None:
+            raise self._error
+        if self._found is None:
+            raise ValueError("a copy counts only once all of it was read")
+        return self._found
+
+    def close(self) -> None:
+        """End the thread, which is at most within one call on the disk, and close the descriptor. Never raises."""
+        with self._moved:
+            self._stopped = True
+            self._moved.notify()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+    def _run(self) -> None:
+        try:
+            with _disk_errors(f"read part {self._part_name}"):
+                reading = _Reading(self._descriptor, up_to=self._up_to)
+                self._found = _verify(reading, self._go_on, compares=False)
+        except _Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            self._error = error
+
+    def _up_to(self, position: int) -> int:
+        """Up to where may be read, once that is further than `position`."""
+        with self._moved:
+            wanted = position + _TRAIL_STEP_BYTES + _TRAIL_GAP_BYTES
+            self._moved.wait_for(lambda: self._stopped or self._at_end or self._written >= wanted)
+            written, at_end = self._written, self._at_end
+        self._go_on()
+        with _disk_errors(f"write part {self._part_name}"):
+            os.fdatasync(self._descriptor)
+            os.posix_fadvise(self._descriptor, position, 0, os.POSIX_FADV_DONTNEED)  # to the end: pages may begin before the gap
+        return sys.maxsize if at_end else written - _TRAIL_GAP_BYTES
+
+    def _go_on(self) -> None:
+        if self._stopped:
+            raise _Stopped
 
 
 class Publication:
@@ -688,12 +840,17 @@ class Publication:
 class _Reading:
     """A file's bytes in chunks, counted and, unless `hashes` is False, hashed on the way; they do not stay in the page cache.
 
-    The bytes of a large file are hashed in a thread beside, while whoever takes them works on them.
+    The bytes of a large file are hashed in a thread beside, while whoever takes them works on them. Of a file that still grows,
+    `up_to` says how far it may be read: it is called with the offset reached, and returns once there is a later one.
     """
 
-    def __init__(self, descriptor: int, on_read: OnRead | None = None, *, hashes: bool = True) -> None:
+    def __init__(
+        self, descriptor: int, on_read: OnRead | None = None, *, hashes: bool = True, up_to: Callable[[int], int] | None = None
+    ) -> None:
         self.size = 0
-        self._descriptor = descriptor
+        self.descriptor = descriptor
+        self._up_to = up_to
+        self._limit = 0 if up_to else sys.maxsize
         self._on_read = on_read
         self._dropped = 0
         self._hashes = hashes
@@ -704,8 +861,8 @@ class _Reading:
         """Of all bytes, once the iteration has ended."""
         return self._sha256.hexdigest()
 
-    def __iter__(self) -> Iterator[bytes]:
-        if not self._hashes or os.fstat(self._descriptor).st_size < _BESIDE_FROM_BYTES:
+    def __iter__(self) -> Generator[bytes, None, None]:
+        if not self._hashes or (self._up_to is None and os.fstat(self.descriptor).st_size < _BESIDE_FROM_BYTES):
             yield from self._chunks(self._sha256.update if self._hashes else len)
             return
         with ThreadPoolExecutor(1, "cbk-hash") as thread:
@@ -720,15 +877,20 @@ class _Reading:
             hashing.result()
 
     def _chunks(self, take: Callable[[bytes], object]) -> Iterator[bytes]:
-        while data := os.read(self._descriptor, _READ_BYTES):
+        while data := os.read(self.descriptor, self._next_bytes()):
             take(data)
             self.size += len(data)
             if self.size - self._dropped >= _DROP_EVERY_BYTES:
-                os.posix_fadvise(self._descriptor, self._dropped, self.size - self._dropped, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(self.descriptor, self._dropped, self.size - self._dropped, os.POSIX_FADV_DONTNEED)
                 self._dropped = self.size
             if self._on_read:
                 self._on_read(len(data))
             yield data
+
+    def _next_bytes(self) -> int:
+        if self._up_to is not None and self.size >= self._limit:
+            self._limit = self._up_to(self.size)
+        return min(_READ_BYTES, self._limit - self.size)
 
 
 @contextmanager
@@ -741,14 +903,13 @@ def _uncached(descriptor: int) -> Iterator[None]:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _verify(descriptor: int, tick: Tick | None, on_read: OnRead | None, *, compares: bool = True) -> tuple[CopyHeader, Written]:
+def _verify(reading: _Reading, tick: Tick | None, *, compares: bool = True) -> tuple[CopyHeader, Written]:
     """Read a copy to its end; raises CopyCorrupt unless its bytes are what its header and its trailer say.
 
     Where it `compares` not, the SHA-256 of what was inflated may be another than the header's.
     """
-    with _uncached(descriptor):
-        reading = _Reading(descriptor, on_read)
-        decoder = Decoder(reading, compares=compares)
+    with _uncached(reading.descriptor), contextlib.closing(iter(reading)) as chunks:  # so that its thread ends with it
+        decoder = Decoder(chunks, compares=compares)
         for _ in decoder:
             if tick:
                 tick()
@@ -757,7 +918,7 @@ def _verify(descriptor: int, tick: Tick | None, on_read: OnRead | None, *, compa
         size=decoder.size,
         stored_size=reading.size,
         stored_sha256=reading.sha256,
-        stored_at=_written_at(os.fstat(descriptor)),
+        stored_at=_written_at(os.fstat(reading.descriptor)),
     )
     return decoder.header, written
 

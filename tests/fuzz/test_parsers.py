@@ -185,6 +185,9 @@ class Sink:
     def __init__(self):
         self.bytes = b""
 
+    def expect(self, size):
+        pass
+
     def write(self, data):
         self.bytes += bytes(data)
 

@@ -47,6 +47,9 @@ class Sink:
         self.size = 0
         self.largest = 0
 
+    def expect(self, size):
+        pass
+
     def write(self, data):
         self.size += len(data)
         self.largest = max(self.largest, len(data))

@@ -54,6 +54,17 @@ DATA = os.urandom(100_000)
 MIB = 1024 * 1024
 
 
+class Sink(io.BytesIO):
+    """Keeps the bytes, and which sizes were announced once how many of them had come."""
+
+    def __init__(self):
+        super().__init__()
+        self.announced = []
+
+    def expect(self, size):
+        self.announced.append((self.tell(), size))
+
+
 def now():
     return datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -104,7 +115,7 @@ def downloader(make_downloader):
 
 def fetch(downloader, link, sink=None, tick=lambda _: None):
     """Fetch a link with a signature; return what was said of the object, and its bytes."""
-    sink = io.BytesIO() if sink is None else sink
+    sink = Sink() if sink is None else sink
     fetched = downloader.fetch(link + QUERY, sink, tick=tick, now=now)
     return fetched, sink.getvalue()
 
@@ -210,6 +221,9 @@ def test_fetch_ticks_with_the_bytes_so_far(origin, downloader):
 
 def test_fetch_holds_a_few_pieces_of_a_large_object_at_most(origin, downloader):
     class Nowhere:
+        def expect(self, size):
+            pass
+
         def write(self, data):
             assert len(data) <= wires.READ_SIZE
 
@@ -263,6 +277,24 @@ def test_fetch_asks_for_the_rest_of_the_same_object(origin, downloader):
     second = origin.requests(PATH)[1].headers
     assert (second["range"], second["if-range"]) == ("bytes=5000-", fetched.etag)
     assert second["accept-encoding"] == "identity"
+
+
+def test_fetch_tells_the_announced_size_once_before_the_first_byte(origin, downloader):
+    sink = Sink()
+    fetch(downloader, origin.put(PATH, DATA, cut(5000), serve()), sink)
+    assert sink.announced == [(0, len(DATA))]
+
+
+def test_fetch_tells_a_size_that_only_the_rest_announces(origin, downloader):
+    sink = Sink()
+    fetch(downloader, origin.put(PATH, DATA, chunked(1000, cut_after=5000), serve()), sink)
+    assert sink.announced == [(5000, len(DATA))]
+
+
+def test_fetch_tells_no_size_where_none_is_announced(origin, downloader):
+    sink = Sink()
+    fetch(downloader, origin.put(PATH, DATA, chunked(1000)), sink)
+    assert sink.announced == []
 
 
 def test_fetch_goes_on_after_a_cut_before_the_first_byte(origin, downloader):
@@ -363,7 +395,7 @@ def test_fetch_refuses_a_rest_that_is_longer_than_announced(origin, downloader):
         exchange.sock.sendall(b"20000\r\n" + bytes(0x20000) + b"\r\n0\r\n\r\n")
         return True
 
-    sink = io.BytesIO()
+    sink = Sink()
     error = failure(downloader, origin.put(PATH, DATA, cut(5000), rest), TransferBroken, sink=sink)
     assert "more than it announced" in error.message
     assert len(sink.getvalue()) <= len(DATA)
@@ -371,7 +403,7 @@ def test_fetch_refuses_a_rest_that_is_longer_than_announced(origin, downloader):
 
 @pytest.mark.parametrize("again", [serve(ranges=False, etag=None), serve(etag='"other"'), serve(ranges=False, etag='"other"')])
 def test_fetch_does_not_join_parts_that_may_be_of_two_objects(origin, downloader, again):
-    sink = io.BytesIO()
+    sink = Sink()
     failure(downloader, origin.put(PATH, DATA, cut(5000), again), TransferBroken, sink=sink)
     assert sink.getvalue() == DATA[:5000]
 
@@ -483,7 +515,7 @@ def test_fetch_whose_link_dies_in_mid_transfer_says_so(origin, downloader):
     ],
 )
 def test_fetch_of_another_status_fails_by_its_meaning(origin, downloader, answer, error_class):
-    sink = io.BytesIO()
+    sink = Sink()
     failure(downloader, origin.put(PATH, DATA, answer), error_class, sink=sink)
     assert sink.getvalue() == b""
     assert origin.count(PATH) == 1
@@ -622,7 +654,7 @@ def test_watch_demands_the_speed_of_each_window_and_forgets_a_fast_past():
 def test_fetch_does_not_blame_the_origin_for_a_slow_disk(origin, make_downloader):
     clock = Clock(0)
 
-    class SlowDisk(io.BytesIO):
+    class SlowDisk(Sink):
         def write(self, data):
             clock.seconds += 3600
             return super().write(data)
@@ -663,7 +695,7 @@ def test_fetch_counts_pauses_and_parts_to_the_time_of_one_object(origin, make_do
 
 
 def test_fetch_refuses_a_size_that_is_too_large_before_it_reads(origin, make_downloader):
-    sink = io.BytesIO()
+    sink = Sink()
     error = failure(make_downloader(max_file_bytes=MIB), origin.put(PATH, bytes(MIB + 1)), TooLarge, sink=sink)
     assert error.message == "the object is larger than the 1048576 bytes that are accepted"
     assert sink.getvalue() == b""
@@ -671,7 +703,7 @@ def test_fetch_refuses_a_size_that_is_too_large_before_it_reads(origin, make_dow
 
 @pytest.mark.parametrize("answer", [chunked(1000), until_close()])
 def test_fetch_refuses_what_turns_out_too_large(origin, make_downloader, answer):
-    sink = io.BytesIO()
+    sink = Sink()
     failure(make_downloader(max_file_bytes=50_000), origin.put(PATH, DATA, answer), TooLarge, sink=sink)
     assert len(sink.getvalue()) <= 50_000
 
@@ -694,6 +726,9 @@ def test_fetch_ends_with_what_tick_raises(origin, downloader):
 @pytest.mark.parametrize("error", [DiskFull("no room"), OSError("the sink's own"), ValueError("the sink's own"), TimeoutError()])
 def test_fetch_ends_with_what_the_sink_raises_and_tries_nothing_again(origin, downloader, error):
     class Full:
+        def expect(self, size):
+            pass
+
         def write(self, data):
             raise error
 

@@ -7,11 +7,13 @@ import threading
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
 
 from cbk import errors
+from cbk.edges import archive as archive_module
 from cbk.jobs import poll as poll_module
 from cbk.jobs import stream as stream_module
 from cbk.jobs.intake import take_in
@@ -515,6 +517,63 @@ def test_lease_is_renewed_with_each_chunk_that_is_read_back(desk, monkeypatch):
     sa.event.listen(desk.kit.catalog.engine, "before_cursor_execute", count)
     assert desk.back_up(row_id).outcome == "stored"
     assert len(renewals) > 3
+
+
+@pytest.fixture
+def trail(monkeypatch):
+    """Objects from 2 MB on are large. `trail.flushed` has the size of a part each time that it was flushed to be read back."""
+    seen = SimpleNamespace(flushed=[], began=threading.Event())
+    real = os.fdatasync
+
+    def fdatasync(descriptor):
+        assert threading.current_thread().name == "cbk-trail"
+        real(descriptor)
+        seen.flushed.append(os.fstat(descriptor).st_size)
+        seen.began.set()
+
+    for name, value in {"FROM_BYTES": 2_000_000, "STEP_BYTES": 500_000, "GAP_BYTES": 10_000}.items():
+        monkeypatch.setattr(archive_module, f"_TRAIL_{name}", value)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    return seen
+
+
+def test_large_object_is_read_back_while_it_comes_in_and_stored(desk, trail):
+    content = os.urandom(5_000_000)
+
+    def answer(exchange):
+        exchange.head(200, {"Content-Length": str(len(content))})
+        exchange.sock.sendall(content[:3_000_000])
+        assert trail.began.wait(30)
+        exchange.sock.sendall(content[3_000_000:])
+        return False
+
+    row_id = desk.upload("large.bin", content, answer)
+    desk.poll()
+    assert desk.back_up(row_id).outcome == "stored"
+    [location] = desk.copies()
+    assert stored(desk, location) == content
+    assert trail.flushed[0] < 3_500_000
+    assert trail.flushed[-1] == (desk.root / location).stat().st_size
+    assert desk.parts() == set()
+
+
+def test_large_object_goes_on_after_a_cut_and_is_stored(desk, trail):
+    content = os.urandom(5_000_000)
+    row_id = desk.upload("large.bin", content, cut(3_000_000), serve())
+    desk.poll()
+    assert desk.back_up(row_id).outcome == "stored"
+    [location] = desk.copies()
+    assert stored(desk, location) == content
+    assert trail.flushed
+
+
+def test_large_object_that_does_not_come_whole_leaves_no_part_and_no_thread(desk, trail):
+    row_id = desk.upload("large.bin", os.urandom(5_000_000), cut(3_000_000), status(404))
+    desk.poll()
+    with pytest.raises(errors.DownloadError):
+        desk.back_up(row_id)
+    assert (desk.parts(), desk.copies()) == (set(), set())
+    assert "cbk-trail" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_full_disk_fails_the_version_with_its_reason_and_lets_it_back_off(desk, monkeypatch):

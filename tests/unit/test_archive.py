@@ -545,11 +545,15 @@ def test_stored_bytes_are_hashed_alike_in_any_thread(archive, monkeypatch, besid
     assert threading.active_count() == before
 
 
-def test_memory_stays_flat_while_a_large_copy_comes_in(archive):
+@pytest.mark.parametrize("trail_from", [1, 1 << 40], ids=["read back meanwhile", "read back afterwards"])
+def test_memory_stays_flat_while_a_large_copy_comes_in(archive, monkeypatch, trail_from):
+    monkeypatch.setattr(module, "_TRAIL_FROM_BYTES", trail_from)
+    monkeypatch.setattr(module, "_TRAIL_STEP_BYTES", 5_000_000)
     content = MEDIA * 8
     sha256 = hashlib.sha256(content).hexdigest()
     tracemalloc.start()
     with archive.incoming("1-1", dataclasses.replace(make_header(), sha256=sha256)) as part:
+        part.expect(len(content))
         for start in range(0, len(content), 65_536):
             part.write(memoryview(content)[start : start + 65_536])
         part.finish()
@@ -558,6 +562,362 @@ def test_memory_stays_flat_while_a_large_copy_comes_in(archive):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3_000_000
+
+
+# ---- large copies, which are read back while they come in -------------------------------------------------------------------
+
+
+SIZE = len(MEDIA)
+STEP, GAP = 300_000, 10_000
+
+
+@pytest.fixture
+def trail(monkeypatch):
+    """Any copy is large. `trail.calls` has what was done to the disk, in order, as (thread, call, offset that it reached)."""
+    seen = SimpleNamespace(calls=[], moved=threading.Condition(), before_reading=lambda *_: None, flush=os.fdatasync)
+    real_read, real_fsync, real_advise = os.read, os.fsync, os.posix_fadvise
+
+    def note(call, offset):
+        with seen.moved:
+            seen.calls.append(("trail" if threading.current_thread().name == "cbk-trail" else "writer", call, offset))
+            seen.moved.notify_all()
+
+    def read(descriptor, count):
+        data = real_read(descriptor, count)
+        note("read", os.lseek(descriptor, 0, os.SEEK_CUR))
+        return data
+
+    def fdatasync(descriptor):
+        size = os.fstat(descriptor).st_size
+        seen.flush(descriptor)
+        note("flush", size)
+
+    def fsync(descriptor):
+        real_fsync(descriptor)
+        note("flush", os.fstat(descriptor).st_size)
+
+    def advise(descriptor, offset, *arguments):
+        ours = [call for call in list(seen.calls) if call[0] == "trail"]
+        if threading.current_thread().name == "cbk-trail" and ours and ours[-1][1] == "flush":
+            seen.before_reading(offset, ours[-1][2])
+        return real_advise(descriptor, offset, *arguments)
+
+    for name, value in {"FROM_BYTES": 1, "STEP_BYTES": STEP, "GAP_BYTES": GAP, "TICK_SECONDS": 0.001}.items():
+        monkeypatch.setattr(module, f"_TRAIL_{name}", value)
+    for name, value in {"read": read, "fdatasync": fdatasync, "fsync": fsync, "posix_fadvise": advise}.items():
+        monkeypatch.setattr(os, name, value)
+    seen.wait_for = lambda happened: wait_for(seen, happened)
+    return seen
+
+
+def wait_for(seen, happened):
+    with seen.moved:
+        assert seen.moved.wait_for(lambda: any(map(happened, seen.calls)), 30)
+
+
+def read_by_trail(call):
+    return call[:2] == ("trail", "read")
+
+
+def come_in(part, content=MEDIA):
+    for start in range(0, len(content), 65_536):
+        part.write(memoryview(content)[start : start + 65_536])
+
+
+def trailed(archive, content=MEDIA, expected=SIZE, sha256_of=MEDIA, *, before_the_end=lambda _: None, tick=None):
+    """Bring a copy in, all the way."""
+    with archive.incoming("1-1", make_header(sha256_of)) as part:
+        part.expect(expected)
+        come_in(part, content)
+        before_the_end(part)
+        part.finish()
+        part.flush()
+        part.read_back(tick=tick)
+        publish(archive, part, LOCATION)
+        return part.written
+
+
+def assert_nothing_is_left(archive, descriptors, threads):
+    assert (parts(archive), list(archive.walk())) == ([], [])
+    assert open_descriptors() == descriptors
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("content", [MEDIA, CONTENT * 3000], ids=["media", "text"])
+def test_large_copy_is_the_same_as_one_that_was_read_back_afterwards(archive, trail, content):
+    found = trailed(archive, content, len(content), content)
+    bytes_found = on_disk(archive).read_bytes()
+    on_disk(archive).unlink()
+    assert any(map(read_by_trail, trail.calls))
+    trail.calls.clear()
+    written = store(archive, content)
+    assert not any(map(read_by_trail, trail.calls))
+    assert dataclasses.replace(found, stored_at=written.stored_at) == written
+    assert bytes_found == on_disk(archive).read_bytes()
+
+
+def test_large_copy_says_when_its_file_was_written(archive, trail):
+    assert trailed(archive).stored_at == archive.examine(LOCATION).stored_at
+
+
+def test_large_copy_is_read_back_before_all_of_it_came(archive, trail):
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(SIZE)
+        come_in(part, MEDIA[:1_500_000])
+        trail.wait_for(lambda call: read_by_trail(call) and call[2] > 1_000_000)
+
+
+def test_large_copy_is_read_only_as_far_as_its_reader_has_flushed_it(archive, trail):
+    trailed(archive)
+    end = on_disk(archive).stat().st_size
+    flushed = 0
+    for thread, call, offset in trail.calls:
+        if thread == "trail" and call == "flush":
+            flushed = offset
+        elif thread == "trail":
+            assert offset <= (end if flushed == end else flushed - GAP)
+    assert flushed == end
+
+
+def test_end_of_a_large_copy_is_read_only_after_its_writer_has_flushed_it(archive, trail):
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(SIZE)
+        come_in(part)
+        part.finish()
+        end = (archive.root / ".cbk/incoming/1-1").stat().st_size
+        trail.wait_for(lambda call: read_by_trail(call) and call[2] >= end - STEP - GAP)
+        part._trail._thread.join(0.2)  # which it would do in this time
+        part.flush()
+        part.read_back()
+    assert trail.calls.index(("writer", "flush", end)) < trail.calls.index(("trail", "read", end))
+
+
+@pytest.mark.parametrize("at", [0, 1_000_000, 2_990_000], ids=["begin", "middle", "end"])
+def test_damage_between_the_flush_and_the_reading_of_a_large_copy_is_found(archive, trail, at):
+    before = open_descriptors(), threading.active_count()
+    damaged = []
+
+    def damage(offset, flushed):
+        path = archive.root / ".cbk/incoming/1-1"
+        if offset <= at < flushed and not damaged:
+            damaged.append(at)
+            with path.open("r+b") as file:
+                byte = os.pread(file.fileno(), 1, at)
+                os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), at)
+
+    trail.before_reading = damage
+    with pytest.raises(CopyCorrupt, match="part 1-1"):
+        trailed(archive)
+    assert damaged == [at]
+    assert_nothing_is_left(archive, *before)
+
+
+def test_large_object_that_is_not_the_rows_is_refused(archive, trail):
+    before = open_descriptors(), threading.active_count()
+    with pytest.raises(HashMismatch) as caught:
+        trailed(archive, sha256_of=b"another")
+    assert caught.value.actual == hashlib.sha256(MEDIA).hexdigest()
+    assert_nothing_is_left(archive, *before)
+
+
+@pytest.mark.parametrize("expected", [1_000_000, SIZE - 1, SIZE + 1, 10**18 - 1])
+def test_large_object_of_another_size_than_was_announced_is_a_right_copy(archive, trail, expected):
+    before = threading.active_count()
+
+    def wait_until_the_header_was_read(_part):
+        trail.wait_for(read_by_trail)
+
+    assert trailed(archive, expected=expected, before_the_end=wait_until_the_header_was_read).size == SIZE
+    assert archive.inspect(LOCATION) == make_header(MEDIA, size=SIZE)
+    archive.check(LOCATION, sha256=make_header(MEDIA).sha256)
+    assert threading.active_count() == before
+
+
+def test_large_object_that_goes_on_after_its_announced_size_is_a_right_copy(archive, trail):
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(500_000)
+        come_in(part, MEDIA[:2_000_000])
+        part._trail._thread.join(30)  # it has found more than the header says
+        come_in(part, MEDIA[2_000_000:])
+        part.finish()
+        part.flush()
+        assert part.read_back().size == SIZE
+
+
+@pytest.mark.parametrize("expected", [SIZE, SIZE - 1])
+def test_large_copy_fails_where_its_reader_cannot_flush_it_though_its_writer_can(archive, trail, expected):
+    before = open_descriptors(), threading.active_count()
+    came = threading.Event()
+
+    def fail(_descriptor):
+        came.wait(30)
+        raise OSError(errno.EIO, "x")
+
+    def wait_until_it_failed(part):
+        came.set()
+        part._trail._thread.join(30)
+
+    trail.flush = fail
+    with pytest.raises(DiskFailed, match=r"cannot write part 1-1: .*EIO"):
+        trailed(archive, expected=expected, before_the_end=wait_until_it_failed)
+    assert_nothing_is_left(archive, *before)
+
+
+def test_large_copy_fails_where_its_reader_cannot_flush_its_end(archive, trail):
+    before = open_descriptors(), threading.active_count()
+
+    def fail_at_the_end(descriptor):
+        if ("writer", "flush", os.fstat(descriptor).st_size) in trail.calls:
+            raise OSError(errno.EIO, "x")
+
+    trail.flush = fail_at_the_end
+    with pytest.raises(DiskFailed, match=r"cannot write part 1-1: .*EIO"):
+        trailed(archive)
+    assert_nothing_is_left(archive, *before)
+
+
+def test_large_copy_fails_where_it_cannot_be_read(archive, trail, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "x")
+
+    monkeypatch.setattr(os, "read", fail)
+    with pytest.raises(DiskFailed, match=r"cannot read part 1-1: .*EIO"):
+        trailed(archive)
+
+
+def test_disk_that_fails_the_reader_ends_the_writing_of_a_large_copy(archive, trail):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "x")
+
+    trail.flush = full
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(1 << 40)
+        come_in(part, MEDIA[: STEP * 3])
+        part._trail._thread.join(30)
+        with pytest.raises(DiskFull, match="cannot write part 1-1"):
+            part.write(b"x")
+
+
+def test_whatever_ends_the_reader_of_a_large_copy_ends_the_copy(archive, trail):
+    def fail(*_):
+        raise MemoryError
+
+    trail.before_reading = fail
+    with pytest.raises(MemoryError):
+        trailed(archive)
+    assert list(archive.walk()) == []
+
+
+def expects(_part):
+    pass
+
+
+def comes_half(part):
+    come_in(part, MEDIA[: SIZE // 2])
+
+
+def finishes(part):
+    come_in(part)
+    part.finish()
+
+
+def flushes_it(part):
+    finishes(part)
+    part.flush()
+
+
+@pytest.mark.parametrize("gets_to", [expects, comes_half, finishes, flushes_it])
+def test_large_part_that_is_discarded_leaves_nothing(archive, trail, gets_to):
+    before = open_descriptors(), threading.active_count()
+    with suppress(Lost), archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(SIZE)
+        gets_to(part)
+        raise Lost
+    assert_nothing_is_left(archive, *before)
+
+
+def test_large_part_that_was_published_leaves_no_thread_and_no_descriptor(archive, trail):
+    trailed(archive)
+    before = open_descriptors(), threading.active_count()
+    on_disk(archive).unlink()
+    trailed(archive)
+    assert (open_descriptors(), threading.active_count()) == before
+
+
+def test_waiting_for_a_large_copy_ticks_and_ends_where_the_tick_raises(archive, trail):
+    before = open_descriptors(), threading.active_count()
+    goes_on, ticks = threading.Event(), []
+
+    def tick():
+        ticks.append(None)
+        if len(ticks) == 3:
+            goes_on.set()
+            raise Lost
+
+    trail.flush = lambda _: goes_on.wait(30)
+    with pytest.raises(Lost):
+        trailed(archive, tick=tick)
+    assert len(ticks) == 3
+    assert_nothing_is_left(archive, *before)
+
+
+def test_large_copy_whose_file_was_replaced_is_read_under_its_name(archive, trail):
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(SIZE)
+        flushes_it(part)
+        part._trail._thread.join(30)
+        path = archive.root / ".cbk/incoming/1-1"
+        damaged = bytearray(path.read_bytes())
+        damaged[-20] ^= 1
+        path.unlink()
+        path.write_bytes(damaged)
+        with pytest.raises(CopyCorrupt, match="part 1-1"):
+            part.read_back()
+
+
+def test_small_copy_is_read_back_afterwards(archive):
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        before = threading.active_count()
+        part.expect(SIZE)
+        assert threading.active_count() == before
+
+
+def test_header_of_an_announced_size_is_written_once(archive, monkeypatch):
+    written_again = []
+    monkeypatch.setattr(os, "lseek", lambda *arguments: written_again.append(arguments))
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(SIZE)
+        flushes_it(part)
+        part.read_back()
+    assert written_again == []
+
+
+def test_size_that_is_announced_after_the_first_byte_changes_nothing(archive, trail):
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.write(MEDIA[:1])
+        part.expect(SIZE)
+        come_in(part, MEDIA[1:])
+        part.finish()
+        part.flush()
+        assert part.read_back().size == SIZE
+    assert not any(map(read_by_trail, trail.calls))
+
+
+def test_last_size_that_is_announced_before_the_first_byte_counts(archive, trail):
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(5)
+        part.expect(SIZE)
+        assert part.header.size == SIZE
+        flushes_it(part)
+        assert part.read_back().size == SIZE
+
+
+def test_part_is_not_read_back_before_it_was_flushed(archive, trail):
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(SIZE)
+        finishes(part)
+        with pytest.raises(ValueError, match="after it was flushed"):
+            part.read_back()
 
 
 # ---- what is on the disk when the power goes ---------------------------------------------------------------------------------

@@ -38,6 +38,9 @@ _LONGEST_PAUSE_SECONDS = 8.0
 class Sink(Protocol):
     """Takes an object's bytes in order. The memory of `data` is only lent: it may not be kept."""
 
+    def expect(self, size: int, /) -> object:
+        """Be told how many bytes the origin announces, once it does; again, where another answer announces others."""
+
     def write(self, data: memoryview, /) -> object:
         """Take the next bytes."""
 
@@ -52,6 +55,7 @@ class _Transfer:
     piece: Callable[[], int]
     now: Callable[[], datetime]
     entity: Entity | None = None
+    announced: int | None = None
     position: int = 0
 
     @property
@@ -223,7 +227,11 @@ class Downloader:
             transfer.entity, skip = check_resumed(origin, transfer.entity, status, headers, position=transfer.position)
         else:
             transfer.entity = read_entity(origin, headers)
-        self._check_size(transfer.entity.size)
+        size = transfer.entity.size
+        self._check_size(size)
+        if size is not None and size != transfer.announced:
+            transfer.sink.expect(size)
+            transfer.announced = size
         return skip
 
     def _receive(self, transfer: _Transfer, response: urllib3.BaseHTTPResponse, origin: str, skip: int) -> None:
