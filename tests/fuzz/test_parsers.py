@@ -13,6 +13,7 @@ import tempfile
 import unicodedata
 from contextlib import closing
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 from hypothesis import assume, given
@@ -253,10 +254,9 @@ def damaged(data):
 def _copy(content):
     encoder = Encoder()
     body = b"".join([*encoder.feed(content), encoder.finish()])
-    return (
-        encode_header(CopyHeader(storage="s3", path="cars/", name="a.png", version=1, sha256=encoder.sha256, size=len(content)))
-        + body
-    )
+    digest = sha256(content).hexdigest()
+    header = CopyHeader(storage="s3", path="cars/", name="a.png", version=1, sha256=digest, size=len(content))
+    return encode_header(header) + body
 
 
 CONTENT = b"content of a copy, " * 20
