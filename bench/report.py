@@ -14,7 +14,7 @@ COMPARED = {
     "verify": {"gzip -t": "us", "sha256sum": "us, quick"},
     "poll": {"empty": "history"},
     "hosts": {"us, 1": "us, 4"},
-    "delay": dict.fromkeys(("us, without delay", "rclone-compress", "rclone-copy"), "us"),
+    "delay": dict.fromkeys(("us, without delay", "rclone-compress", "rclone-copy", "rclone-copyurl"), "us"),
 }
 
 

@@ -65,14 +65,17 @@ def _ours(place: Place, origin: Origin, options: Options, case: str) -> dict[str
 
 
 def copy_from_afar(place: Place, options: Options) -> Iterator[Run]:
-    """The small files with a round trip of 40 ms; the kit without it as well, which says what the processors would allow."""
+    """The small files with a round trip of 40 ms; the kit without it as well, which says what the processors would allow.
+
+    Nothing is promised beside the others here, so that they take part only where they are named.
+    """
     far, near = place.origin("small", "static", DELAY), place.origin("small", "static")
     turns: dict[str, Turn] = {}
     if options.takes_part(US):
         turns[US] = partial(back_up, place, far, place.application(far), "delay", catalog=options.catalog)
         turns[US_NEAR] = partial(back_up, place, near, place.application(near), "delay", catalog=options.catalog, contender=US_NEAR)
-    for name in ("rclone-compress", "rclone-copy"):
-        if options.takes_part(name):
+    for name in ("rclone-compress", "rclone-copy", "rclone-copyurl"):
+        if name in options.only:
             turns[name] = partial(run_peer, place, far, name, "delay")
     yield from in_turn(turns, options.rounds)
 
