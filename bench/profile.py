@@ -24,6 +24,7 @@ SHOWN_FRAMES = 15
 # frame outwards, the part of the first frame that has one.
 ANYWHERE = (
     (".read_back (cbk/edges/archive", "archive: read back"),
+    ("_Trail.", "archive: read back"),
     ("Publication.", "archive: publish (folders, rename, flush of folders)"),
     (".flush (cbk/edges/archive", "archive: flush"),
     (".finish (cbk/edges/archive", "archive: write, compress"),
