@@ -64,6 +64,7 @@ from cbk.errors import (
 from cbk.model import CopyHeader, Written
 from cbk.rules.gzip_format import (
     HEADER_MAX_BYTES,
+    SIZE_MAX_BYTES,
     TRAILER_BYTES,
     Decoder,
     Encoder,
@@ -557,7 +558,7 @@ class Part:
 
         A large copy is read back from here on, while it comes in. Raises DiskFailed where it cannot be.
         """
-        if self.bytes_in:
+        if self.bytes_in or size > SIZE_MAX_BYTES:  # nonsense, which an end that does not come will tell
             return
         self.header = dataclasses.replace(self.header, size=size)
         if size >= _TRAIL_FROM_BYTES and self._trail is None:

@@ -49,6 +49,7 @@ TRAILER_BYTES = _TRAILER.size
 _DOCUMENT_MAX_BYTES = 65_535 - _SUBFIELD.size - _CHECK.size
 _FIELDS = tuple(field.name for field in dataclasses.fields(CopyHeader))
 _SIZE_WIDTH = 20  # digits; 2**63 has 19
+SIZE_MAX_BYTES = 10**_SIZE_WIDTH - 1  # that a header can name
 _LEVEL = 2
 _PROBE_ABOVE_BYTES = 64 * 1024  # smaller blocks are compressed as quickly as probed
 _PROBE_SLICES = 4
@@ -112,7 +113,7 @@ def _document(header: CopyHeader) -> bytes:
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     whole = f'{text[:-1]},"size":{header.size:<{_SIZE_WIDTH}}}}'
     document = whole.encode("utf-8", "backslashreplace")  # makes \udXXX of a lone surrogate, which is JSON
-    if len(document) > _DOCUMENT_MAX_BYTES or header.size >= 10**_SIZE_WIDTH:
+    if len(document) > _DOCUMENT_MAX_BYTES or header.size > SIZE_MAX_BYTES:
         raise ValueError(f"a header of {len(document)} bytes does not fit in a gzip file")
     return document
 

@@ -54,6 +54,7 @@ def work(connection, settings, threads, step=None, batches=BATCHES):
     each number in turn.
     """
     _ignore_advice()
+    _call_large_what_a_scene_has()
     kit, courier = open_kit(Settings(**settings)), CollectingCourier()
     telling = threading.Lock()
 
@@ -101,6 +102,11 @@ def _ignore_advice():
     """As a kernel may. Linux takes it for a reason to write early what was never flushed, which hides a missing flush."""
     os.posix_fadvise = lambda *_: None
     archive._begin_writeback = lambda _: None
+
+
+def _call_large_what_a_scene_has():
+    """So that some copies are read back while they come, as those of 64 MiB are. Not where calls are counted: they have no order."""
+    archive._TRAIL_FROM_BYTES, archive._TRAIL_STEP_BYTES, archive._TRAIL_GAP_BYTES = 128 * 1024, 64 * 1024, 4 * 1024
 
 
 def die_without_power(root):

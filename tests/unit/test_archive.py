@@ -733,6 +733,15 @@ def test_large_object_of_another_size_than_was_announced_is_a_right_copy(archive
     assert threading.active_count() == before
 
 
+def test_announced_size_that_no_header_can_name_is_not_believed(archive):
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(10**20)
+        come_in(part, MEDIA)
+        part.finish()
+        part.flush()
+        assert part.read_back().size == SIZE
+
+
 def test_large_object_that_goes_on_after_its_announced_size_is_a_right_copy(archive, trail):
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(500_000)
