@@ -105,7 +105,7 @@ def _ignore_advice():
 
 
 def _call_large_what_a_scene_has():
-    """So that some copies are read back while they come, as those of 64 MiB are. Not where calls are counted: they have no order."""
+    """Some copies are read back while they come, as those of 64 MiB are. Not where calls are counted: these have no order."""
     archive._TRAIL_FROM_BYTES, archive._TRAIL_STEP_BYTES, archive._TRAIL_GAP_BYTES = 128 * 1024, 64 * 1024, 4 * 1024
 
 
