@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from kombu import Queue
 
-from cbk.jobs.kit import DEFAULT_CONCURRENCY
+from cbk.jobs.kit import threads
 from cbk.rules.scrub import slice_interval
 from cbk.settings import Settings, load_settings
 
@@ -63,7 +63,7 @@ def _broker(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         # Tasks publish from every thread of a worker.
-        "broker_pool_limit": (settings.concurrency or DEFAULT_CONCURRENCY) + 2,
+        "broker_pool_limit": threads(settings) + 2,
         "broker_transport_options": {
             # The catalog redelivers after CBK_LEASE; this is only the courier's own second chance.
             "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
@@ -117,7 +117,7 @@ def _delivery() -> dict[str, Any]:
 def _worker(settings: Settings) -> dict[str, Any]:
     return {
         "worker_pool": "threads",
-        "worker_concurrency": settings.concurrency or DEFAULT_CONCURRENCY,
+        "worker_concurrency": threads(settings),
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": True,
         "worker_hijack_root_logger": False,

@@ -53,6 +53,8 @@ STORE_AFTER_SECONDS = 1.0
 # what was not begun goes back, to other workers, and in smaller batches once little is left.
 LARGE_BYTES = 8 * 1024 * 1024
 BATCH_SECONDS = 2.0
+# How long a thread waits for a free download before it looks after its leases.
+SLOT_SECONDS = 1.0
 # Whether anything new may be fetched is asked before a batch, and this often within it.
 ASK_SECONDS = 0.25
 
@@ -147,6 +149,7 @@ class _Batch:
         self._ready: list[_Ready] = []
         self._ready_since = 0.0
         self._began = self._asked_at = uptime()
+        self._has_slot = self._is_fetching = False
         self._done = done
 
     def run(self, source_ids: Sequence[str]) -> None:
@@ -162,6 +165,7 @@ class _Batch:
             delay = min(GIVE_BACK, self._kit.settings.poll_interval)
             self._kit.catalog.work.give_back(self._keeper.held, delay, reason=f"tried again soon: {reason}")
         finally:
+            self._free_slot()
             for item in self._ready:
                 item.keep.close()
 
@@ -243,7 +247,12 @@ class _Batch:
         name = f"{version.id}-{item.claim.fence}.part"
         item.part = item.keep.enter_context(self._kit.archive.incoming(name, _header(version, row)))
         throttle = Throttle(self._kit, tick)
-        self._kit.downloader.fetch(row.link, item.part, tick=throttle.tick, piece=throttle.piece, now=machine.now)
+        self._take_slot(item.claim)
+        self._is_fetching = True
+        try:
+            self._kit.downloader.fetch(row.link, item.part, tick=throttle.tick, piece=throttle.piece, now=machine.now)
+        finally:
+            self._is_fetching = False
         tick(0)
         item.part.finish()
 
@@ -253,6 +262,21 @@ class _Batch:
         self._store_if_old()
         if self._waiting and (bytes_so_far >= LARGE_BYTES or self._takes_long()):
             self._give_back_waiting()
+
+    def _take_slot(self, claim: Claim) -> None:
+        """Wait for one of the downloads of this process, and have it until what came is to be stored. Raises LeaseLost."""
+        if self._has_slot:
+            return
+        waiting_since = uptime()
+        while not self._kit.slots.acquire(timeout=SLOT_SECONDS):
+            self._keeper.tick(claim)
+        self._has_slot = True
+        self._began += uptime() - waiting_since
+
+    def _free_slot(self) -> None:
+        if self._has_slot and not self._is_fetching:
+            self._has_slot = False
+            self._kit.slots.release()
 
     def _takes_long(self) -> bool:
         return uptime() - self._began >= BATCH_SECONDS
@@ -281,7 +305,8 @@ class _Batch:
     # ---- storing -------------------------------------------------------------------------------------------------------------
 
     def _store(self) -> None:
-        """Store what is ready, step by step, each for all."""
+        """Store what is ready, step by step, each for all. Others may download meanwhile."""
+        self._free_slot()
         items, self._ready = self._ready, []
         try:
             self._kit.archive.flush([item.part for item in items if item.part is not None])

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import ceil
+from threading import BoundedSemaphore
 from typing import Protocol
 from uuid import uuid4
 
@@ -23,6 +25,8 @@ from cbk.rules.orders import Orders
 from cbk.settings import Settings
 
 DEFAULT_CONCURRENCY = 8
+# Storing takes a fraction of the time that downloading does, even from nearby.
+DOWNLOADS_PER_STORING = 4
 
 
 class Courier(Protocol):
@@ -50,6 +54,8 @@ class Kit:
     notifier: Notifier
     heartbeat: Heartbeat
     line: SharedLine
+    # A download at a time for each, in all of this process; what came is stored without one (`jobs/backup.py`).
+    slots: BoundedSemaphore
     # When this process last noted that it is at work (`jobs/workers.py`), on a clock that only goes forward.
     noted_at_work: float = float("-inf")
     # What a person ordered, as this process saw it last (`jobs/orders.py`), and when, on the same clock.
@@ -69,11 +75,20 @@ class Kit:
         self.archive.require(self._identity)
 
 
+def downloads(settings: Settings) -> int:
+    """How many downloads a worker has at a time."""
+    return settings.concurrency or DEFAULT_CONCURRENCY
+
+
+def threads(settings: Settings) -> int:
+    """How many threads it has for that: some store what came, and one may be polling, while so many downloads go on."""
+    return downloads(settings) + 1 + ceil(downloads(settings) / DOWNLOADS_PER_STORING)
+
+
 def open_kit(settings: Settings) -> Kit:
     """Put the kit together. Nothing is connected yet: this may happen before a fork, or where a part is away."""
     holder = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     connect_timeout = settings.connect_timeout.total_seconds()
-    concurrency = settings.concurrency or DEFAULT_CONCURRENCY
     return Kit(
         settings=settings,
         source=Source(
@@ -81,7 +96,7 @@ def open_kit(settings: Settings) -> Kit:
             statement_timeout_seconds=settings.statement_timeout.total_seconds(),
             connect_timeout_seconds=connect_timeout,
         ),
-        catalog=Catalog(settings.catalog, holder=holder, pool_size=concurrency + 2, timeout_seconds=connect_timeout),
+        catalog=Catalog(settings.catalog, holder=holder, pool_size=threads(settings) + 2, timeout_seconds=connect_timeout),
         archive=Archive(settings.backup_root),
         downloader=Downloader(
             AllowedHosts.parse(settings.allowed_hosts),
@@ -94,4 +109,5 @@ def open_kit(settings: Settings) -> Kit:
         notifier=Notifier(settings.notify_urls),
         heartbeat=Heartbeat(settings.heartbeat),
         line=SharedLine(settings.broker, holder=holder),
+        slots=BoundedSemaphore(downloads(settings)),
     )

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -9,6 +11,7 @@ import sqlalchemy as sa
 
 from cbk import errors
 from cbk.edges.archive import Part, Publication
+from cbk.edges.download import Downloader
 from cbk.jobs import backup
 from cbk.jobs.backup import back_up_together, sum_up
 from cbk.model import VersionState
@@ -201,6 +204,81 @@ def test_others_wait_for_the_next_poll_where_they_cannot_be_sent(desk, rows, mon
     desk.courier.away = False
     desk.poll()
     assert sorted(desk.courier.take()) == sorted(rows[1:])
+
+
+def test_what_came_is_stored_while_another_task_downloads(make_desk, monkeypatch):
+    desk = make_desk(concurrency=1)
+    ids = [desk.upload("first.txt", b"x"), desk.upload("second.txt", b"y")]
+    desk.poll()
+    is_storing, comes = threading.Event(), threading.Event()
+    flush, write = Part.flush, Part.write
+
+    def store(part):
+        if part.header.name == "first.txt":
+            is_storing.set()
+            assert comes.wait(30)
+        flush(part)
+
+    def receive(part, data):
+        if part.header.name == "second.txt":
+            comes.set()
+        write(part, data)
+
+    monkeypatch.setattr(Part, "flush", store)
+    monkeypatch.setattr(Part, "write", receive)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(back_up_together, desk.kit, ids[:1])
+        assert is_storing.wait(30)
+        second = pool.submit(back_up_together, desk.kit, ids[1:])
+        assert not first.result(30).failures
+        assert not second.result(30).failures
+    assert set(states(desk).values()) == {"stored"}
+
+
+def test_no_more_downloads_go_on_at_a_time_than_were_set(make_desk, monkeypatch):
+    desk = make_desk(concurrency=2)
+    ids = [desk.upload(f"{number}.txt", b"x") for number in range(12)]
+    desk.poll()
+    now, most, counting = [0], [0], threading.Lock()
+    fetch = Downloader.fetch
+
+    def counted(downloader, *arguments, **options):
+        with counting:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        try:
+            return fetch(downloader, *arguments, **options)
+        finally:
+            with counting:
+                now[0] -= 1
+
+    monkeypatch.setattr(Downloader, "fetch", counted)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda batch: back_up_together(desk.kit, batch), [ids[at : at + 2] for at in range(0, 12, 2)]))
+    assert most[0] == 2
+    assert set(states(desk).values()) == {"stored"}
+
+
+def test_lease_is_kept_while_a_download_is_waited_for(make_desk, monkeypatch):
+    desk = make_desk(concurrency=1)
+    row = desk.upload("a.txt", b"x")
+    desk.poll()
+    monkeypatch.setattr(backup, "SLOT_SECONDS", 0.01)
+    ticks = []
+    tick = backup.Keeper.tick
+
+    def keep(keeper, claim):
+        ticks.append(claim)
+        if len(ticks) == 5:
+            desk.kit.slots.release()
+        tick(keeper, claim)
+
+    monkeypatch.setattr(backup.Keeper, "tick", keep)
+    desk.kit.slots.acquire()
+    back_up_together(desk.kit, [row])
+    assert len(ticks) >= 5
+    assert states(desk) == {"a.txt": "stored"}
+    assert desk.kit.slots.acquire(blocking=False)  # it was given back
 
 
 def test_what_is_ready_is_stored_while_a_download_goes_on(desk, monkeypatch):

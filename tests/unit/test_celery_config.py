@@ -145,9 +145,9 @@ def test_events_are_on_for_flower():
 
 def test_concurrency_is_the_settings_and_leaves_room_in_the_pool_of_connections():
     kit = config(concurrency=40)
-    assert kit["worker_concurrency"] == 40
+    assert kit["worker_concurrency"] == 51  # 40 downloads, 10 that store, and a poll
     assert kit["broker_pool_limit"] > 40
-    assert config()["worker_concurrency"] == 8
+    assert config()["worker_concurrency"] == 11
 
 
 def test_redis_that_went_away_is_waited_for_without_end():
@@ -345,7 +345,7 @@ def commands(tmp_path_factory):
 
 def test_command_runs_from_any_folder_without_an_operators_file(commands):
     report = commands.report("plain")
-    assert "worker_concurrency: 8" in report
+    assert "worker_concurrency: 11" in report
     assert "results:disabled" in report
 
 
