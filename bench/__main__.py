@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -62,8 +63,15 @@ def main() -> int:
             if arguments.profile and case in PROFILED:
                 profiles[case] = profile_corpus(place, options, case, arguments.folded or place.folder / "folded")
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    _publish(Session(command, arguments.scale, time.monotonic() - begun, runs, profiles), arguments)
+    _publish(Session(command, _commit(), arguments.scale, time.monotonic() - begun, runs, profiles), arguments)
     return 0
+
+
+def _commit() -> str:
+    """What is checked out, as git names it; what was changed since shows."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    named = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    return named.stdout.strip() or "no commit"
 
 
 def _publish(session: Session, arguments: argparse.Namespace) -> None:

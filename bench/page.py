@@ -42,5 +42,7 @@ def _provenance(sessions: list[Session]) -> str:
     system = f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} on {platform.machine()}"
     scale = min(session.scale for session in sessions)
     shrunk = "" if scale == 1 else f" **Only {scale:.0%} of the files: no figures to quote.**"
-    commands = "; ".join(f"`{session.command}`, {timedelta(seconds=round(session.seconds))} hours" for session in sessions)
+    commands = "; ".join(
+        f"`{session.command}` at {session.commit}, {timedelta(seconds=round(session.seconds))} hours" for session in sessions
+    )
     return f"{commands}. {system}, {os.cpu_count()} processors, Python {platform.python_version()}.{shrunk}"

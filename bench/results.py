@@ -70,9 +70,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What one command measured: `seconds` is how long it took, `profiles` has a table for each case that was looked at."""
+    """What one command measured: `seconds` is how long it took, `profiles` has a table for each case that was looked at.
+
+    `commit` is the short name of what was measured.
+    """
 
     command: str
+    commit: str
     scale: float
     seconds: float
     runs: list[Run]
@@ -82,6 +86,7 @@ class Session:
         """Everything."""
         return {
             "command": self.command,
+            "commit": self.commit,
             "scale": self.scale,
             "seconds": self.seconds,
             "runs": [run.as_json() for run in self.runs],

@@ -133,14 +133,14 @@ def test_page_has_a_mark_for_each_table(performance_page):
     runs = rounds("small", "us", 1.0) + rounds("small", "rclone-compress", 4.0)
     runs += rounds("poll", "history", 1.0) + rounds("poll", "empty", 1.0)
     runs += [run("intake", "us", 0, 1.0, catalog_bytes_per_version=600.0, redis_bytes=2.0 * MB), run("reconcile", "us", 0, 1.0)]
-    page.write_page([Session("python -m bench", 1, 60, runs, {"small": "| the profile |"})])
+    page.write_page([Session("python -m bench", "abc", 1, 60, runs, {"small": "| the profile |"})])
     text = performance_page.read_text()
     for shown in (
         "| ≥ 2 | 4.00 (4.00 to 4.00) | met |",
         "| small | file/s |",
         "| the profile |",
         "bytes a version",
-        "`python -m bench`, 0:01:00 hours",
+        "`python -m bench` at abc, 0:01:00 hours",
     ):
         assert text.count(shown) == 1
 
@@ -148,31 +148,34 @@ def test_page_has_a_mark_for_each_table(performance_page):
 def test_page_that_is_written_again_holds_the_last_run_only(performance_page):
     for seconds in (4.0, 8.0):
         runs = rounds("small", "us", 1.0) + rounds("small", "rclone-compress", seconds)
-        page.write_page([Session("python -m bench", 1, 60, runs, {})])
+        page.write_page([Session("python -m bench", "abc", 1, 60, runs, {})])
     assert "4.00 (4.00 to 4.00)" not in performance_page.read_text()
     assert "8.00 (8.00 to 8.00)" in performance_page.read_text()
 
 
 def test_session_is_read_as_it_was_written():
-    session = Session("python -m bench small", 0.5, 60.0, [run("small", "us", 1, 2.0, failures=1)], {"small": "| a table |"})
+    session = Session("python -m bench small", "abc", 0.5, 60.0, [run("small", "us", 1, 2.0, failures=1)], {"small": "| a table |"})
     assert Session.from_json(json.loads(json.dumps(session.as_json()))) == session
 
 
 def test_cases_of_several_commands_stand_side_by_side_and_the_last_one_counts():
-    first = Session("a", 1, 1, [run("small", "us", 1, 1.0), run("poll", "us", 1, 1.0)], {"small": "old"})
-    second = Session("b", 1, 1, [run("small", "us", 1, 2.0)], {"small": "new"})
+    first = Session("a", "abc", 1, 1, [run("small", "us", 1, 1.0), run("poll", "us", 1, 1.0)], {"small": "old"})
+    second = Session("b", "abc", 1, 1, [run("small", "us", 1, 2.0)], {"small": "new"})
     runs, profiles = runs_and_profiles([first, second])
     assert {(each.case, each.seconds) for each in runs} == {("small", 2.0), ("poll", 1.0)}
     assert profiles == {"small": "new"}
 
 
 def test_page_names_each_command(performance_page):
-    page.write_page([Session(f"python -m bench {case}", 1, 60, [run(case, "us", 1, 1.0)], {}) for case in ("small", "poll")])
-    assert "`python -m bench small`, 0:01:00 hours; `python -m bench poll`, 0:01:00 hours. " in performance_page.read_text()
+    page.write_page([Session(f"python -m bench {case}", "abc", 1, 60, [run(case, "us", 1, 1.0)], {}) for case in ("small", "poll")])
+    assert (
+        "`python -m bench small` at abc, 0:01:00 hours; `python -m bench poll` at abc, 0:01:00 hours. "
+        in performance_page.read_text()
+    )
 
 
 def test_page_says_that_a_shrunken_run_is_none_to_quote(performance_page):
-    page.write_page([Session("python -m bench", 0.05, 60, rounds("small", "us", 1.0), {})])
+    page.write_page([Session("python -m bench", "abc", 0.05, 60, rounds("small", "us", 1.0), {})])
     assert "Only 5% of the files" in performance_page.read_text()
 
 
