@@ -54,7 +54,8 @@ def work(connection, settings, threads, step=None, batches=BATCHES):
     each number in turn.
     """
     _ignore_advice()
-    _call_large_what_a_scene_has()
+    if step is None:  # else the flush that a copy's reader makes would hide that its writer's is missing
+        _call_large_what_a_scene_has()
     kit, courier = open_kit(Settings(**settings)), CollectingCourier()
     telling = threading.Lock()
 
