@@ -40,9 +40,13 @@ def _between(text: str, name: str, content: str) -> str:
 
 def _provenance(sessions: list[Session]) -> str:
     system = f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} on {platform.machine()}"
-    scale = min(session.scale for session in sessions)
-    shrunk = "" if scale == 1 else f" **Only {scale:.0%} of the files: no figures to quote.**"
-    commands = "; ".join(
-        f"`{session.command}` at {session.commit}, {timedelta(seconds=round(session.seconds))} hours" for session in sessions
-    )
-    return f"{commands}. {system}, {os.cpu_count()} processors, Python {platform.python_version()}.{shrunk}"
+    told = [f"{_command(session)}{_shrunk(session)}" for session in sessions]
+    return f"{'; '.join(told)}. {system}, {os.cpu_count()} processors, Python {platform.python_version()}."
+
+
+def _command(session: Session) -> str:
+    return f"`{session.command}` at {session.commit}, {timedelta(seconds=round(session.seconds))} hours"
+
+
+def _shrunk(session: Session) -> str:
+    return "" if session.scale == 1 else f" (**only {session.scale:.0%} of the files: no figures to quote**)"

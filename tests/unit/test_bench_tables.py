@@ -176,7 +176,7 @@ def test_page_names_each_command(performance_page):
 
 def test_page_says_that_a_shrunken_run_is_none_to_quote(performance_page):
     page.write_page([Session("python -m bench", "abc", 0.05, 60, rounds("small", "us", 1.0), {})])
-    assert "Only 5% of the files" in performance_page.read_text()
+    assert "only 5% of the files" in performance_page.read_text()
 
 
 ARCHIVE = "Publication.flush (/srv/cbk/edges/archive.py:10)"
