@@ -359,16 +359,21 @@ def test_read_back_refuses_other_bytes_than_the_rows(archive):
     assert parts(archive) == []
 
 
+def replace_with_a_damaged_one(archive):
+    """Another file takes the name of the part 1-1."""
+    path = archive.root / ".cbk/incoming/1-1"
+    damaged = bytearray(path.read_bytes())
+    damaged[-20] ^= 1
+    path.unlink()
+    path.write_bytes(damaged)
+
+
 def test_read_back_reads_the_file_under_its_name(archive):
     with archive.incoming("1-1", make_header()) as part:
         part.write(CONTENT)
         part.finish()
         part.flush()
-        path = archive.root / ".cbk/incoming/1-1"
-        damaged = bytearray(path.read_bytes())
-        damaged[-20] ^= 1
-        path.unlink()
-        path.write_bytes(damaged)
+        replace_with_a_damaged_one(archive)
         with pytest.raises(CopyCorrupt, match="part 1-1"):
             part.read_back()
         with pytest.raises(ValueError, match="after it was read back"):
@@ -875,11 +880,7 @@ def test_large_copy_whose_file_was_replaced_is_read_under_its_name(archive, trai
         part.expect(SIZE)
         flushes_it(part)
         part._trail._thread.join(30)
-        path = archive.root / ".cbk/incoming/1-1"
-        damaged = bytearray(path.read_bytes())
-        damaged[-20] ^= 1
-        path.unlink()
-        path.write_bytes(damaged)
+        replace_with_a_damaged_one(archive)
         with pytest.raises(CopyCorrupt, match="part 1-1"):
             part.read_back()
 
