@@ -22,6 +22,7 @@
     ├── TargetError                the place that files are restored to
     │   └── TargetUnavailable        away, or refusing us now                          retryable
     ├── ClockDistrusted            the clock went back, jumped ahead, or is not kept
+    ├── Busy                       as much is under way as this process may have       retryable
     ├── LeaseLost                  another worker holds this piece of work now
     └── DownloadError              an object could not be fetched
         ├── TargetRefused            the link points where we do not fetch from        (declined)
@@ -171,6 +172,12 @@ class TargetUnavailable(TargetError):
 
 class ClockDistrusted(CbkError):
     """Nothing is pruned, and no grace begins, by a clock that cannot be trusted."""
+
+
+class Busy(CbkError):
+    """A process has as much work of a kind as it may have; nothing was begun, and another process may have room for it."""
+
+    retryable = True
 
 
 class LeaseLost(CbkError):

@@ -73,6 +73,13 @@ def configure(level: int | str | None = None, file: str | None = None) -> None:
     # which release a PostgreSQL catalog is of.
     for name in ("celery.worker.strategy", "celery.app.trace", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("celery.app.trace").addFilter(_is_no_rejection)
+
+
+def _is_no_rejection(record: logging.LogRecord) -> bool:
+    """Celery warns, with a traceback, of each message that a busy worker puts back into its queue (`cluster/tasks.py`)."""
+    data = getattr(record, "data", None)
+    return not (isinstance(data, dict) and data.get("description") == "rejected")
 
 
 def get(name: str) -> logging.Logger:

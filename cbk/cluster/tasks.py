@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from celery.exceptions import Reject
 from celery.worker import state
 
 from cbk.cluster import logs
 from cbk.cluster.app import app
 from cbk.cluster.courier import CeleryCourier
 from cbk.cluster.process import kit, last_words
-from cbk.errors import CbkError
+from cbk.errors import Busy, CbkError
 from cbk.jobs import backup as backup_job
 from cbk.jobs import drill as drill_job
 from cbk.jobs import poll as poll_job
@@ -32,6 +33,9 @@ def _run(task: Any, name: str, work: Callable[[], Summary]) -> str:
     """Do the work, write its line, and give Flower the outcome. What the kit expects to go wrong is a line without a traceback."""
     try:
         summary = work()
+    except Busy as busy:
+        # To the end of its queue: this worker looks after its other queues meanwhile, and another one may have room.
+        raise Reject(busy.message, requeue=True) from None
     except CbkError as error:
         facts = {"error": type(error).__name__, "reason": error.message, "hint": error.hint, "retryable": error.retryable}
         logs.get(name).warning("failed", extra={"facts": {"args": task.request.argsrepr, **facts, "task": task.request.id}})

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from random import random
+from threading import BoundedSemaphore
+from typing import Self
 
 from cbk.edges import machine
 from cbk.edges.archive import Part, Publication
 from cbk.edges.catalog import Keeper, uptime
 from cbk.errors import (
     ArchiveError,
+    Busy,
     CatalogError,
     CatalogUnavailable,
     CbkError,
@@ -32,7 +35,7 @@ from cbk.errors import (
 )
 from cbk.jobs.dispatch import dispatch
 from cbk.jobs.intake import settle_files, take_in
-from cbk.jobs.kit import Courier, Kit
+from cbk.jobs.kit import Courier, Kit, downloads
 from cbk.jobs.removing import remove_bytes
 from cbk.jobs.room import why_not_now
 from cbk.jobs.throttle import Throttle
@@ -53,8 +56,9 @@ STORE_AFTER_SECONDS = 1.0
 # what was not begun goes back, to other workers, and in smaller batches once little is left.
 LARGE_BYTES = 8 * 1024 * 1024
 BATCH_SECONDS = 2.0
-# How long a thread waits for a free download before it looks after its leases.
-SLOT_SECONDS = 1.0
+# How long a thread waits for a free download while it has nothing in hand, and while it holds versions that others could fetch.
+SLOT_SECONDS = 5.0
+SLOT_AGAIN_SECONDS = 1.0
 # Whether anything new may be fetched is asked before a batch, and this often within it.
 ASK_SECONDS = 0.25
 
@@ -106,7 +110,7 @@ def back_up(kit: Kit, source_id: str) -> Summary:
     """Store the version of this row. Doubled, late and stray messages return quietly.
 
     Raises what went wrong, after recording what became of the version and when it is tried again, or after giving it back where a
-    part of the kit is away; LeaseLost where another worker has taken it over, with nothing recorded.
+    part of the kit is away; LeaseLost where another worker has taken it over, with nothing recorded; Busy as `back_up_together`.
     """
     done = back_up_together(kit, [source_id])
     done.raise_first()
@@ -117,16 +121,21 @@ def back_up_together(kit: Kit, source_ids: Sequence[str], courier: Courier | Non
     """Store the versions of these rows. While nothing new is to be fetched (`jobs.room`), nothing is claimed.
 
     What turns out to be other workers' matter is sent to them by `courier`; where there is none, or it fails, by the next poll.
-    Raises CatalogError, RootMissing or ArchiveError where that cannot be told.
+    Raises Busy, with nothing done, where this process has as many downloads as it may have, and none of them ends soon;
+    CatalogError, RootMissing or ArchiveError where it cannot be told whether anything is to be fetched.
     """
     kit.require_disk()
-    reason = why_not_now(kit)
-    if reason is not None:  # their dispatch runs out, and they are sent again once nothing is in the way
-        put_off = [Summary(outcome="put off", facts={"row": source_id, "reason": reason}) for source_id in source_ids]
-        return Done(put_off)
-    done = Done()
-    _Batch(kit, kit.catalog.work.claim(source_ids, kit.settings.lease), done, courier).run(source_ids)
-    return done
+    # First of all: what is claimed and read is worked on at once, and what waits for a download is anybody's.
+    with _Slot(kit.slots) as slot:
+        if not slot.take(SLOT_SECONDS):
+            raise Busy(f"all {downloads(kit.settings)} downloads of this worker are under way")
+        reason = why_not_now(kit)
+        if reason is not None:  # their dispatch runs out, and they are sent again once nothing is in the way
+            put_off = [Summary(outcome="put off", facts={"row": source_id, "reason": reason}) for source_id in source_ids]
+            return Done(put_off)
+        done = Done()
+        _Batch(kit, kit.catalog.work.claim(source_ids, kit.settings.lease), slot, done, courier).run(source_ids)
+        return done
 
 
 def sum_up(done: Done) -> Summary:
@@ -138,10 +147,35 @@ def sum_up(done: Done) -> Summary:
     return Summary(outcome="backed up", facts=facts | {"size": size})
 
 
-class _Batch:
-    """The versions of one message, under one worker's claims."""
+class _Slot:
+    """One of the downloads that a process may have at a time, or none for the time being; none at the end of the block."""
 
-    def __init__(self, kit: Kit, claims: Iterable[Claim], done: Done, courier: Courier | None) -> None:
+    def __init__(self, slots: BoundedSemaphore) -> None:
+        self._slots = slots
+        self._is_taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.free()
+
+    def take(self, seconds: float) -> bool:
+        """Whether it is there now, after waiting for so long at the most."""
+        self._is_taken = self._is_taken or self._slots.acquire(timeout=seconds)
+        return self._is_taken
+
+    def free(self) -> None:
+        """Leave it to others."""
+        if self._is_taken:
+            self._is_taken = False
+            self._slots.release()
+
+
+class _Batch:
+    """The versions of one message, under one worker's claims. It is made with its `slot` taken."""
+
+    def __init__(self, kit: Kit, claims: Iterable[Claim], slot: _Slot, done: Done, courier: Courier | None) -> None:
         self._kit = kit
         self._courier = courier
         self._waiting = deque(claims)
@@ -149,7 +183,8 @@ class _Batch:
         self._ready: list[_Ready] = []
         self._ready_since = 0.0
         self._began = self._asked_at = uptime()
-        self._has_slot = self._is_fetching = False
+        self._slot = slot
+        self._is_fetching = False
         self._done = done
 
     def run(self, source_ids: Sequence[str]) -> None:
@@ -165,7 +200,6 @@ class _Batch:
             delay = min(GIVE_BACK, self._kit.settings.poll_interval)
             self._kit.catalog.work.give_back(self._keeper.held, delay, reason=f"tried again soon: {reason}")
         finally:
-            self._free_slot()
             for item in self._ready:
                 item.keep.close()
 
@@ -187,7 +221,11 @@ class _Batch:
             done.summaries.append(_no_work(source_id, "its version is known from another row, or not wanted now"))
 
     def _work(self, rows: Mapping[str, SourceRow]) -> None:
+        self._began = uptime()
         while self._waiting:
+            if not self._slot.take(SLOT_AGAIN_SECONDS):  # it was left to others while something was stored
+                self._give_back_waiting()
+                continue
             claim = self._waiting.popleft()
             with self._answering(claim):
                 self._keeper.tick(claim)
@@ -247,7 +285,6 @@ class _Batch:
         name = f"{version.id}-{item.claim.fence}.part"
         item.part = item.keep.enter_context(self._kit.archive.incoming(name, _header(version, row)))
         throttle = Throttle(self._kit, tick)
-        self._take_slot(item.claim)
         self._is_fetching = True
         try:
             self._kit.downloader.fetch(row.link, item.part, tick=throttle.tick, piece=throttle.piece, now=machine.now)
@@ -262,21 +299,6 @@ class _Batch:
         self._store_if_old()
         if self._waiting and (bytes_so_far >= LARGE_BYTES or self._takes_long()):
             self._give_back_waiting()
-
-    def _take_slot(self, claim: Claim) -> None:
-        """Wait for one of the downloads of this process, and have it until what came is to be stored. Raises LeaseLost."""
-        if self._has_slot:
-            return
-        waiting_since = uptime()
-        while not self._kit.slots.acquire(timeout=SLOT_SECONDS):
-            self._keeper.tick(claim)
-        self._has_slot = True
-        self._began += uptime() - waiting_since
-
-    def _free_slot(self) -> None:
-        if self._has_slot and not self._is_fetching:
-            self._has_slot = False
-            self._kit.slots.release()
 
     def _takes_long(self) -> bool:
         return uptime() - self._began >= BATCH_SECONDS
@@ -297,16 +319,18 @@ class _Batch:
             self._kit.catalog.work.give_back(self._waiting, timedelta(0))
             for other in self._waiting:
                 self._keeper.drop(other)
+            count = len(self._waiting)
             self._waiting.clear()
             if self._courier is not None:
                 with suppress(CbkError):  # the next poll sends them, and says why if it cannot
-                    dispatch(self._kit, self._courier)
+                    dispatch(self._kit, self._courier, at_most=count)
 
     # ---- storing -------------------------------------------------------------------------------------------------------------
 
     def _store(self) -> None:
         """Store what is ready, step by step, each for all. Others may download meanwhile."""
-        self._free_slot()
+        if not self._is_fetching:
+            self._slot.free()
         items, self._ready = self._ready, []
         try:
             self._kit.archive.flush([item.part for item in items if item.part is not None])

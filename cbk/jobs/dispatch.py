@@ -8,9 +8,10 @@ from cbk.jobs.room import why_not_now
 from cbk.rules.batches import share_out
 
 
-def dispatch(kit: Kit, courier: Courier) -> int:
+def dispatch(kit: Kit, courier: Courier, *, at_most: int | None = None) -> int:
     """Send as many due versions as the window has room for; returns how many. Raises ArchiveError, BrokerUnavailable.
 
+    Whoever does not hold the poll's lease sends `at_most` as many as it has made room for: several may look at the same room.
     A version whose lease ran out in silence is sent again, unless its message still waits in the queue. Nothing is sent while
     nothing new is to be fetched (`jobs.room`).
     """
@@ -24,7 +25,7 @@ def dispatch(kit: Kit, courier: Courier) -> int:
     room = settings.dispatch_window - in_flight
     if room <= 0 or why_not_now(kit) is not None:
         return 0
-    versions = work.dispatch(room, settings.lease)
+    versions = work.dispatch(room if at_most is None else min(room, at_most), settings.lease)
     if versions:
         try:
             courier.send_backups(share_out(versions, in_flight=in_flight))

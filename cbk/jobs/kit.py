@@ -81,7 +81,7 @@ def downloads(settings: Settings) -> int:
 
 
 def threads(settings: Settings) -> int:
-    """How many threads it has for that: some store what came, and one may be polling, while so many downloads go on."""
+    """How many threads it has for that: while so many downloads go on, some store what came, and one does something else."""
     return downloads(settings) + 1 + ceil(downloads(settings) / DOWNLOADS_PER_STORING)
 
 

@@ -14,6 +14,9 @@ from cbk.edges.archive import Part, Publication
 from cbk.edges.download import Downloader
 from cbk.jobs import backup
 from cbk.jobs.backup import back_up_together, sum_up
+from cbk.jobs.intake import take_in
+from cbk.jobs.kit import DEFAULT_CONCURRENCY
+from cbk.jobs.orders import pause
 from cbk.model import VersionState
 from tests.desk import claim_row
 from tests.origin import serve, status
@@ -235,17 +238,18 @@ def test_what_came_is_stored_while_another_task_downloads(make_desk, monkeypatch
     assert set(states(desk).values()) == {"stored"}
 
 
-def test_no_more_downloads_go_on_at_a_time_than_were_set(make_desk, monkeypatch):
+def test_as_many_downloads_go_on_at_a_time_as_were_set_and_no_more(make_desk, monkeypatch):
     desk = make_desk(concurrency=2)
     ids = [desk.upload(f"{number}.txt", b"x") for number in range(12)]
     desk.poll()
-    now, most, counting = [0], [0], threading.Lock()
+    now, most, counting, two = [0], [0], threading.Lock(), threading.Barrier(2, timeout=30)
     fetch = Downloader.fetch
 
     def counted(downloader, *arguments, **options):
         with counting:
             now[0] += 1
             most[0] = max(most[0], now[0])
+        two.wait()
         try:
             return fetch(downloader, *arguments, **options)
         finally:
@@ -259,26 +263,81 @@ def test_no_more_downloads_go_on_at_a_time_than_were_set(make_desk, monkeypatch)
     assert set(states(desk).values()) == {"stored"}
 
 
-def test_lease_is_kept_while_a_download_is_waited_for(make_desk, monkeypatch):
+class Slots:
+    """In place of a process's downloads: `waits` is what happens while one is waited for, and whether it comes."""
+
+    def __init__(self, *waits):
+        self._waits = iter(waits)
+
+    def acquire(self, timeout):
+        wait = next(self._waits, None)
+        return wait is None or wait() is not False
+
+    def release(self):
+        pass
+
+
+def test_nothing_is_claimed_where_all_downloads_are_under_way(desk, rows, monkeypatch):
+    monkeypatch.setattr(backup, "SLOT_SECONDS", 0.0)
+    for _ in range(DEFAULT_CONCURRENCY):
+        assert desk.kit.slots.acquire(blocking=False)
+    with pytest.raises(errors.Busy):
+        back_up_together(desk.kit, rows)
+    assert {(version.attempts, version.claimed_until) for version in desk.versions().values()} == {(0, None)}
+
+
+def test_download_is_given_back_to_the_process(make_desk):
     desk = make_desk(concurrency=1)
-    row = desk.upload("a.txt", b"x")
+    ids = [desk.upload("bad.txt", b"x", hash_of=b"y"), desk.upload("good.txt", b"x")]
     desk.poll()
-    monkeypatch.setattr(backup, "SLOT_SECONDS", 0.01)
-    ticks = []
-    tick = backup.Keeper.tick
+    back_up_together(desk.kit, ids)
+    assert desk.kit.slots.acquire(blocking=False)
+    with pytest.raises(ValueError, match="released"):
+        [desk.kit.slots.release() for _ in range(2)]
 
-    def keep(keeper, claim):
-        ticks.append(claim)
-        if len(ticks) == 5:
-            desk.kit.slots.release()
-        tick(keeper, claim)
 
-    monkeypatch.setattr(backup.Keeper, "tick", keep)
-    desk.kit.slots.acquire()
-    back_up_together(desk.kit, [row])
-    assert len(ticks) >= 5
-    assert states(desk) == {"a.txt": "stored"}
-    assert desk.kit.slots.acquire(blocking=False)  # it was given back
+def test_pause_that_is_ordered_while_a_download_is_waited_for_holds(desk, rows):
+    desk.kit.slots = Slots(lambda: pause(desk.kit, desk.kit.catalog.database.now() + timedelta(hours=1)))
+    assert sum_up(back_up_together(desk.kit, rows)).facts == {"put_off": 5, "size": 0}
+
+
+def test_row_is_read_after_a_download_was_waited_for(desk, rows):
+    desk.kit.slots = Slots(lambda: desk.drop(rows[0]))
+    back_up_together(desk.kit, rows)
+    assert states(desk)["0.txt"] != "stored"
+    assert states(desk)["1.txt"] == "stored"
+
+
+def test_others_are_sent_to_whoever_is_free_where_no_download_comes_free_again(desk, rows, monkeypatch):
+    monkeypatch.setattr(backup, "STORE_BYTES", 0)
+    desk.kit.slots = Slots(lambda: True, lambda: False)
+    desk.courier.take()
+    assert sum_up(back_up_together(desk.kit, rows, desk.courier)).facts == {"stored": 1, "size": 0}
+    assert sorted(desk.courier.take()) == sorted(rows[1:])
+    assert {version.attempts for version in desk.versions().values() if version.source_id != rows[0]} == {0}
+
+
+def test_no_more_are_sent_than_were_given_back(desk, rows, monkeypatch):
+    monkeypatch.setattr(backup, "BATCH_SECONDS", 0.0)
+    more = [desk.upload(f"more-{number}.txt", b"x") for number in range(20)]
+    take_in(desk.kit, list(desk.kit.source.rows(more).values()))
+    desk.courier.take()
+    back_up_together(desk.kit, rows, desk.courier)
+    assert len(desk.courier.take()) == len(rows) - 1
+
+
+def test_time_before_the_first_download_counts_for_no_batch(desk, rows, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(backup, "uptime", lambda: clock[0])
+    read = type(desk.kit.source).rows
+
+    def slowly(source, source_ids):
+        clock[0] += 2 * backup.BATCH_SECONDS
+        return read(source, source_ids)
+
+    monkeypatch.setattr(type(desk.kit.source), "rows", slowly)
+    back_up_together(desk.kit, rows)
+    assert set(states(desk).values()) == {"stored"}
 
 
 def test_what_is_ready_is_stored_while_a_download_goes_on(desk, monkeypatch):
