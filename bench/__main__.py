@@ -19,7 +19,7 @@ from bench.place import REPOSITORY, Place, opened_place
 from bench.plot import plot
 from bench.reading import rebuild_catalog, restore_copies, verify_copies
 from bench.report import case_tables
-from bench.results import Run, Session, runs_and_profiles
+from bench.results import Machine, Run, Session, runs_and_profiles
 from bench.targets import target_table
 from bench.transfers import (
     CONTENDERS,
@@ -63,7 +63,8 @@ def main() -> int:
             if arguments.profile and case in PROFILED:
                 profiles[case] = profile_corpus(place, options, case, arguments.folded or place.folder / "folded")
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    _publish(Session(command, _commit(), arguments.scale, time.monotonic() - begun, runs, profiles), arguments)
+    session = Session(command, _commit(), arguments.scale, time.monotonic() - begun, runs, profiles, Machine.this())
+    _publish(session, arguments)
     return 0
 
 

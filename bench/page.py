@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from datetime import timedelta
 
@@ -39,9 +37,15 @@ def _between(text: str, name: str, content: str) -> str:
 
 
 def _provenance(sessions: list[Session]) -> str:
-    system = f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} on {platform.machine()}"
-    told = [f"{_command(session)}{_shrunk(session)}" for session in sessions]
-    return f"{'; '.join(told)}. {system}, {os.cpu_count()} processors, Python {platform.python_version()}."
+    """Each command, and the machine: once where all ran on the same one."""
+    machines = {session.machine for session in sessions}
+    agree = len(machines) == 1
+    told = [f"{_command(session)}{_shrunk(session)}{'' if agree else _where(session)}" for session in sessions]
+    return f"{'; '.join(told)}." + "".join(f" {machine}." for machine in machines if agree and machine)
+
+
+def _where(session: Session) -> str:
+    return f" ({session.machine})" if session.machine else " (on a machine that its file does not name)"
 
 
 def _command(session: Session) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -69,10 +71,28 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """Where was measured: `system` is the kernel with its architecture, `python` the version of Python."""
+
+    system: str
+    processors: int
+    python: str
+
+    @classmethod
+    def this(cls) -> Machine:
+        """The one that this process runs on."""
+        release = ".".join(platform.release().split(".")[:2])
+        return cls(f"{platform.system()} {release} on {platform.machine()}", os.cpu_count() or 1, platform.python_version())
+
+    def __str__(self) -> str:
+        return f"{self.system}, {self.processors} processors, Python {self.python}"
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """What one command measured: `seconds` is how long it took, `profiles` has a table for each case that was looked at.
 
-    `commit` is the short name of what was measured.
+    `commit` is the short name of what was measured. `machine` is None where the file that it was read from does not tell.
     """
 
     command: str
@@ -81,6 +101,7 @@ class Session:
     seconds: float
     runs: list[Run]
     profiles: dict[str, str]
+    machine: Machine | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Everything."""
@@ -91,12 +112,15 @@ class Session:
             "seconds": self.seconds,
             "runs": [run.as_json() for run in self.runs],
             "profiles": self.profiles,
+            "machine": asdict(self.machine) if self.machine else None,
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Session:
         """What `as_json` told of."""
-        return cls(**{**values, "runs": [Run.from_json(run) for run in values["runs"]]})
+        machine = values.get("machine")
+        told = {"runs": [Run.from_json(run) for run in values["runs"]], "machine": Machine(**machine) if machine else None}
+        return cls(**values | told)
 
 
 def runs_and_profiles(sessions: Iterable[Session]) -> tuple[list[Run], dict[str, str]]:

@@ -52,12 +52,15 @@ def copy_corpus(place: Place, options: Options, *, corpus: str) -> Iterator[Run]
 
 
 def _ours(place: Place, origin: Origin, options: Options, case: str) -> dict[str, Turn]:
-    """The kit's turns: as it is installed, for small files as one process as well, and, where that was asked for, unsafe."""
+    """The kit's turns: as it is installed, as one process with its defaults as well, and, where that was asked for, unsafe.
+
+    Eight downloads in one process need the most memory; `large` and `hand` have not so many files.
+    """
     turns: dict[str, Turn] = {}
     if options.takes_part(US):
         ours = partial(back_up, place, origin, place.application(origin), case, catalog=options.catalog)
         turns[US] = ours
-        if case == "small":
+        if case in {"small", "medium"}:
             turns[US_ALONE] = partial(ours, contender=US_ALONE, workers=1, downloads=TRANSFERS)
         if options.unsafe:
             turns[UNSAFE] = partial(ours, contender=UNSAFE, program="bench.unsafe")
@@ -67,7 +70,7 @@ def _ours(place: Place, origin: Origin, options: Options, case: str) -> dict[str
 def copy_from_afar(place: Place, options: Options) -> Iterator[Run]:
     """The small files with a round trip of 40 ms; the kit without it as well, which says what the processors would allow.
 
-    Nothing is promised beside the others here, so that they take part only where they are named.
+    Nothing is promised beside the others here; `rclone-copyurl` takes part only where it is named.
     """
     far, near = place.origin("small", "static", DELAY), place.origin("small", "static")
     turns: dict[str, Turn] = {}
@@ -75,7 +78,7 @@ def copy_from_afar(place: Place, options: Options) -> Iterator[Run]:
         turns[US] = partial(back_up, place, far, place.application(far), "delay", catalog=options.catalog)
         turns[US_NEAR] = partial(back_up, place, near, place.application(near), "delay", catalog=options.catalog, contender=US_NEAR)
     for name in ("rclone-compress", "rclone-copy", "rclone-copyurl"):
-        if name in options.only:
+        if name in options.only or (name != "rclone-copyurl" and options.takes_part(name)):
             turns[name] = partial(run_peer, place, far, name, "delay")
     yield from in_turn(turns, options.rounds)
 

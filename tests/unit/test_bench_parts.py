@@ -5,13 +5,15 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
+from functools import partial
 
 import pytest
 
+from bench import transfers
 from bench.corpus import CORPORA, File, make_corpus
 from bench.results import Run
 from bench.static import Connection, Files
-from bench.transfers import in_turn
+from bench.transfers import Options, copy_corpus, copy_from_afar, in_turn
 from bench.watch import Watch
 
 MB = 1000 * 1000
@@ -55,6 +57,41 @@ def test_corpus_on_the_disk_is_what_its_hashes_say(tmp_path):
 def test_who_begins_moves_on_with_each_round():
     turns = {name: lambda round_, name=name: Run("case", name, round_, 1, 1, 1.0, {}) for name in "abc"}
     assert "".join(run.contender for run in in_turn(turns, 4)) == "abc" + "bca" + "cab" + "abc"
+
+
+class Everywhere:
+    """A place that has all origins, and nothing in them."""
+
+    def origin(self, *_origin):
+        return None
+
+    def application(self, _origin):
+        return ""
+
+
+@pytest.fixture
+def contenders(monkeypatch):
+    """Who has a turn in a case, where each turn costs nothing."""
+
+    def a_turn(*_arguments, contender="us", **_options):
+        return contender
+
+    monkeypatch.setattr(transfers, "back_up", a_turn)
+    monkeypatch.setattr(transfers, "run_peer", lambda _place, _origin, name, _case, _round: name)
+    return lambda case, **options: set(case(Everywhere(), Options(rounds=1, **options)))
+
+
+@pytest.mark.parametrize(("corpus", "expected"), [("small", True), ("medium", True), ("large", False)])
+def test_one_worker_takes_part_where_there_are_files_for_all_its_downloads(contenders, corpus, expected):
+    assert ("us, one worker" in contenders(partial(copy_corpus, corpus=corpus))) is expected
+
+
+def test_rclone_takes_part_at_a_distance(contenders):
+    assert contenders(copy_from_afar) == {"us", "us, without delay", "rclone-compress", "rclone-copy"}
+
+
+def test_fetching_by_links_takes_part_at_a_distance_where_it_is_named(contenders):
+    assert contenders(copy_from_afar, only=("rclone-copyurl",)) == {"rclone-copyurl"}
 
 
 # The watch

@@ -10,11 +10,13 @@ from bench.arithmetic import arithmetic_table
 from bench.plot import plot
 from bench.profile import part_of, profile_table
 from bench.report import case_table
-from bench.results import Run, Session, Spread, ratios, runs_and_profiles
+from bench.results import Machine, Run, Session, Spread, ratios, runs_and_profiles
 from bench.targets import TARGETS, target_table
 from bench.watch import Usage
 
 MB = 1000 * 1000
+PI = Machine("Linux 6.6 on aarch64", 4, "3.13.1")
+SERVER = Machine("Linux 6.12 on x86_64", 32, "3.11.2")
 
 
 def run(case, contender, round_, seconds, *, cpu=1.0, memory=MB, files=100, name=None, **facts):
@@ -154,8 +156,16 @@ def test_page_that_is_written_again_holds_the_last_run_only(performance_page):
 
 
 def test_session_is_read_as_it_was_written():
-    session = Session("python -m bench small", "abc", 0.5, 60.0, [run("small", "us", 1, 2.0, failures=1)], {"small": "| a table |"})
+    runs = [run("small", "us", 1, 2.0, failures=1)]
+    session = Session("python -m bench small", "abc", 0.5, 60.0, runs, {"small": "| a table |"}, PI)
     assert Session.from_json(json.loads(json.dumps(session.as_json()))) == session
+
+
+def test_session_that_does_not_tell_its_machine_is_read_as_well():
+    session = Session("python -m bench small", "abc", 0.5, 60.0, [], {}, PI)
+    values = session.as_json()
+    del values["machine"]
+    assert Session.from_json(values).machine is None
 
 
 def test_cases_of_several_commands_stand_side_by_side_and_the_last_one_counts():
@@ -169,9 +179,33 @@ def test_cases_of_several_commands_stand_side_by_side_and_the_last_one_counts():
 def test_page_names_each_command(performance_page):
     page.write_page([Session(f"python -m bench {case}", "abc", 1, 60, [run(case, "us", 1, 1.0)], {}) for case in ("small", "poll")])
     assert (
-        "`python -m bench small` at abc, 0:01:00 hours; `python -m bench poll` at abc, 0:01:00 hours. "
+        "`python -m bench small` at abc, 0:01:00 hours; `python -m bench poll` at abc, 0:01:00 hours.\n"
         in performance_page.read_text()
     )
+
+
+def sessions_on(*machines):
+    return [Session(f"bench {number}", "abc", 1, 60, [], {}, machine) for number, machine in enumerate(machines)]
+
+
+def test_page_names_the_machine_once_where_all_was_measured_on_it(performance_page):
+    page.write_page(sessions_on(PI, PI))
+    assert "`bench 1` at abc, 0:01:00 hours. Linux 6.6 on aarch64, 4 processors, Python 3.13.1.\n" in performance_page.read_text()
+    assert performance_page.read_text().count("aarch64") == 1
+
+
+def test_page_names_the_machine_of_each_command_where_they_differ(performance_page):
+    page.write_page(sessions_on(PI, SERVER, None))
+    assert (
+        "`bench 0` at abc, 0:01:00 hours (Linux 6.6 on aarch64, 4 processors, Python 3.13.1); "
+        "`bench 1` at abc, 0:01:00 hours (Linux 6.12 on x86_64, 32 processors, Python 3.11.2); "
+        "`bench 2` at abc, 0:01:00 hours (on a machine that its file does not name).\n"
+    ) in performance_page.read_text()
+
+
+def test_page_names_no_machine_where_none_is_told(performance_page):
+    page.write_page(sessions_on(None, None))
+    assert "`bench 1` at abc, 0:01:00 hours.\n" in performance_page.read_text()
 
 
 def test_page_says_that_a_shrunken_run_is_none_to_quote(performance_page):
