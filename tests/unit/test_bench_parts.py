@@ -6,6 +6,7 @@ import sys
 import zlib
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from bench.transfers import Options, copy_corpus, copy_from_afar, in_turn
 from bench.watch import Watch
 
 MB = 1000 * 1000
+ROOT = Path(__file__).parents[2]
 
 
 def content(file):
@@ -192,3 +194,25 @@ def test_head_is_answered_without_a_body(files):
     connection.connection_made(transport)
     connection.data_received(b"HEAD /cars/a%20b.csv HTTP/1.1\r\n\r\n")
     assert b"".join(transport.written).endswith(b"\r\n\r\n")
+
+
+# The kit without what keeps copies safe
+
+UNSAFE = """
+import tempfile
+from bench import unsafe
+from cbk.edges.catalog.database import Database
+from cbk.edges.catalog.engine import open_engine
+
+unsafe.let_nothing_be_flushed()
+with tempfile.TemporaryDirectory() as folder:
+    database = Database(open_engine(f"sqlite:///{folder}/catalog.db", pool_size=1, timeout_seconds=1))
+    for durable in (False, True):
+        with database.writing(durable=durable) as connection:
+            print(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+"""
+
+
+def test_unsafe_kit_has_a_catalog_that_is_never_flushed():
+    told = subprocess.run([sys.executable, "-c", UNSAFE], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["0", "0"]  # OFF
