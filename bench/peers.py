@@ -81,7 +81,7 @@ def run_peer(place: Place, origin: Origin, name: str, case: str, round_: int) ->
     found = sum(1 for _ in _payloads(target, name))
     if found != len(files):
         raise BenchFailed(f"{name} copied {found} of {len(files)} files; see its log:\n{_tail(place.folder / f'{name}.log')}")
-    shutil.rmtree(target)
+    place.done_with(target, found)
     return Run(case, name, round_, len(files), origin.corpus.size, seconds, {name: usage}, server, facts)
 
 

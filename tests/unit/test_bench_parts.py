@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from bench import transfers
 from bench.corpus import CORPORA, File, make_corpus
+from bench.place import MANY_FILES, Place
 from bench.results import Run
 from bench.static import Connection, Files
 from bench.transfers import Options, copy_corpus, copy_from_afar, in_turn
@@ -94,6 +96,14 @@ def test_rclone_takes_part_at_a_distance(contenders):
 
 def test_fetching_by_links_takes_part_at_a_distance_where_it_is_named(contenders):
     assert contenders(copy_from_afar, only=("rclone-copyurl",)) == {"rclone-copyurl"}
+
+
+@pytest.mark.parametrize(("files", "stays"), [(MANY_FILES - 1, False), (MANY_FILES, True)])
+def test_many_copies_stay_until_the_end(tmp_path, files, stays):
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    Place(tmp_path, ExitStack(), 1.0).done_with(folder, files)
+    assert folder.exists() is stays
 
 
 # The watch
