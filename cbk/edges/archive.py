@@ -13,7 +13,7 @@ A copy comes in like this, in this order, and counts only once all of it is done
     with archive.incoming("17-3", header) as part:
         part.expect(size)                   # where it is known; a large copy is then read back while it still comes in
         part.write(...)                     # any number of times
-        part.finish()                       # whole; the disk begins to write
+        part.finish()                       # whole; of a large one, the disk begins to write
         part.flush()                        # all of it is on the disk
         written = part.read_back()          # the same file, opened again by name, inflated, hashed, and compared
         with archive.publishing() as publication:
@@ -44,11 +44,11 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from queue import Queue
+from typing import Any, NamedTuple, Self, cast
 
 from cbk.errors import (
     ArchiveError,
@@ -102,6 +102,8 @@ _SHORT_HEADER_BYTES = 4 * 1024  # one page, in which nearly every header ends
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _READ_BYTES = 256 * 1024
 _BESIDE_FROM_BYTES = 8 * 1024 * 1024  # of a file, from which on a thread more is worth its start
+_BESIDE_CHUNKS = 2  # that wait for it at the most, so that memory is flat
+_WRITEBACK_FROM_BYTES = 1024 * 1024  # of a part, from which on the disk begins at its end; smaller ones are flushed together soon
 _DROP_EVERY_BYTES = 8 * 1024 * 1024
 _SYNC_EVERY_BYTES = 128 * 1024 * 1024  # keeps each wait short: a slow SSD needs seconds for this much, and minutes for a large file
 _TRAIL_FROM_BYTES = 64 * 1024 * 1024  # of an object, from which on it is read back while it still comes in
@@ -562,7 +564,10 @@ class Part:
             return
         self.header = dataclasses.replace(self.header, size=size)
         if size >= _TRAIL_FROM_BYTES and self._trail is None:
-            with _disk_errors(f"read part {self.name}"):
+            with (
+                _disk_errors(f"read part {self.name}"),
+                contextlib.suppress(RuntimeError),
+            ):  # no thread can be had: not this way then
                 self._trail = _Trail(self.name, self._path)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -575,7 +580,7 @@ class Part:
                 self._put(descriptor, output)
 
     def finish(self) -> None:
-        """End the copy, and let the disk begin to write it. Raises DiskFull or DiskFailed."""
+        """End the copy; of a large one, the disk begins to write what is left. Raises DiskFull or DiskFailed."""
         rest = self._encoder.finish()
         size_is_new = self.bytes_in != self.header.size
         self.header = dataclasses.replace(self.header, size=self.bytes_in)
@@ -588,7 +593,8 @@ class Part:
             if header_is_wrong:
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 _write_all(descriptor, encode_header(self.header))
-            _begin_writeback(descriptor)
+            if self._unsynced >= _WRITEBACK_FROM_BYTES:
+                _begin_writeback(descriptor)
         self._finished = True
 
     def flush(self) -> None:
@@ -655,11 +661,10 @@ class Part:
         """What was found while the copy came in; None where nothing was, or of another file than the one that has the name now."""
         if self._trail is None:
             return None
-        self._trail.wait(tick)
-        is_the_file = self._trail.reads(self._path)
-        trail = self._close_trail()
-        trail.check()
-        return trail.result() if is_the_file else None
+        try:
+            return self._trail.finish(self._path, tick)
+        finally:
+            self._close_trail()
 
     def _close_trail(self) -> _Trail:
         trail, self._trail = cast("_Trail", self._trail), None
@@ -692,7 +697,8 @@ class _Trail:
     """Reads a part back while it still comes in: a thread beside its writer, and a descriptor opened anew by the part's name.
 
     Nothing is read that was not flushed by this descriptor and then dropped from the page cache, and the end only after the writer
-    has flushed the whole. The writer is never held up, and is told by `check` of a disk that fails.
+    has flushed the whole. The writer shares the disk with it, but waits for it only to `finish` and to `close`; `check` tells it of
+    a disk that fails. Raises RuntimeError where no thread can be had.
     """
 
     def __init__(self, part_name: str, path: str) -> None:
@@ -729,19 +735,18 @@ class _Trail:
         if self._error is not None and not isinstance(self._error, CopyCorrupt):
             raise self._error
 
-    def wait(self, tick: Tick | None) -> None:
-        """Wait until all was read, after `reach_end`. What `tick` raises ends it."""
+    def finish(self, path: str, tick: Tick | None) -> tuple[CopyHeader, Written] | None:
+        """Wait for what is found, after `reach_end`; None where `path` leads to another file by now, or to a link.
+
+        What `tick` raises ends it. Raises what went wrong: CopyCorrupt, or as `check`.
+        """
         while self._thread.is_alive():
             if tick:
                 tick()
             self._thread.join(_TRAIL_TICK_SECONDS)
-
-    def reads(self, path: str) -> bool:
-        """Whether the file that was read is the one that `path` leads to, by no link."""
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(self._descriptor))  # noqa: PTH116
-
-    def result(self) -> tuple[CopyHeader, Written]:
-        """What was found. Raises what went wrong: CopyCorrupt, or as `check`."""
+        self.check()
+        if not os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(self._descriptor)):  # noqa: PTH116
+            return None
         if self._error is not None:
             raise self._error
         if self._found is None:
@@ -776,7 +781,8 @@ class _Trail:
         self._go_on()
         with _disk_errors(f"write part {self._part_name}"):
             os.fdatasync(self._descriptor)
-            os.posix_fadvise(self._descriptor, position, 0, os.POSIX_FADV_DONTNEED)  # to the end: pages may begin before the gap
+            # From the gap before on, and to the end: a page may begin before what it is of.
+            os.posix_fadvise(self._descriptor, max(0, position - _TRAIL_GAP_BYTES), 0, os.POSIX_FADV_DONTNEED)
         return sys.maxsize if at_end else written - _TRAIL_GAP_BYTES
 
     def _go_on(self) -> None:
@@ -866,16 +872,8 @@ class _Reading:
         if not self._hashes or (self._up_to is None and os.fstat(self.descriptor).st_size < _BESIDE_FROM_BYTES):
             yield from self._chunks(self._sha256.update if self._hashes else len)
             return
-        with ThreadPoolExecutor(1, "cbk-hash") as thread:
-            hashing = thread.submit(lambda: None)
-
-            def take(data: bytes) -> None:
-                nonlocal hashing
-                hashing.result()  # one chunk behind at the most, so that memory is flat
-                hashing = thread.submit(self._sha256.update, data)
-
-            yield from self._chunks(take)
-            hashing.result()
+        with _Beside(self._sha256.update, "cbk-hash") as hashing:
+            yield from self._chunks(hashing.take)
 
     def _chunks(self, take: Callable[[bytes], object]) -> Iterator[bytes]:
         while data := os.read(self.descriptor, self._next_bytes()):
@@ -892,6 +890,46 @@ class _Reading:
         if self._up_to is not None and self.size >= self._limit:
             self._limit = self._up_to(self.size)
         return min(_READ_BYTES, self._limit - self.size)
+
+
+class _Beside:
+    """Does `work` with chunk after chunk, in order, in a thread beside until the end of the block; itself where none can be had."""
+
+    def __init__(self, work: Callable[[bytes], object], name: str) -> None:
+        self._work = work
+        self._chunks: Queue[bytes | None] = Queue(_BESIDE_CHUNKS)
+        self._error: BaseException | None = None
+        # A daemon, and no pool: a worker that is stopped at once finishes what is under way, when pools take nothing any more.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._has_thread = False
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(RuntimeError):
+            self._thread.start()
+            self._has_thread = True
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._has_thread:
+            self._chunks.put(None)
+            self._thread.join()
+        if self._error is not None and exception[0] is None:
+            raise self._error
+
+    def take(self, chunk: bytes) -> None:
+        """Have this worked on; waits while there are too many before it."""
+        if self._has_thread:
+            self._chunks.put(chunk)
+        else:
+            self._work(chunk)
+
+    def _run(self) -> None:
+        while (chunk := self._chunks.get()) is not None:
+            if self._error is None:
+                try:
+                    self._work(chunk)
+                except BaseException as error:  # noqa: BLE001 - it is raised at the end of the block
+                    self._error = error
 
 
 @contextmanager

@@ -550,6 +550,35 @@ def test_stored_bytes_are_hashed_alike_in_any_thread(archive, monkeypatch, besid
     assert threading.active_count() == before
 
 
+@pytest.fixture
+def no_threads(monkeypatch):
+    """A process that has as many threads as it may have, or is about to end."""
+
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_stored_bytes_are_hashed_where_no_thread_can_be_had(archive, monkeypatch, no_threads):
+    monkeypatch.setattr(module, "_BESIDE_FROM_BYTES", 0)
+    written = store(archive, MEDIA)
+    assert written.stored_sha256 == hashlib.sha256(on_disk(archive).read_bytes()).hexdigest()
+
+
+def test_error_of_a_thread_beside_is_raised(archive, monkeypatch):
+    def fail(_chunk):
+        raise MemoryError
+
+    def take_more_than_may_wait():
+        with module._Beside(fail, "cbk-hash") as beside:
+            for _ in range(10):
+                beside.take(b"x")
+
+    with pytest.raises(MemoryError):
+        take_more_than_may_wait()
+
+
 @pytest.mark.parametrize("trail_from", [1, 1 << 40], ids=["read back meanwhile", "read back afterwards"])
 def test_memory_stays_flat_while_a_large_copy_comes_in(archive, monkeypatch, trail_from):
     monkeypatch.setattr(module, "_TRAIL_FROM_BYTES", trail_from)
@@ -640,6 +669,13 @@ def trailed(archive, content=MEDIA, expected=SIZE, sha256_of=MEDIA, *, before_th
         part.read_back(tick=tick)
         publish(archive, part, LOCATION)
         return part.written
+
+
+def test_large_copy_is_read_back_afterwards_where_no_thread_can_be_had(archive, trail, no_threads):
+    before = open_descriptors()
+    trailed(archive)
+    assert not any(map(read_by_trail, trail.calls))
+    assert open_descriptors() == before
 
 
 def assert_nothing_is_left(archive, descriptors, threads):
@@ -803,13 +839,16 @@ def test_disk_that_fails_the_reader_ends_the_writing_of_a_large_copy(archive, tr
     def full(_descriptor):
         raise OSError(errno.ENOSPC, "x")
 
+    def write_on(part):
+        come_in(part, MEDIA[: STEP * 3])
+        part._trail._thread.join(30)
+        part.write(b"x")
+
     trail.flush = full
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(1 << 40)
-        come_in(part, MEDIA[: STEP * 3])
-        part._trail._thread.join(30)
         with pytest.raises(DiskFull, match="cannot write part 1-1"):
-            part.write(b"x")
+            write_on(part)
 
 
 def test_whatever_ends_the_reader_of_a_large_copy_ends_the_copy(archive, trail):
