@@ -12,6 +12,7 @@ globals().update(kit_config())
 
 # A line after this one overrides the kit. What sites change:
 #
-# worker_concurrency = 4                            # downloads at the same time; CBK_CONCURRENCY does the same
+# worker_concurrency = 4                            # threads, not downloads: those are CBK_CONCURRENCY, and threads follow from it.
+#                                                   # Fewer threads than downloads mean fewer downloads; `-c` is the same
 # worker_pool = "prefork"                           # on the machine that only prunes and verifies: work that hangs can be killed
 # broker_transport_options["socket_timeout"] = 60   # seconds; for a broker far away

@@ -188,7 +188,18 @@ class Settings(BaseSettings):
         ),
     )
     keep_versions: int = Field(default=1, ge=1, description="How many of a file's newest versions are fetched.")
-    concurrency: int | None = Field(default=None, ge=1, le=256, description="Downloads at the same time per worker. Default: 8.")
+    concurrency: int | None = Field(
+        default=None, ge=1, le=256, description="Downloads at the same time per worker. Default: 8, shared by `CBK_WORKERS`."
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description=(
+            "How many workers on this machine share the 8 downloads, rounded up, where `CBK_CONCURRENCY` gives no number to each. "
+            "It starts none; `scripts/install.sh` sets it in its units."
+        ),
+    )
     allowed_hosts: Annotated[str, BeforeValidator(_check_hosts)] = Field(
         default="",
         description=(

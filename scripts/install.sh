@@ -21,6 +21,10 @@ ROOM_FOR_TWO=1800000
 
 VENV=/opt/cbk
 CONFIG=/etc/cbk/cbk.toml
+# What this machine is to its site: `first`, or `joined`, where only workers run. It counts where there are settings.
+ROLE=/etc/cbk/role
+# How many workers were asked for, from before units are enabled until all of them are started: a run that was killed is made up for.
+UNFINISHED=/etc/cbk/unfinished
 UNITS=/etc/systemd/system
 WANTED=$UNITS/cbk.target.wants
 COMMAND=/usr/local/bin/cbk
@@ -31,7 +35,7 @@ unset CBK_CONFIG CBK_VENV CBK_CELERY_CONFIG
 
 here=$(cd "$(dirname "$0")" && pwd)
 tree=$(dirname "$here")
-answers='' join='' wheel='' workers='' redis=yes mode=install dry='' changed=''
+answers='' join='' wheel='' workers='' mount='' redis=yes mode=install dry='' changed=''
 
 say() {
     printf '%s\n' "$*"
@@ -233,6 +237,8 @@ EOF
 
 settle() {
     [ -d "${CONFIG%/*}" ] || run install -d -o root -g cbk -m 750 "${CONFIG%/*}"
+    # Before the settings: where those are, the role is too.
+    echo "$role" | put 644 "$ROLE"
     if [ -e $CONFIG ]; then
         [ -z "$answers" ] || say "keeping $CONFIG: \`cbk setup\` changes it"
     elif [ -n "$dry" ]; then
@@ -271,9 +277,16 @@ install_units() {
         sqlite:///*) writable="$writable $(quoted "$(dirname "${catalog#sqlite:///}")")" ;;
     esac
     place=$(findmnt -n -o TARGET --target "$root" || echo /)
+    mount=$(systemd-escape --path --suffix=mount "$place")
     if [ "$place" != / ] && ! findmnt -n --fstab --mountpoint "$place" >/dev/null; then
         say "WARNING: $place is not in /etc/fstab: after a restart of this machine nobody mounts it, and nothing is backed up"
     fi
+    # Not CBK_CONCURRENCY: the environment goes before the settings file, where that is the operator's to set.
+    put 644 "$UNITS/cbk-worker@.service.d/workers.conf" <<EOF
+# How many workers run here and share the downloads. Written by scripts/install.sh, which has to be run again when that changes.
+[Service]
+Environment=CBK_WORKERS=$(sharing)
+EOF
     # A disk that is plugged in late, or again, starts the workers.
     put 644 "$UNITS/cbk-worker@.service.d/disk.conf" <<EOF
 # Where the copies are, from $CONFIG. Written by scripts/install.sh, which has to be run again when that changes.
@@ -284,7 +297,7 @@ RequiresMountsFor=$(quoted "$root")
 ReadWritePaths=$writable
 
 [Install]
-WantedBy=$(systemd-escape --path --suffix=mount "$place")
+WantedBy=$mount
 EOF
 }
 
@@ -319,16 +332,44 @@ has_units() {
     return 1
 }
 
-# The workers of this machine, one a line: those that are enabled, unless --workers says otherwise, or nothing of the kit is.
+# Sets `role` and `workers`, before anything of what they depend on is changed. `workers` stays empty where those that are enabled stay.
+decide() {
+    role=''
+    [ ! -e "$CONFIG" ] || role=$(cat "$ROLE" 2>/dev/null || true)
+    if [ -n "$join" ]; then
+        role=joined
+    elif [ -z "$role" ]; then
+        # Former releases noted no role: a machine that has units but no beat had joined another one.
+        role=first
+        ! has_units || [ -L "$WANTED/cbk-beat.service" ] || role=joined
+    fi
+    case $role in
+        first | joined) ;;
+        *) fail "$ROLE says $role" "write first there, or joined where beat runs on another machine" ;;
+    esac
+    if [ -e "$UNFINISHED" ]; then
+        changed=yes
+        workers=${workers:-$(cat "$UNFINISHED")}
+    fi
+    [ -n "$workers" ] || has_units || workers=$(default_workers)
+}
+
+# The workers of this machine, one a line.
 workers_here() {
-    if [ -z "$workers" ] && has_units; then
-        enabled_workers
+    if [ -n "$workers" ]; then
+        seq -f 'cbk-worker@%g.service' "$workers"
     else
-        seq -f 'cbk-worker@%g.service' "${workers:-$(default_workers)}"
+        enabled_workers
     fi
 }
 
-# Those that --workers leaves out, one a line. One whose name is no number is somebody's own, and stays as it is.
+# How many of them share the downloads. One whose name is no number is somebody's own, and may have another purpose.
+sharing() {
+    count=$(workers_here | grep -c '@[0-9]*\.service$' || true)
+    echo $((count > 1 ? count : 1))
+}
+
+# Those above the number that was asked for, one a line. One whose name is no number stays as it is.
 workers_too_many() {
     [ -n "$workers" ] || return 0
     for unit in $(enabled_workers); do
@@ -341,36 +382,46 @@ workers_too_many() {
     done
 }
 
-# A machine that has units but no beat has joined another one, also where it is only upgraded.
-has_joined() {
-    [ -n "$join" ] || { has_units && [ ! -L "$WANTED/cbk-beat.service" ]; }
+# What starts the workers with another disk than now. Not with the one command that systemctl has for that: that of systemd 252 forgets
+# instances and drop-ins.
+forget_former_disks() {
+    for link in "$UNITS"/*.mount.wants/cbk-worker@*.service; do
+        case $link in
+            "$UNITS/$mount.wants"/*) ;;
+            *) [ ! -L "$link" ] || run rm "$link" ;;
+        esac
+    done
 }
 
-# All in one step, since what is enabled is what the next run keeps. Not with the one command that systemctl has for both: that of
-# systemd 252 forgets instances and drop-ins.
+# enable_units UNIT...: these start with the machine, and those that are too many no more. What is enabled is what the next run keeps:
+# so nothing is disabled before all that stays is enabled, and a number that was asked for is noted before.
 enable_units() {
-    if [ -z "$changed" ]; then
-        for unit in "$@"; do
-            systemctl -q is-enabled "$unit" 2>/dev/null || changed=yes
-        done
-    fi
-    if [ -n "$changed" ]; then
-        run systemctl -q disable "$@"
-        run systemctl -q enable "$@"
-    fi
+    surplus=$(workers_too_many)
+    [ -z "$surplus" ] || changed=yes
+    for unit in "$@"; do
+        [ -n "$changed" ] || systemctl -q is-enabled "$unit" 2>/dev/null || changed=yes
+    done
+    [ -n "$changed" ] || return 0
+    echo "$workers" | put 644 "$UNFINISHED"
+    run systemctl -q enable "$@"
+    forget_former_disks
+    # shellcheck disable=SC2086 # names of units, apart by blanks
+    [ -z "$surplus" ] || run systemctl -q disable --now $surplus
 }
 
 start() {
     units=$(workers_here)
-    has_joined || units="$units $FIRST"
-    for unit in $(workers_too_many); do
-        run systemctl -q disable --now "$unit"
-    done
+    if [ "$role" = first ]; then
+        units="$units $FIRST"
+    else
+        say "this machine has joined another one: beat, Flower and the page are left to that, unless $ROLE says first"
+    fi
     # shellcheck disable=SC2086 # names of units, apart by blanks
     enable_units cbk.target $units
     if [ -n "$changed" ]; then
         run systemctl daemon-reload
         run systemctl restart cbk.target
+        run rm -f "$UNFINISHED"
     elif [ -z "$dry" ]; then
         systemctl start cbk.target
     fi
@@ -432,6 +483,7 @@ settings=$answers
     *) redis='' ;;
 esac
 
+decide
 install_packages
 [ -z "$join" ] || root=$(setting "$answers" backup_root /backups)
 make_user

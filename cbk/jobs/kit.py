@@ -76,8 +76,8 @@ class Kit:
 
 
 def downloads(settings: Settings) -> int:
-    """How many downloads a worker has at a time."""
-    return settings.concurrency or DEFAULT_CONCURRENCY
+    """How many downloads a worker has at a time. Workers beside each other share by default what one alone has."""
+    return settings.concurrency or ceil(DEFAULT_CONCURRENCY / settings.workers)
 
 
 def threads(settings: Settings) -> int:

@@ -12,6 +12,7 @@ from kombu.utils.imports import symbol_by_name
 
 from cbk.cluster.config import kit_config
 from cbk.errors import SettingsError
+from cbk.jobs.kit import downloads
 from cbk.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -141,6 +142,15 @@ def test_beat_keeps_no_file():
 def test_events_are_on_for_flower():
     kit = config()
     assert (kit["worker_send_task_events"], kit["task_send_sent_event"]) == (True, True)
+
+
+@pytest.mark.parametrize(("workers", "each"), [(1, 8), (2, 4), (3, 3), (9, 1)])
+def test_workers_of_one_machine_share_the_downloads(workers, each):
+    assert downloads(Settings(source_url=SOURCE, workers=workers)) == each
+
+
+def test_downloads_that_were_asked_for_are_those_of_each_worker():
+    assert downloads(Settings(source_url=SOURCE, workers=2, concurrency=8)) == 8
 
 
 def test_concurrency_is_the_settings_and_leaves_room_in_the_pool_of_connections():
