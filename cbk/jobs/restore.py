@@ -14,11 +14,12 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
+from queue import SimpleQueue
 
 from cbk.edges.targets import FolderTarget, Target, WantedPaths
 from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, CopySwapped, RootMissing, TargetError, TargetUnavailable, UsageError
@@ -149,21 +150,21 @@ class Restore:
         Whoever does not iterate to the end closes the iteration: what is under way ends then, and leaves nothing unfinished behind.
         """
         self._advance = advance
-        running: set[Future[Result]] = set()
+        done: SimpleQueue[Future[Result]] = SimpleQueue()  # to wait for one of many futures takes a lock of each, every time
+        running = 0
         with ThreadPoolExecutor(jobs, thread_name_prefix="restore") as pool:
             try:
                 for choice in self._choices():
-                    running.add(pool.submit(self._restore, choice, self._path_of(choice)))
-                    if len(running) >= jobs * AHEAD:
-                        done, running = wait(running, return_when=FIRST_COMPLETED)
-                        yield from (future.result() for future in done)
-                while running:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
+                    pool.submit(self._restore, choice, self._path_of(choice)).add_done_callback(done.put)
+                    running += 1
+                    if running >= jobs * AHEAD:
+                        running -= 1
+                        yield done.get().result()
+                for _ in range(running):
+                    yield done.get().result()
             finally:
                 self._stopped.set()
-                for future in running:
-                    future.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)
 
     # ---- within --------------------------------------------------------------------------------------------------------------
 

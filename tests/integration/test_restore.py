@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from hashlib import sha256
 from itertools import pairwise
@@ -631,6 +632,56 @@ def test_file_that_appears_while_another_is_written_is_not_lost_unless_overwritt
             with pytest.raises(TargetError, match="something else is there"):
                 target.write(an_item(b"ours"), chunks())
     assert tree(out) == {"b/a.txt": b"ours" if overwrite else b"theirs"}
+
+
+def test_folder_is_entered_once_for_files_that_follow_one_another(out, monkeypatch):
+    made = []
+    mkdir = os.mkdir
+    monkeypatch.setattr(os, "mkdir", lambda name, *rest, **more: (made.append(name), mkdir(name, *rest, **more)))
+    out.mkdir()
+    made.clear()
+    with closing(FolderTarget(out)) as target:
+        for path in ("b/c/1", "b/c/2", "b/d/3"):
+            assert not target.holds(an_item(b"x", path))
+            target.write(an_item(b"x", path), [b"x"])
+    assert [name for name in made if name in {"b", "c", "d"}] == ["b", "c", "b", "d"]
+    assert tree(out) == dict.fromkeys(("b/c/1", "b/c/2", "b/d/3"), b"x")
+
+
+def test_folder_that_is_removed_between_two_files_is_made_again(out):
+    with closing(FolderTarget(out)) as target:
+        target.write(an_item(b"first", "b/first"), [b"first"])
+        shutil.rmtree(out / "b")
+        target.write(an_item(b"second", "b/second"), [b"second"])
+    assert tree(out) == {"b/second": b"second"}
+
+
+def test_symbolic_link_that_takes_a_folders_place_between_two_files_leads_nowhere(out, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with closing(FolderTarget(out)) as target:
+        target.write(an_item(b"first", "b/first"), [b"first"])
+        (out / "b").rename(out / "moved")
+        (out / "b").symlink_to(elsewhere)
+        target.write(an_item(b"second", "b/second"), [b"second"])
+    assert tree(elsewhere) == {}
+
+
+def open_descriptors():
+    return {path.name: path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink() and path.exists()}
+
+
+def test_no_folder_stays_open_after_the_end(out):
+    before = open_descriptors()
+    with closing(FolderTarget(out)) as target, ThreadPoolExecutor(2) as pool:
+        both = threading.Barrier(2, timeout=10)
+
+        def write(path):
+            both.wait()
+            target.write(an_item(b"x", path), [b"x"])
+
+        list(pool.map(write, ["b/1", "c/2"]))
+    assert open_descriptors() == before
 
 
 def test_disk_without_hard_links_gets_whole_files_and_keeps_what_is_there(three, out, monkeypatch):

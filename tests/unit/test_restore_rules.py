@@ -151,3 +151,11 @@ def test_paths_that_are_one_on_the_target_are_contested_as_one(paths):
             wanted.add(path)
         folded = contested_paths(map(place_key, paths))
         assert {path for path in paths if wanted.is_contested(path)} == {path for path in paths if place_key(path) in folded}
+
+
+def test_path_that_is_wanted_again_after_it_was_asked_for_is_contested():
+    with closing(WantedPaths()) as wanted:
+        wanted.add("a/b")
+        assert not wanted.is_contested("a/b")
+        wanted.add("a/b")
+        assert wanted.is_contested("a/b")

@@ -58,7 +58,7 @@ _HINTS: dict[int, str] = {
 class FolderTarget:
     """`folder`, which is made with the first file. A file of another content is replaced only with `overwrite`.
 
-    One restore at a time works in a folder. For any number of threads.
+    One restore at a time works in a folder, and nobody moves what is in it meanwhile. For any number of threads.
     """
 
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
@@ -67,6 +67,8 @@ class FolderTarget:
         self._opening = threading.Lock()
         self._root: int | None = None
         self._token = ""
+        # By thread, the folder that it went to last, and a descriptor of it: the next file is often in the same.
+        self._kept: dict[int, tuple[str, int]] = {}
 
     def holds(self, item: RestoreItem) -> bool:
         """Whether the file is there already with the right bytes, all of which are read.
@@ -75,9 +77,8 @@ class FolderTarget:
         """
         with _target_errors(f"read {item.path!r}"):
             try:
-                with self._parent(item.path) as folder:
-                    if _has(folder, _name(item.path), item):
-                        return True
+                if _has(self._parent(item.path), _name(item.path), item):
+                    return True
             except FileNotFoundError:
                 return False
         if not self._overwrite:
@@ -92,10 +93,8 @@ class FolderTarget:
         content = iter(chunks)
         first = next(content, b"")  # a copy that cannot be read at all leaves no folders behind
         temporary = self._temporary(item.path)
-        with _target_errors(f"write {item.path!r}"), self._parent(item.path, create=True) as folder:
-            with contextlib.suppress(FileNotFoundError):  # of a restore that was killed
-                os.unlink(temporary, dir_fd=folder)
-            descriptor = os.open(temporary, _CREATE_FLAGS, 0o666, dir_fd=folder)
+        with _target_errors(f"write {item.path!r}"):
+            folder, descriptor = self._create(item.path, temporary)
             try:
                 _write_all(descriptor, first)
                 for chunk in content:
@@ -109,7 +108,9 @@ class FolderTarget:
             _sync_folder(folder)
 
     def close(self) -> None:
-        """Let another restore work in the folder."""
+        """Let another restore work in the folder. Called once no thread writes any more."""
+        while self._kept:
+            os.close(self._kept.popitem()[1][1])
         if self._root is not None:
             os.close(self._root)
             self._root = None
@@ -167,21 +168,51 @@ class FolderTarget:
             return f"-{uuid4().hex[:16]}"
         return ""
 
-    @contextmanager
-    def _parent(self, path: str, *, create: bool = False) -> Iterator[int]:
-        """A descriptor of the folder that `path` lies in; with `create`, what is missing on the way is made."""
+    def _create(self, path: str, temporary: str) -> tuple[int, int]:
+        """The folder that `path` lies in, as `_parent` gives it, and a new file `temporary` there, to be written."""
+        folder = self._parent(path, create=True)
+        try:
+            return folder, os.open(temporary, _CREATE_FLAGS, 0o666, dir_fd=folder)
+        except FileExistsError:  # of a restore that was killed
+            os.unlink(temporary, dir_fd=folder)
+        except FileNotFoundError:  # somebody has removed the folder since
+            self._leave()
+            folder = self._parent(path, create=True)
+        return folder, os.open(temporary, _CREATE_FLAGS, 0o666, dir_fd=folder)
+
+    def _parent(self, path: str, *, create: bool = False) -> int:
+        """A descriptor of the folder that `path` lies in, until this thread's next call; with `create`, what is missing on the way
+        is made.
+        """
+        folder = path.rpartition("/")[0]
+        kept = self._kept.get(threading.get_ident())
+        if kept and kept[0] == folder:
+            return kept[1]
+        self._leave()
+        descriptor = self._enter(folder, create=create)
+        self._kept[threading.get_ident()] = folder, descriptor
+        return descriptor
+
+    def _leave(self) -> None:
+        """Close the folder that this thread went to last."""
+        _, descriptor = self._kept.pop(threading.get_ident(), ("", None))
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _enter(self, folder: str, *, create: bool) -> int:
+        """A descriptor of `folder`, for the caller to close."""
         # Once it is open, it is the same folder to the end, even where its disk is taken away.
         root = "." if self._root is not None else self.folder
-        descriptors = [os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root)]
-        try:
-            for segment in path.split("/")[:-1]:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root)
+        for segment in folder.split("/") if folder else ():
+            above = descriptor
+            try:
                 if create:
-                    _make_folder(descriptors[-1], segment)
-                descriptors.append(os.open(segment, _FOLDER_FLAGS, dir_fd=descriptors[-1]))
-            yield descriptors[-1]
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+                    _make_folder(above, segment)
+                descriptor = os.open(segment, _FOLDER_FLAGS, dir_fd=above)
+            finally:
+                os.close(above)
+        return descriptor
 
     def _temporary(self, path: str) -> str:
         """The name of an unfinished file: always the same, so that the next restore takes away what a killed one left.

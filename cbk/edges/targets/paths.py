@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from cbk.errors import TargetUnavailable
 
-_FILE, _FOLDER = 1, 2  # weights: a path is contested from 2 on, and a folder that no file wants is not asked for
+# Weights: a path that a file wants is contested from 2 on, and one that no file wants is a multiple of a folder's.
+_FILE, _FOLDER = 1, 2**31
 
 
 class WantedPaths:
@@ -19,6 +20,7 @@ class WantedPaths:
     def __init__(self, same: Callable[[str], str] = str) -> None:
         self._same = same
         self._last_folder = ""
+        self._any_contested: bool | None = None  # nothing is known
         # An empty name is a file of SQLite's own in the folder of temporary files, which is gone when it is closed.
         self._database = sqlite3.connect("", isolation_level=None)
         with _errors():
@@ -29,6 +31,7 @@ class WantedPaths:
         """A file wants this path. Raises TargetUnavailable where there is no room for temporary files."""
         key = self._same(path)
         folder = key.rpartition("/")[0]
+        self._any_contested = None
         with _errors():
             self._weigh(key, _FILE)
             if folder != self._last_folder:
@@ -40,6 +43,11 @@ class WantedPaths:
     def is_contested(self, path: str) -> bool:
         """Whether another file wants this path as well, or a path that leads through it."""
         with _errors():
+            if self._any_contested is None:
+                question = "SELECT EXISTS (SELECT * FROM wanted WHERE weight > ? AND weight % ? > 0)"
+                self._any_contested = bool(self._database.execute(question, (_FILE, _FOLDER)).fetchone()[0])
+            if not self._any_contested:  # nearly always: then not each path has to be asked for
+                return False
             row = self._database.execute("SELECT weight FROM wanted WHERE path = ?", (self._same(path),)).fetchone()
         return row is not None and row[0] > _FILE
 
