@@ -564,16 +564,19 @@ class Part:
             return
         self.header = dataclasses.replace(self.header, size=size)
         if size >= _TRAIL_FROM_BYTES and self._trail is None:
-            with (
-                _disk_errors(f"read part {self.name}"),
-                contextlib.suppress(RuntimeError),
-            ):  # no thread can be had: not this way then
+            # Where no thread can be had, it is read back afterwards.
+            with _disk_errors(f"read part {self.name}"), contextlib.suppress(RuntimeError):
                 self._trail = _Trail(self.name, self._path)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes of the object; `data` may be reused afterwards. Raises DiskFull or DiskFailed."""
+        """Take the next bytes of the object; `data` may be reused afterwards.
+
+        Raises DiskFull or DiskFailed; CopyCorrupt where the disk gave other bytes already than were written.
+        """
         if self._trail is not None:
-            self._trail.check()
+            with _about(f"part {self.name}"):
+                # Beyond the announced size, it may be no more than that which is wrong; it is read back from the start then.
+                self._trail.check(may_be_bad=self.bytes_in > self.header.size)
         with _disk_errors(f"write part {self.name}"):
             descriptor = self._open_descriptor()
             for output in self._encoder.feed(data):
@@ -585,7 +588,7 @@ class Part:
         size_is_new = self.bytes_in != self.header.size
         self.header = dataclasses.replace(self.header, size=self.bytes_in)
         if size_is_new and self._trail is not None:  # what it has read is not what the copy will be
-            self._close_trail().check()
+            self._close_trail().check(may_be_bad=True)
         with _disk_errors(f"write part {self.name}"):
             descriptor = self._open_descriptor()
             header_is_wrong = self._started and size_is_new
@@ -730,25 +733,24 @@ class _Trail:
             self._at_end = True
             self._moved.notify()
 
-    def check(self) -> None:
-        """Raise what went wrong so far, unless it is that the copy is bad: only a copy that is whole can be."""
-        if self._error is not None and not isinstance(self._error, CopyCorrupt):
+    def check(self, *, may_be_bad: bool) -> None:
+        """Raise what went wrong so far; where it `may_be_bad`, for its size is another than announced, all but CopyCorrupt."""
+        if self._error is not None and not (may_be_bad and isinstance(self._error, CopyCorrupt)):
             raise self._error
 
     def finish(self, path: str, tick: Tick | None) -> tuple[CopyHeader, Written] | None:
         """Wait for what is found, after `reach_end`; None where `path` leads to another file by now, or to a link.
 
-        What `tick` raises ends it. Raises what went wrong: CopyCorrupt, or as `check`.
+        What `tick` raises ends it. Raises what went wrong: CopyCorrupt, unless of that other file, or as `check`.
         """
         while self._thread.is_alive():
             if tick:
                 tick()
             self._thread.join(_TRAIL_TICK_SECONDS)
-        self.check()
+        self.check(may_be_bad=True)
         if not os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(self._descriptor)):  # noqa: PTH116
             return None
-        if self._error is not None:
-            raise self._error
+        self.check(may_be_bad=False)
         if self._found is None:
             raise ValueError("a copy counts only once all of it was read")
         return self._found

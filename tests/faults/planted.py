@@ -13,6 +13,7 @@ _TESTS_FAILED = 1  # pytest's exit code
 
 _CUTS = "tests/faults/test_power_cuts.py::test_cut_where_a_missing_flush_would_show_loses_nothing[ext4-catalog {}]"
 _JOBS = "tests/integration/test_jobs.py::"
+_TOGETHER = "tests/integration/test_backup_together.py::"
 _ARCHIVE = "tests/unit/test_archive.py::"
 
 
@@ -56,6 +57,30 @@ PLANTS = {
         "with self._database.writing() as connection:",
         (_CUTS.format("on the disk"),),
     ),
+    "a large copy is read before it was flushed": Plant(
+        "cbk/edges/archive.py",
+        "            os.fdatasync(self._descriptor)\n            # From",
+        "            # From",
+        (f"{_ARCHIVE}test_large_copy_is_read_only_as_far_as_its_reader_has_flushed_it",),
+    ),
+    "the end of a large copy is read before it was flushed": Plant(
+        "cbk/edges/archive.py",
+        "        self._finished = True\n",
+        "        self._finished = True\n        if self._trail is not None:\n            self._trail.reach_end()\n",
+        (f"{_ARCHIVE}test_end_of_a_large_copy_is_read_only_after_its_writer_has_flushed_it",),
+    ),
+    "a large copy is read from the page cache": Plant(
+        "cbk/edges/archive.py",
+        "            os.posix_fadvise(self._descriptor, max(0, position - _TRAIL_GAP_BYTES), 0, os.POSIX_FADV_DONTNEED)\n",
+        "",
+        (f"{_ARCHIVE}test_large_copy_is_dropped_from_the_page_cache_before_it_is_read",),
+    ),
+    "a large copy is read under another name": Plant(
+        "cbk/edges/archive.py",
+        "        if not os.path.samestat(",
+        "        if False and not os.path.samestat(",
+        (f"{_ARCHIVE}test_large_copy_whose_file_was_replaced_is_read_under_its_name",),
+    ),
     "the hash of a download is not compared": Plant(
         "cbk/edges/archive.py",
         "        if written.sha256 != header.sha256:\n",
@@ -85,6 +110,24 @@ PLANTS = {
         "        self._keeper.tick(item.claim)\n        if item.part is None:\n",
         "        if item.part is None:\n",
         (f"{_JOBS}test_worker_that_slept_through_its_lease_publishes_nothing",),
+    ),
+    "more downloads go on than were set": Plant(
+        "cbk/jobs/backup.py",
+        "self._is_taken or self._slots.acquire(timeout=seconds)",
+        "self._is_taken or self._slots.acquire(timeout=seconds) or True",
+        (f"{_TOGETHER}test_nothing_is_claimed_where_all_downloads_are_under_way",),
+    ),
+    "a download is never given back to the process": Plant(
+        "cbk/jobs/backup.py",
+        "            self._slots.release()\n",
+        "            pass\n",
+        (f"{_TOGETHER}test_download_is_given_back_to_the_process",),
+    ),
+    "the download is held while a copy is stored": Plant(
+        "cbk/jobs/backup.py",
+        "            self._slot.free()\n",
+        "            pass\n",
+        (f"{_TOGETHER}test_what_came_is_stored_while_another_task_downloads",),
     ),
     "the disk is not asked for its identity": Plant(
         "cbk/edges/archive.py",

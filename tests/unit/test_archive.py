@@ -566,6 +566,39 @@ def test_stored_bytes_are_hashed_where_no_thread_can_be_had(archive, monkeypatch
     assert written.stored_sha256 == hashlib.sha256(on_disk(archive).read_bytes()).hexdigest()
 
 
+def test_stored_bytes_are_hashed_by_a_thread_that_outlives_the_main_one(archive):
+    script = """
+        import sys, threading
+
+        pools_are_closed = threading.Event()
+        threading._register_atexit(pools_are_closed.set)  # called after those that are registered later
+
+        import concurrent.futures.thread
+        from cbk.edges.archive import Archive
+
+        def digest():
+            assert pools_are_closed.wait(30)
+            print(*Archive(sys.argv[1]).digest(sys.argv[2]))
+
+        threading.Thread(target=digest).start()
+    """
+    content = MEDIA * 3
+    store(archive, content)
+    said = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), archive.root, LOCATION], capture_output=True, text=True, check=True
+    )
+    assert said.stderr == ""
+    assert tuple(said.stdout.split()) == tuple(map(str, archive.digest(LOCATION)))
+
+
+@pytest.mark.parametrize(("content", "begins"), [(CONTENT, False), (MEDIA, True)], ids=["small", "large"])
+def test_disk_begins_at_the_end_of_a_large_part_only(archive, monkeypatch, content, begins):
+    begun = []
+    monkeypatch.setattr(module, "_begin_writeback", begun.append)
+    store(archive, content)
+    assert bool(begun) is begins
+
+
 def test_error_of_a_thread_beside_is_raised(archive, monkeypatch):
     def fail(_chunk):
         raise MemoryError
@@ -731,6 +764,35 @@ def test_end_of_a_large_copy_is_read_only_after_its_writer_has_flushed_it(archiv
         part.flush()
         part.read_back()
     assert trail.calls.index(("writer", "flush", end)) < trail.calls.index(("trail", "read", end))
+
+
+def test_large_copy_is_dropped_from_the_page_cache_before_it_is_read(archive, trail):
+    dropped = []
+    trail.before_reading = lambda offset, _flushed: dropped.append(offset)
+    trailed(archive)
+    reached = 0
+    flushes = [index for index, call in enumerate(trail.calls) if call[:2] == ("trail", "flush")]
+    for index, offset in zip(flushes, dropped, strict=True):
+        reached = max((call[2] for call in trail.calls[:index] if read_by_trail(call)), default=0)
+        assert offset == max(0, reached - GAP)  # a page that reaches over the limit is dropped whole
+    assert reached > 0
+
+
+def test_damage_of_a_large_copy_is_told_while_it_still_comes_in(archive, trail):
+    def damage(_offset, _flushed):
+        with (archive.root / ".cbk/incoming/1-1").open("r+b") as file:
+            file.write(b"x")
+
+    def write_on(part):
+        come_in(part, MEDIA[: STEP * 2])
+        part._trail._thread.join(30)
+        part.write(b"x")
+
+    trail.before_reading = damage
+    with archive.incoming("1-1", make_header(MEDIA)) as part:
+        part.expect(1 << 40)
+        with pytest.raises(CopyCorrupt, match="part 1-1: is not a gzip file"):
+            write_on(part)
 
 
 @pytest.mark.parametrize("at", [0, 1_000_000, 2_990_000], ids=["begin", "middle", "end"])
