@@ -319,10 +319,16 @@ class Archive:
                 pass
             return reading.sha256, reading.size
 
-    def open_copy(self, location: str) -> Iterator[bytes]:
-        """The bytes of a copy, inflated, in chunks. They count only once the iteration has ended without CopyCorrupt."""
+    def open_copy(self, location: str, *, sha256: str | None = None) -> Iterator[bytes]:
+        """The bytes of a copy, inflated, in chunks. They count only once the iteration has ended without CopyCorrupt.
+
+        Where `sha256` is given, they hash to that then. Raises CopySwapped, before any byte, where the header names others.
+        """
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor, _uncached(descriptor):
-            yield from Decoder(_Reading(descriptor, hashes=False))
+            decoder = Decoder(_Reading(descriptor, hashes=False))
+            if sha256 not in {None, decoder.header.sha256}:
+                raise CopySwapped(f"its header names other bytes, of SHA-256 {decoder.header.sha256}")
+            yield from decoder
 
     def walk(self, on_problem: OnProblem | None = None) -> Iterator[str]:
         """The locations of all copies, in no order, in flat memory.

@@ -11,7 +11,6 @@ on.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +21,7 @@ from itertools import islice
 from queue import SimpleQueue
 
 from cbk.edges.targets import FolderTarget, Target, WantedPaths
-from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, CopySwapped, RootMissing, TargetError, TargetUnavailable, UsageError
+from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, RootMissing, TargetError, TargetUnavailable, UsageError
 from cbk.jobs.kit import Kit
 from cbk.model import RestoreItem, Version
 from cbk.rules.layout import copy_location, place_key, restore_path
@@ -304,15 +303,9 @@ def _item(version: Version, path: str) -> RestoreItem:
 
 def _content(kit: Kit, item: RestoreItem, advance: Advance) -> Generator[bytes]:
     """The bytes of a version, which are right only where the iteration ends without CopyCorrupt."""
-    digest = hashlib.sha256()
-    size = 0
-    for chunk in kit.archive.open_copy(item.location):
+    for chunk in kit.archive.open_copy(item.location, sha256=item.sha256):
         advance(len(chunk))
-        digest.update(chunk)
-        size += len(chunk)
         yield chunk
-    if (digest.hexdigest(), size) != (item.sha256, item.size):
-        raise CopySwapped(f"{item.location}: is a good copy of other bytes: SHA-256 {digest.hexdigest()} ({size} bytes)")
 
 
 def _failed(version: Version, path: str, error: ArchiveError | TargetError) -> Result:

@@ -24,7 +24,17 @@ import pytest
 from cbk.edges import archive as module
 from cbk.edges.archive import Archive
 from cbk.edges.plain import plain_tools
-from cbk.errors import ArchiveError, CopyCorrupt, CopyExists, CopyMissing, DiskFailed, DiskFull, HashMismatch, RootMissing
+from cbk.errors import (
+    ArchiveError,
+    CopyCorrupt,
+    CopyExists,
+    CopyMissing,
+    CopySwapped,
+    DiskFailed,
+    DiskFull,
+    HashMismatch,
+    RootMissing,
+)
 from cbk.model import CopyHeader
 from cbk.rules.gzip_format import encode_header
 from cbk.rules.layout import copy_location, places
@@ -1414,6 +1424,13 @@ def test_open_copy_ends_with_an_error_where_the_copy_is_damaged(archive):
     on_disk(archive).write_bytes(data)
     with pytest.raises(CopyCorrupt):
         list(archive.open_copy(LOCATION))
+
+
+def test_open_copy_gives_nothing_where_the_copy_is_of_other_bytes_than_are_asked_for(archive):
+    written = store(archive, MEDIA)
+    assert b"".join(archive.open_copy(LOCATION, sha256=written.sha256)) == MEDIA
+    with pytest.raises(CopySwapped, match=f"^{LOCATION}: its header names other bytes, of SHA-256 {written.sha256}$"):
+        next(archive.open_copy(LOCATION, sha256="0" * 64))
 
 
 def test_walk_finds_every_copy_and_nothing_else(archive, tmp_path):
