@@ -238,7 +238,9 @@ EOF
 settle() {
     [ -d "${CONFIG%/*}" ] || run install -d -o root -g cbk -m 750 "${CONFIG%/*}"
     # Before the settings: where those are, the role is too.
-    echo "$role" | put 644 "$ROLE"
+    put 644 "$ROLE" <<EOF
+$role
+EOF
     if [ -e $CONFIG ]; then
         [ -z "$answers" ] || say "keeping $CONFIG: \`cbk setup\` changes it"
     elif [ -n "$dry" ]; then
@@ -388,6 +390,7 @@ forget_former_disks() {
     for link in "$UNITS"/*.mount.wants/cbk-worker@*.service; do
         case $link in
             "$UNITS/$mount.wants"/*) ;;
+            */cbk-worker@*[!0-9]*.service) ;; # somebody's own
             *) [ ! -L "$link" ] || run rm "$link" ;;
         esac
     done
@@ -415,6 +418,9 @@ start() {
         units="$units $FIRST"
     else
         say "this machine has joined another one: beat, Flower and the page are left to that, unless $ROLE says first"
+        for unit in $FIRST; do
+            [ ! -L "$WANTED/$unit" ] || say "$unit is enabled here all the same; to end it: systemctl disable --now $unit"
+        done
     fi
     # shellcheck disable=SC2086 # names of units, apart by blanks
     enable_units cbk.target $units

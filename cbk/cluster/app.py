@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from cbk.cluster import doors, garbage, logs, watchdog  # noqa: F401 - garbage and the watchdog listen to Celery's signals
+from cbk.cluster import doors, logs, memory, watchdog  # noqa: F401 - memory and the watchdog listen to Celery's signals
 from cbk.cluster.config import kit_config
 from cbk.errors import CbkError, SettingsError
 from cbk.settings import Settings, load_settings

@@ -79,7 +79,9 @@ def configure(level: int | str | None = None, file: str | None = None) -> None:
 def _is_no_rejection(record: logging.LogRecord) -> bool:
     """Celery warns, with a traceback, of each message that a busy worker puts back into its queue (`cluster/tasks.py`)."""
     data = getattr(record, "data", None)
-    return not (isinstance(data, dict) and data.get("description") == "rejected")
+    return not (
+        isinstance(data, dict) and data.get("description") == "rejected" and str(data.get("name", "")).startswith("cbk.backup")
+    )
 
 
 def get(name: str) -> logging.Logger:

@@ -35,6 +35,7 @@ def _run(task: Any, name: str, work: Callable[[], Summary]) -> str:
         summary = work()
     except Busy as busy:
         # To the end of its queue: this worker looks after its other queues meanwhile, and another one may have room.
+        logs.get(name).debug("put back", extra={"facts": {"reason": busy.message, "task": task.request.id}})
         raise Reject(busy.message, requeue=True) from None
     except CbkError as error:
         facts = {"error": type(error).__name__, "reason": error.message, "hint": error.hint, "retryable": error.retryable}

@@ -57,7 +57,7 @@ STORE_AFTER_SECONDS = 1.0
 LARGE_BYTES = 8 * 1024 * 1024
 BATCH_SECONDS = 2.0
 # How long a thread waits for a free download while it has nothing in hand, and while it holds versions that others could fetch.
-SLOT_SECONDS = 5.0
+SLOT_SECONDS = 15.0
 SLOT_AGAIN_SECONDS = 1.0
 # Whether anything new may be fetched is asked before a batch, and this often within it.
 ASK_SECONDS = 0.25
@@ -128,6 +128,7 @@ def back_up_together(kit: Kit, source_ids: Sequence[str], courier: Courier | Non
     # First of all: what is claimed and read is worked on at once, and what waits for a download is anybody's.
     with _Slot(kit.slots) as slot:
         if not slot.take(SLOT_SECONDS):
+            kit.catalog.work.extend_dispatched(source_ids, kit.settings.lease)  # their message is in hand: nobody need send another
             raise Busy(f"all {downloads(kit.settings)} downloads of this worker are under way")
         reason = why_not_now(kit)
         if reason is not None:  # their dispatch runs out, and they are sent again once nothing is in the way
@@ -184,7 +185,7 @@ class _Batch:
         self._ready_since = 0.0
         self._began = self._asked_at = uptime()
         self._slot = slot
-        self._is_fetching = False
+        self._keeps_slot = False
         self._done = done
 
     def run(self, source_ids: Sequence[str]) -> None:
@@ -227,9 +228,11 @@ class _Batch:
                 self._give_back_waiting()
                 continue
             claim = self._waiting.popleft()
+            self._keeps_slot = True
             with self._answering(claim):
                 self._keeper.tick(claim)
                 self._take(claim, rows.get(claim.version.source_id))
+            self._keeps_slot = False
             if sum(item.part.bytes_in for item in self._ready if item.part) >= STORE_BYTES:
                 self._store()
             self._store_if_old()
@@ -285,11 +288,7 @@ class _Batch:
         name = f"{version.id}-{item.claim.fence}.part"
         item.part = item.keep.enter_context(self._kit.archive.incoming(name, _header(version, row)))
         throttle = Throttle(self._kit, tick)
-        self._is_fetching = True
-        try:
-            self._kit.downloader.fetch(row.link, item.part, tick=throttle.tick, piece=throttle.piece, now=machine.now)
-        finally:
-            self._is_fetching = False
+        self._kit.downloader.fetch(row.link, item.part, tick=throttle.tick, piece=throttle.piece, now=machine.now)
         tick(0)
         item.part.finish()
 
@@ -328,8 +327,8 @@ class _Batch:
     # ---- storing -------------------------------------------------------------------------------------------------------------
 
     def _store(self) -> None:
-        """Store what is ready, step by step, each for all. Others may download meanwhile."""
-        if not self._is_fetching:
+        """Store what is ready, step by step, each for all. Others may download meanwhile, unless this one is at it."""
+        if not self._keeps_slot:
             self._slot.free()
         items, self._ready = self._ready, []
         try:

@@ -11,7 +11,7 @@ from cbk.rules.batches import share_out
 def dispatch(kit: Kit, courier: Courier, *, at_most: int | None = None) -> int:
     """Send as many due versions as the window has room for; returns how many. Raises ArchiveError, BrokerUnavailable.
 
-    Whoever does not hold the poll's lease sends `at_most` as many as it has made room for: several may look at the same room.
+    Many workers at once may look at the same room: one sends `at_most` as many as it has made room for itself.
     A version whose lease ran out in silence is sent again, unless its message still waits in the queue. Nothing is sent while
     nothing new is to be fetched (`jobs.room`).
     """

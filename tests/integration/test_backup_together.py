@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from cbk import errors
-from cbk.edges.archive import Part, Publication
+from cbk.edges.archive import Archive, Part, Publication
 from cbk.edges.download import Downloader
 from cbk.jobs import backup
 from cbk.jobs.backup import back_up_together, sum_up
@@ -294,6 +294,48 @@ def test_download_is_given_back_to_the_process(make_desk):
     assert desk.kit.slots.acquire(blocking=False)
     with pytest.raises(ValueError, match="released"):
         [desk.kit.slots.release() for _ in range(2)]
+
+
+def test_message_in_the_hands_of_a_busy_worker_is_not_sent_again(make_desk, monkeypatch):
+    desk = make_desk(concurrency=1)
+    row = desk.upload("a.txt", b"x")
+    desk.poll()
+    monkeypatch.setattr(backup, "SLOT_SECONDS", 0.0)
+    desk.kit.slots.acquire()
+    desk.expire_leases()
+    with pytest.raises(errors.Busy):
+        back_up_together(desk.kit, [row])
+    desk.courier.take()
+    desk.poll()
+    assert desk.courier.take() == []
+
+
+def test_download_is_not_left_to_others_between_a_bad_copy_and_the_good_one(make_desk, monkeypatch):
+    desk = make_desk(concurrency=1)
+    clock = [0.0]
+    monkeypatch.setattr(backup, "uptime", lambda: clock[0])
+    ids = [desk.upload(f"{name}.txt", b"x") for name in ("first", "second")]
+    desk.poll()
+    bad = desk.kit.archive.root / "car-erp/second/v1.gzip"
+    bad.parent.mkdir(parents=True)
+    bad.write_bytes(b"no copy")
+    free = []
+    fetch = Downloader.fetch
+
+    def adopt(_archive, _location, *, sha256, tick):
+        clock[0] += backup.STORE_AFTER_SECONDS
+        tick()
+        raise errors.CopyCorrupt(f"is not {sha256}")
+
+    def look(*arguments, **options):
+        free.append(desk.kit.slots.acquire(blocking=False))
+        return fetch(*arguments, **options)
+
+    monkeypatch.setattr(Archive, "adopt", adopt)
+    monkeypatch.setattr(Downloader, "fetch", look)
+    back_up_together(desk.kit, ids)
+    assert free == [False, False]
+    assert set(states(desk).values()) == {"stored"}
 
 
 def test_pause_that_is_ordered_while_a_download_is_waited_for_holds(desk, rows):

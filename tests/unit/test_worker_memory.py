@@ -1,4 +1,4 @@
-"""The collector of a worker leaves alone what stays."""
+"""What a worker does about its memory, before it works."""
 
 import gc
 import weakref
@@ -6,7 +6,7 @@ import weakref
 import pytest
 from celery import signals
 
-from cbk.cluster import garbage
+from cbk.cluster import memory
 
 
 @pytest.fixture
@@ -26,19 +26,19 @@ class Cycle:
 # Others listen to these signals, too, and need a worker for it.
 @pytest.mark.parametrize("signal", [signals.worker_ready, signals.worker_before_create_process], ids=["threads", "prefork"])
 def test_collector_is_told_by_what_begins_either_kind_of_worker(signal):
-    assert garbage.spare_what_stays in [receiver() for _, receiver in signal.receivers]
+    assert memory.spare_what_stays in [receiver() for _, receiver in signal.receivers]
 
 
 @pytest.mark.usefixtures("collector")
 def test_what_is_there_is_out_of_the_collectors_sight():
     kept = Cycle()
-    garbage.spare_what_stays()
+    memory.spare_what_stays()
     assert not any(each is kept for each in gc.get_objects())
-    assert gc.get_threshold()[0] == garbage.YOUNG_OBJECTS
+    assert gc.get_threshold()[0] == memory.YOUNG_OBJECTS
 
 
 @pytest.mark.usefixtures("collector")
 def test_garbage_of_the_start_goes_before():
     gone = weakref.ref(Cycle())
-    garbage.spare_what_stays()
+    memory.spare_what_stays()
     assert gone() is None
