@@ -13,7 +13,7 @@ from celery import signals
 
 # So many objects were made and not freed when the youngest are looked through; Python's own 700 come with a few files already.
 YOUNG_OBJECTS = 10_000
-# glibc has an arena for each of the first threads, each of which keeps the most that its threads ever had. Python runs one at a time.
+# glibc has an arena for each of the first threads, which keeps the most that it ever had. Python runs one thread at a time.
 ARENAS = 2
 _M_ARENA_MAX = -8  # <malloc.h>
 

@@ -125,7 +125,7 @@ def back_up_together(kit: Kit, source_ids: Sequence[str], courier: Courier | Non
     CatalogError, RootMissing or ArchiveError where it cannot be told whether anything is to be fetched.
     """
     kit.require_disk()
-    # First of all: what is claimed and read is worked on at once, and what waits for a download is anybody's.
+    # First of all: what is claimed and read is worked on soon, and what waits for a download is anybody's.
     with _Slot(kit.slots) as slot:
         if not slot.take(SLOT_SECONDS):
             kit.catalog.work.extend_dispatched(source_ids, kit.settings.lease)  # their message is in hand: nobody need send another
@@ -134,6 +134,7 @@ def back_up_together(kit: Kit, source_ids: Sequence[str], courier: Courier | Non
         if reason is not None:  # their dispatch runs out, and they are sent again once nothing is in the way
             put_off = [Summary(outcome="put off", facts={"row": source_id, "reason": reason}) for source_id in source_ids]
             return Done(put_off)
+        slot.free()  # others download while this one claims and reads
         done = Done()
         _Batch(kit, kit.catalog.work.claim(source_ids, kit.settings.lease), slot, done, courier).run(source_ids)
         return done
@@ -174,7 +175,7 @@ class _Slot:
 
 
 class _Batch:
-    """The versions of one message, under one worker's claims. It is made with its `slot` taken."""
+    """The versions of one message, under one worker's claims, to be fetched while `slot` is taken."""
 
     def __init__(self, kit: Kit, claims: Iterable[Claim], slot: _Slot, done: Done, courier: Courier | None) -> None:
         self._kit = kit
@@ -224,7 +225,7 @@ class _Batch:
     def _work(self, rows: Mapping[str, SourceRow]) -> None:
         self._began = uptime()
         while self._waiting:
-            if not self._slot.take(SLOT_AGAIN_SECONDS):  # it was left to others while something was stored
+            if not self._slot.take(SLOT_AGAIN_SECONDS):  # it was left to others while something was claimed or stored
                 self._give_back_waiting()
                 continue
             claim = self._waiting.popleft()

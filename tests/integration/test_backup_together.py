@@ -352,7 +352,7 @@ def test_row_is_read_after_a_download_was_waited_for(desk, rows):
 
 def test_others_are_sent_to_whoever_is_free_where_no_download_comes_free_again(desk, rows, monkeypatch):
     monkeypatch.setattr(backup, "STORE_BYTES", 0)
-    desk.kit.slots = Slots(lambda: True, lambda: False)
+    desk.kit.slots = Slots(lambda: True, lambda: True, lambda: False)
     desk.courier.take()
     assert sum_up(back_up_together(desk.kit, rows, desk.courier)).facts == {"stored": 1, "size": 0}
     assert sorted(desk.courier.take()) == sorted(rows[1:])
