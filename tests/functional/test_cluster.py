@@ -126,13 +126,13 @@ def test_everything_is_stored_in_the_end_through_kills_a_flush_and_a_database_re
 
 
 def test_worker_that_is_busy_leaves_what_waits_to_one_that_is_free_and_polls_on(make_site, origin):
-    site = make_site(CBK_CONCURRENCY="1", CBK_LEASE="2m")
+    site = make_site(CBK_CONCURRENCY="1", CBK_LEASE="2m", CBK_READ_TIMEOUT="2m")
     site.init()
     released = threading.Event()
 
     def hold(exchange):
         exchange.head(200, {"Content-Length": len(exchange.data), "ETag": exchange.etag})
-        released.wait(60)
+        released.wait(120)
         exchange.sock.sendall(exchange.data)
         return True
 
