@@ -125,14 +125,15 @@ def test_everything_is_stored_in_the_end_through_kills_a_flush_and_a_database_re
     wait_until(lambda: site.parts() == [], 90, lambda: f"no part of a dead worker, there are {site.parts()}")
 
 
+@pytest.mark.nightly  # messages wait for 15 seconds, several times
 def test_worker_that_is_busy_leaves_what_waits_to_one_that_is_free_and_polls_on(make_site, origin):
-    site = make_site(CBK_CONCURRENCY="1", CBK_LEASE="2m", CBK_READ_TIMEOUT="2m")
+    site = make_site(CBK_CONCURRENCY="1", CBK_LEASE="10m", CBK_READ_TIMEOUT="10m")
     site.init()
     released = threading.Event()
 
     def hold(exchange):
         exchange.head(200, {"Content-Length": len(exchange.data), "ETag": exchange.etag})
-        released.wait(120)
+        released.wait(600)
         exchange.sock.sendall(exchange.data)
         return True
 
@@ -140,16 +141,16 @@ def test_worker_that_is_busy_leaves_what_waits_to_one_that_is_free_and_polls_on(
     origin.put("/car-erp/slow.bin", b"slow", hold)
     busy = site.worker()
     site.beat()
-    wait_until(lambda: origin.count("/car-erp/slow.bin") == 1, 60, site.logs)
+    wait_until(lambda: origin.count("/car-erp/slow.bin") == 1, 180, site.logs)
     # As many as it has threads beside: one that would store, and one for everything else.
     waiting = [f"{number}.txt" for number in range(2)]
     for key in waiting:
         site.upload(key, key.encode())
-    wait_until(lambda: len(site.states()) == 1 + len(waiting), 60, site.logs)
+    wait_until(lambda: len(site.states()) == 1 + len(waiting), 180, site.logs)
     site.worker()
-    wait_until(lambda: [site.states()[key, 1] for key in waiting] == ["stored"] * len(waiting), 60, site.logs)
+    wait_until(lambda: [site.states()[key, 1] for key in waiting] == ["stored"] * len(waiting), 180, site.logs)
     polls = busy.log.count(" cbk.poll ")
-    wait_until(lambda: busy.log.count(" cbk.poll ") > polls, 60, site.logs)
+    wait_until(lambda: busy.log.count(" cbk.poll ") > polls, 180, site.logs)
     assert site.states()["slow.bin", 1] == "pending"
     released.set()
     site.wait_protected(1 + len(waiting))
