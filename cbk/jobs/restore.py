@@ -21,7 +21,7 @@ from itertools import islice
 from queue import SimpleQueue
 
 from cbk.edges.targets import FolderTarget, Target, WantedPaths
-from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, RootMissing, TargetError, TargetUnavailable, UsageError
+from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, CopySwapped, RootMissing, TargetError, TargetUnavailable, UsageError
 from cbk.jobs.kit import Kit
 from cbk.model import RestoreItem, Version
 from cbk.rules.layout import copy_location, place_key, restore_path
@@ -303,9 +303,13 @@ def _item(version: Version, path: str) -> RestoreItem:
 
 def _content(kit: Kit, item: RestoreItem, advance: Advance) -> Generator[bytes]:
     """The bytes of a version, which are right only where the iteration ends without CopyCorrupt."""
+    size = 0
     for chunk in kit.archive.open_copy(item.location, sha256=item.sha256):
         advance(len(chunk))
+        size += len(chunk)
         yield chunk
+    if size != item.size:
+        raise CopySwapped(f"{item.location}: holds {size} bytes, but the catalog says {item.size}")
 
 
 def _failed(version: Version, path: str, error: ArchiveError | TargetError) -> Result:

@@ -701,6 +701,13 @@ def come_in(part, content=MEDIA):
         part.write(memoryview(content)[start : start + 65_536])
 
 
+def write_on_after_the_reader(part):
+    """Go on with a copy of which more is to come, once its reader has ended."""
+    come_in(part, MEDIA[: STEP * 3])
+    part._trail._thread.join(30)
+    part.write(b"x")
+
+
 def trailed(archive, content=MEDIA, expected=SIZE, sha256_of=MEDIA, *, before_the_end=lambda _: None, tick=None):
     """Bring a copy in, all the way."""
     with archive.incoming("1-1", make_header(sha256_of)) as part:
@@ -793,16 +800,11 @@ def test_damage_of_a_large_copy_is_told_while_it_still_comes_in(archive, trail):
         with (archive.root / ".cbk/incoming/1-1").open("r+b") as file:
             file.write(b"x")
 
-    def write_on(part):
-        come_in(part, MEDIA[: STEP * 2])
-        part._trail._thread.join(30)
-        part.write(b"x")
-
     trail.before_reading = damage
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(1 << 40)
         with pytest.raises(CopyCorrupt, match="part 1-1: is not a gzip file"):
-            write_on(part)
+            write_on_after_the_reader(part)
 
 
 @pytest.mark.parametrize("at", [0, 1_000_000, 2_990_000], ids=["begin", "middle", "end"])
@@ -911,16 +913,11 @@ def test_disk_that_fails_the_reader_ends_the_writing_of_a_large_copy(archive, tr
     def full(_descriptor):
         raise OSError(errno.ENOSPC, "x")
 
-    def write_on(part):
-        come_in(part, MEDIA[: STEP * 3])
-        part._trail._thread.join(30)
-        part.write(b"x")
-
     trail.flush = full
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(1 << 40)
         with pytest.raises(DiskFull, match="cannot write part 1-1"):
-            write_on(part)
+            write_on_after_the_reader(part)
 
 
 def test_whatever_ends_the_reader_of_a_large_copy_ends_the_copy(archive, trail):
