@@ -328,6 +328,14 @@ def test_one_flipped_bit_fails_that_file_alone_and_leaves_nothing_of_it(desk, ou
     assert sorted(path.name for path in (out / "car-erp").iterdir()) == ["a.bin", "c.bin"]
 
 
+def test_file_of_another_size_than_the_catalog_says_fails(three, out):
+    with three.kit.catalog.engine.begin() as connection:
+        connection.execute(sa.update(tables.versions).where(tables.versions.c.number == 1).values(size=1))
+    results = restore(three, out)
+    assert {result.outcome for result in results} == {Outcome.FAILED}
+    assert "but the catalog says 1" in results[0].reason
+
+
 def test_copies_that_were_swapped_fail_although_each_is_good(three, out):
     first, second = location(three, "a.txt"), location(three, "b.txt")
     first.rename(first.with_name("aside"))
