@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 from celery import signals
@@ -42,3 +43,14 @@ def test_garbage_of_the_start_goes_before():
     gone = weakref.ref(Cycle())
     memory.spare_what_stays()
     assert gone() is None
+
+
+@pytest.mark.parametrize("library", [SimpleNamespace(mallopt=None), SimpleNamespace()], ids=["glibc", "musl"])
+def test_threads_of_a_worker_share_arenas_where_the_library_has_them(library, monkeypatch):
+    assert memory.share_arenas in [receiver() for _, receiver in signals.worker_init.receivers]
+    asked = []
+    if hasattr(library, "mallopt"):
+        library.mallopt = lambda *arguments: asked.append(arguments)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: library)
+    memory.share_arenas()
+    assert asked == ([(-8, 2)] if hasattr(library, "mallopt") else [])
