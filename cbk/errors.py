@@ -21,6 +21,14 @@
     │       └── CopySwapped            a good copy, but of something else
     ├── TargetError                the place that files are restored to
     │   └── TargetUnavailable        away, or refusing us now                          retryable
+    ├── DumpError                  a dump of a database
+    │   ├── DumpIncomplete           it lacks its end: it was cut short                retryable
+    │   ├── DumpBroken               its tool or its connection ended early            retryable
+    │   ├── DumpUnavailable          the database or its host is away                  retryable
+    │   ├── DumpRefused              password, key or rights are not accepted
+    │   ├── ToolMissing              a program is not on this machine
+    │   ├── ToolTooOld               the server is newer than the program
+    │   └── DrillFailed              it does not restore to what was dumped
     ├── ClockDistrusted            the clock went back, jumped ahead, or is not kept
     ├── Busy                       as much is under way as this process may have       retryable
     ├── LeaseLost                  another worker holds this piece of work now
@@ -168,6 +176,44 @@ class TargetUnavailable(TargetError):
     """The target is away, or refuses us now."""
 
     retryable = True
+
+
+class DumpError(CbkError):
+    """A dump of a database."""
+
+
+class DumpIncomplete(DumpError):
+    """What came lacks the end that its format has, whatever its tool exited with."""
+
+    retryable = True
+
+
+class DumpBroken(DumpError):
+    """The tool that dumps, or the connection to it, ended early or fell silent."""
+
+    retryable = True
+
+
+class DumpUnavailable(DumpError):
+    """The database, or the host that it is on, cannot be reached now."""
+
+    retryable = True
+
+
+class DumpRefused(DumpError):
+    """The server does not accept the user, the password, the key or the rights; or it is not the server that it should be."""
+
+
+class ToolMissing(DumpError):
+    """A program that the dump needs is not on this machine."""
+
+
+class ToolTooOld(DumpError):
+    """The server is of a newer release than the program that is to dump it."""
+
+
+class DrillFailed(DumpError):
+    """A dump does not restore, or not to what was noted when it was taken."""
 
 
 class ClockDistrusted(CbkError):

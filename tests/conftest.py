@@ -11,6 +11,9 @@ import pytest
 import local_servers
 from cbk.model import SourceRow
 from local_servers import S3, Postgres, Valkey
+from tests.dump_servers import MariaDB
+from tests.dump_tools import reachable_programs
+from tests.sshd import Sshd
 
 # pytest-xdist runs several of us at once: nobody may take the port of another one's server that is down for a moment.
 _NUMBER, _COUNT = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
@@ -58,6 +61,28 @@ def pg_database(postgres):
     postgres.start().create_database(name)
     yield name
     postgres.start().execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def mariadb(servers_folder):
+    """The run's MariaDB. Skips, and says why, where none is installed."""
+    with MariaDB(servers_folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sshd(servers_folder):
+    """An sshd for one key; a test says with `force` what the key can run."""
+    with Sshd(servers_folder / "sshd") as server:
+        yield server
+
+
+@pytest.fixture
+def pg_programs(postgres, servers_folder, monkeypatch):
+    """The programs of the run's PostgreSQL, first on the PATH."""
+    programs = reachable_programs(postgres, servers_folder)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}:/usr/sbin")
+    return programs
 
 
 @pytest.fixture(scope="session")

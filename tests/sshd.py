@@ -56,6 +56,16 @@ class Sshd:
         fixed = {"IdentitiesOnly": "yes", "StrictHostKeyChecking": "yes", "BatchMode": "yes"}
         return [word for name, value in (given | fixed).items() for word in ("-o", f"{name}={value}")]
 
+    @property
+    def host_key(self):
+        """The public host key, as a client pins it."""
+        return " ".join((self.folder / "host_key.pub").read_text().split()[:2])
+
+    def force(self, command):
+        """From now on the key can run this command and nothing else."""
+        quoted = command.replace("\\", "\\\\").replace('"', '\\"')
+        (self.folder / "authorized_keys").write_text(f'restrict,command="{quoted}" {(self.folder / "id.pub").read_text()}')
+
     def start(self):
         """Start it, or again; returns once it answers."""
         if os.getuid() == 0:
