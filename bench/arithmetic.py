@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from bench.results import MB, Run, runs_of, spread
-from cbk.jobs.stream import PAGE_ROWS, RECONCILE_PAGES
+from cbk.jobs.intake.table_reader import PAGE_ROWS, RECONCILE_PAGES
 from cbk.settings import Settings
 
 SIZES = {"1 M": 10**6, "100 M": 10**8, "10 G": 10**10}

@@ -15,8 +15,8 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cbk.edges import archive as archives
-from cbk.edges.archive import Archive, Part
+from cbk.edges.archive import archive as archives
+from cbk.edges.archive.archive import Archive, IncomingCopy
 from cbk.model import CopyHeader
 from tests.faults.disks import KINDS, LoopDisk
 
@@ -28,13 +28,13 @@ TOGETHER = 32
 def store(archive: Archive, names: list[str], *, batch: int) -> None:
     """Store one file under each name, so many at a time, in the steps of a backup."""
     for start in range(0, len(names), batch):
-        parts: list[tuple[Part, str]] = []
+        parts: list[tuple[IncomingCopy, str]] = []
         for name in names[start : start + batch]:
             content = random.Random(name).randbytes(SIZE_BYTES)
             header = CopyHeader(
                 storage="s3", path="cars/", name=name, version=1, sha256=hashlib.sha256(content).hexdigest(), size=len(content)
             )
-            part = Part(str(archive.root), name, header)
+            part = IncomingCopy(str(archive.root), name, header)
             part.write(content)
             part.finish()
             parts.append((part, f"car-erp/cars/{len(name)}/{name}/v1.gzip"))

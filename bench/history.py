@@ -12,12 +12,12 @@ from functools import partial
 import redis
 import sqlalchemy as sa
 
+from bench.cbk_run import Context
 from bench.place import REPOSITORY, Place
 from bench.results import Run
 from bench.transfers import Options, Turn, in_turn
-from bench.us import Kit
 from bench.watch import Usage, Watch
-from cbk.edges.catalog.tables import EPOCH, marks, versions
+from cbk.edges.catalog.schema import EPOCH, marks, versions
 
 ROWS = 1_000_000
 POLLS = 20
@@ -39,7 +39,7 @@ NEW_ROWS = """
 class Site:
     """A kit and the application's database that it polls."""
 
-    kit: Kit
+    context: Context
     database: str
 
 
@@ -72,7 +72,7 @@ def poll_history(place: Place, options: Options) -> Iterator[Run]:
 
 def _site(place: Place, options: Options) -> Site:
     database, source_url = place.new_tables()
-    return Site(Kit.made(place, source_url, allowed=NOWHERE, catalog=options.catalog), database)
+    return Site(Context.made(place, source_url, allowed=NOWHERE, catalog=options.catalog), database)
 
 
 def _poll(place: Place, site: Site, contender: str, round_: int, *, polls: int = POLLS, **settings: str) -> Run:
@@ -81,7 +81,7 @@ def _poll(place: Place, site: Site, contender: str, round_: int, *, polls: int =
     command = [sys.executable, "-m", "bench.polls", str(polls)]
     with watch.watching():
         done = subprocess.run(
-            command, env=site.kit.environment | settings, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
+            command, env=site.context.environment | settings, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True
         )
     said = json.loads(done.stdout)
     used = {"poll": Usage(said["cpu"], said["memory"])} | watch.usage
@@ -104,7 +104,7 @@ def _store_all(site: Site) -> None:
         "stored_at": now,
         "verified_at": now,
     }
-    engine = site.kit.look()
+    engine = site.context.look()
     with engine.begin() as connection:
         connection.execute(sa.update(versions).values(stored))
         connection.execute(sa.update(marks).values(seen_at=EPOCH))
@@ -112,10 +112,10 @@ def _store_all(site: Site) -> None:
 
 
 def _catalog_bytes(site: Site) -> int:
-    engine = site.kit.look()
+    engine = site.context.look()
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             return int(connection.scalar(sa.select(sa.func.pg_database_size(engine.url.database))))
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     engine.dispose()
-    return (site.kit.root / ".cbk" / "catalog.db").stat().st_size
+    return (site.context.root / ".cbk" / "catalog.db").stat().st_size

@@ -15,20 +15,20 @@ from contextlib import closing
 
 from bench.watch import high_water_mark
 from cbk.cluster.app import app
-from cbk.cluster.courier import CeleryCourier
-from cbk.jobs.kit import open_kit
-from cbk.jobs.poll import poll
+from cbk.cluster.publisher import CeleryPublisher
+from cbk.jobs.context import open_context
+from cbk.jobs.poll.poll import poll
 from cbk.settings import load_settings
 
 
 def main() -> int:
     count = int(sys.argv[1])
-    courier = CeleryCourier(app)
-    with closing(open_kit(load_settings())) as kit:
+    publisher = CeleryPublisher(app)
+    with closing(open_context(load_settings())) as context:
         if count:
-            poll(kit, courier, pause=_stop)
+            poll(context, publisher, pause=_stop)
         begun, worked = time.perf_counter(), time.process_time()
-        facts = [poll(kit, courier, pause=_stop).facts for _ in range(max(count, 1))]
+        facts = [poll(context, publisher, pause=_stop).facts for _ in range(max(count, 1))]
         seconds, cpu = time.perf_counter() - begun, time.process_time() - worked
     counted = {name: sum(int(str(each[name])) for each in facts) for name in ("read", "new")}
     print(json.dumps({"polls": len(facts), "seconds": seconds, "cpu": cpu, "memory": high_water_mark(os.getpid())} | counted))

@@ -35,12 +35,12 @@ ANYWHERE = (
 )
 PARTS = (
     ("cbk/edges/download", "download: connection, HTTP, bytes"),
-    ("Part.write (cbk/edges/archive", "archive: write, compress"),
+    ("IncomingCopy.write (cbk/edges/archive", "archive: write, compress"),
     ("cbk/rules/gzip_format", "archive: write, compress"),
     ("cbk/edges/archive", "archive: the rest"),
     ("cbk/edges/catalog", "catalog"),
     ("cbk/edges/source", "application's database"),
-    ("cbk/cluster/courier", "messages sent"),
+    ("cbk/cluster/publisher", "messages sent"),
     ("cbk/cluster/logs", "log"),
     ("cbk/rules", "rules"),
     ("cbk/jobs", "jobs"),
@@ -52,7 +52,7 @@ PARTS = (
 )
 # What waits for something in a way that looks busy to py-spy.
 IDLE = ("_worker (", "Condition.wait (", "_pause (")
-POLLING = "cbk/jobs/poll.py"
+POLLING = "cbk/jobs/poll/poll.py"
 _FOLDER = re.compile(r"\(\S*?/(?:site-packages/|lib/python[\d.]+/(?!site-packages)|(?=cbk/))")
 
 

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
-from bench.peers import PEERS, timed
+from bench.cbk_run import BenchFailed, Context, back_up
+from bench.competitors import PEERS, timed
 from bench.place import BUCKET, Place, plain_environment, rclone_program
 from bench.rebuild import make_copies
 from bench.results import Run
 from bench.transfers import Options, in_turn
-from bench.us import BenchFailed, Kit, back_up
 
 COPIES = 100_000
 RESTORED = ("medium", "small")
@@ -28,22 +28,22 @@ BY_HAND = {
 
 def verify_copies(place: Place, options: Options) -> Iterator[Run]:
     """`cbk verify` beside `gzip -t`, and `cbk verify --quick` beside `sha256sum`; sizes are those on the disk."""
-    kit = _stored(place, options, "proof")
-    copies = _copies(kit)
+    context = _stored(place, options, "proof")
+    copies = _copies(context)
     ours = [sys.executable, "-m", "cbk.cli", "verify"]
     commands = {"us": ours, "gzip -t": None, "us, quick": [*ours, "--quick"], "sha256sum": None}
     for name, script in BY_HAND.items():
-        commands[name] = ["sh", "-c", script.format(root=shlex.quote(str(kit.root / BUCKET)))]
+        commands[name] = ["sh", "-c", script.format(root=shlex.quote(str(context.root / BUCKET)))]
 
     def turn(contender: str, round_: int) -> Run:
-        environment = kit.environment if contender.startswith("us") else plain_environment()
+        environment = context.environment if contender.startswith("us") else plain_environment()
         _evict(copies)
         seconds, usage, _ = timed(commands[contender], environment, log=place.folder / "verify.log")
         size = sum(path.stat().st_size for path in copies)
         return Run("verify", contender, round_, len(copies), size, seconds, {contender: usage})
 
     yield from in_turn({name: partial(turn, name) for name in commands}, options.rounds)
-    rmtree(kit.root)
+    rmtree(context.root)
 
 
 def restore_copies(place: Place, options: Options) -> Iterator[Run]:
@@ -53,18 +53,18 @@ def restore_copies(place: Place, options: Options) -> Iterator[Run]:
 
 
 def _restore(place: Place, options: Options, corpus: str) -> Iterator[Run]:
-    kit = _stored(place, options, corpus)
+    context = _stored(place, options, corpus)
     origin = place.origin(corpus, "static")
     pressed = place.new_folder("pressed")
     fill, press, _ = PEERS["rclone-compress"](origin, pressed)
     timed(fill, press, log=place.folder / "fill.log")
-    kept = {"us": _copies(kit), "rclone-compress": [path for path in pressed.rglob("*") if path.is_file()]}
+    kept = {"us": _copies(context), "rclone-compress": [path for path in pressed.rglob("*") if path.is_file()]}
 
     def turn(contender: str, round_: int) -> Run:
         target = place.new_folder("restored")
         ours = [sys.executable, "-m", "cbk.cli", "restore", "--to", str(target), "--jobs", "8"]
         theirs = [rclone_program(), "copy", "press:", str(target), "--transfers", "8", "--checkers", "8"]
-        command, environment = (ours, kit.environment) if contender == "us" else (theirs, press)
+        command, environment = (ours, context.environment) if contender == "us" else (theirs, press)
         _evict(kept[contender])
         seconds, usage, _ = timed(command, environment, log=place.folder / "restore.log")
         found = [path.stat().st_size for path in target.rglob("*") if path.is_file()]
@@ -74,7 +74,7 @@ def _restore(place: Place, options: Options, corpus: str) -> Iterator[Run]:
         return Run(f"restore {corpus}", contender, round_, len(found), origin.corpus.size, seconds, {contender: usage})
 
     yield from in_turn({name: partial(turn, name) for name in kept}, options.rounds)
-    rmtree(kit.root)
+    rmtree(context.root)
     rmtree(pressed)
 
 
@@ -82,30 +82,30 @@ def rebuild_catalog(place: Place, options: Options) -> Iterator[Run]:
     """`cbk rebuild` of 100,000 copies that workers wrote, into an empty catalog."""
     copies = max(int(COPIES * place.scale), 1)
     _, source_url = place.new_tables()
-    kit = Kit.made(place, source_url, allowed="objects.example.com", catalog=options.catalog)
-    make_copies(kit.root, copies)
+    context = Context.made(place, source_url, allowed="objects.example.com", catalog=options.catalog)
+    make_copies(context.root, copies)
 
     def turn(round_: int) -> Run:
-        _evict(_copies(kit))
-        kit.forget_catalog()
+        _evict(_copies(context))
+        context.forget_catalog()
         command = [sys.executable, "-m", "cbk.cli", "rebuild"]
-        seconds, usage, _ = timed(command, kit.environment, log=place.folder / "rebuild.log")
+        seconds, usage, _ = timed(command, context.environment, log=place.folder / "rebuild.log")
         return Run("rebuild", "us", round_, copies, 0, seconds, {"us": usage})
 
     yield from in_turn({"us": turn}, options.rounds)
-    rmtree(kit.root)
+    rmtree(context.root)
 
 
-def _stored(place: Place, options: Options, corpus: str) -> Kit:
+def _stored(place: Place, options: Options, corpus: str) -> Context:
     """A kit that has stored a corpus."""
-    kept: list[Kit] = []
+    kept: list[Context] = []
     origin = place.origin(corpus, "static")
     back_up(place, origin, place.application(origin), corpus, 0, catalog=options.catalog, finish=kept.append)
     return kept[0]
 
 
-def _copies(kit: Kit) -> list[Path]:
-    return sorted((kit.root / BUCKET).rglob("*.gzip"))
+def _copies(context: Context) -> list[Path]:
+    return sorted((context.root / BUCKET).rglob("*.gzip"))
 
 
 def _evict(paths: list[Path]) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cbk.edges.archive import Archive
+from cbk.edges.archive.archive import Archive
 from tests.disk import NOW, File, drop
 
 COPIES = 100_000

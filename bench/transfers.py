@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from bench.peers import PEERS, run_hand, run_peer
+from bench.cbk_run import back_up
+from bench.competitors import PEERS, run_hand, run_peer
 from bench.place import TRANSFERS, Origin, Place
 from bench.profile import profile_table, profiled
 from bench.results import Run
-from bench.us import back_up
 
 US = "us"
 US_NEAR = "us, without delay"

@@ -14,13 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 from celery.__main__ import main
 
-from cbk.edges import archive
-from cbk.edges.archive import Part
+from cbk.edges.archive import archive
+from cbk.edges.archive.archive import IncomingCopy
 from cbk.model import Written
 
 
-def take_as_written(part: Part, **_: object) -> Written:
-    """In place of `Part.read_back`: what the header says, believed."""
+def take_as_written(part: IncomingCopy, **_: object) -> Written:
+    """In place of `IncomingCopy.read_back`: what the header says, believed."""
     header = part.header
     size = os.stat(part._path).st_size  # noqa: PTH116, SLF001 - a measurement looks behind the curtain
     part.written = Written(sha256=header.sha256, size=header.size, stored_size=size, stored_sha256=header.sha256, stored_at=None)
@@ -32,8 +32,8 @@ def let_nothing_be_flushed() -> None:
     os.fsync = os.fdatasync = lambda _: None  # type: ignore[assignment]
     archive._sync_filesystem = lambda _: True  # noqa: SLF001
     archive._begin_writeback = lambda _: None  # noqa: SLF001
-    archive._TRAIL_FROM_BYTES = sys.maxsize  # noqa: SLF001 - nor is a large copy read while it comes in
-    Part.read_back = take_as_written  # type: ignore[method-assign, assignment]
+    archive._READBACK_FROM_BYTES = sys.maxsize  # noqa: SLF001 - nor is a large copy read while it comes in
+    IncomingCopy.read_back = take_as_written  # type: ignore[method-assign, assignment]
     # A flush by SQLite is made past Python. On ext4 (data=ordered) it waits for all new files as well, and whoever writes to the
     # catalog waits for it: copies that nobody flushes would be flushed all the same, at the dearest moment.
     said = sa.Connection.exec_driver_sql

@@ -19,8 +19,8 @@
     │   ├── CopyExists               a copy is there already, and is not overwritten
     │   └── CopyCorrupt              a copy does not inflate to the bytes it stands for
     │       └── CopySwapped            a good copy, but of something else
-    ├── TargetError                the place that files are restored to
-    │   └── TargetUnavailable        away, or refusing us now                          retryable
+    ├── DestinationError           the place that files are restored to
+    │   └── DestinationUnavailable   away, or refusing us now                          retryable
     ├── DumpError                  a dump of a database
     │   ├── DumpIncomplete           it lacks its end: it was cut short                retryable
     │   ├── DumpBroken               its tool or its connection ended early            retryable
@@ -33,7 +33,7 @@
     ├── Busy                       as much is under way as this process may have       retryable
     ├── LeaseLost                  another worker holds this piece of work now
     └── DownloadError              an object could not be fetched
-        ├── TargetRefused            the link points where we do not fetch from        (declined)
+        ├── LinkForbidden            the link points where we do not fetch from        (declined)
         ├── TooLarge                 larger than allowed                               (declined)
         ├── LinkExpired              the signed link has died                          (expired)
         ├── LinkDenied               the origin refuses, for another reason            (failed) retryable
@@ -168,11 +168,11 @@ class CopySwapped(CopyCorrupt):
     """A good copy of something else lies in its place."""
 
 
-class TargetError(CbkError):
+class DestinationError(CbkError):
     """A file cannot be put where it is to be restored to."""
 
 
-class TargetUnavailable(TargetError):
+class DestinationUnavailable(DestinationError):
     """The target is away, or refuses us now."""
 
     retryable = True
@@ -244,7 +244,7 @@ class DownloadError(CbkError):
         self.retry_after_seconds = retry_after_seconds
 
 
-class TargetRefused(DownloadError):
+class LinkForbidden(DownloadError):
     """The link points where we do not fetch from."""
 
     state = "declined"

@@ -22,8 +22,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from cbk.errors import SettingsError
-from cbk.rules.bandwidth import Timetable
-from cbk.rules.links import AllowedHosts
+from cbk.rules.backup.bandwidth import Timetable
+from cbk.rules.backup.links import AllowedHosts
 from cbk.rules.sizes import parse_size
 
 DEFAULT_CONFIG = Path("/etc/cbk/cbk.toml")

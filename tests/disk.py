@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 
-from cbk.edges.archive import Archive
-from cbk.edges.plain import plain_tools
+from cbk.edges.archive.archive import Archive
+from cbk.edges.disk_tools import plain_tools
 from cbk.model import CopyHeader
 from cbk.rules.gzip_format import Encoder, encode_header
-from cbk.rules.layout import copy_location, place_key, places, split_key
+from cbk.rules.intake.layout import copy_location, place_key, places, split_key
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 BUCKETS = {"s3": "car-erp", "r2": "car-erp", "b2": "Größe"}

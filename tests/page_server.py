@@ -7,18 +7,18 @@ import waitress
 from waitress import wasyncore
 
 from cbk.page.app import make_page
-from cbk.page.guard import Credentials
-from cbk.page.workers import Roll
+from cbk.page.auth import Credentials
+from cbk.page.workers import WorkerCounts
 
 PAIR = ("admin", "page-password")
 
 
 @contextmanager
-def served(kit, workers=dict):
+def served(context, workers=dict):
     """Serve the page of a kit; gives its address. `workers` is what the workers say."""
-    roll = Roll(workers)
-    roll.look()
-    server = waitress.create_server(make_page(kit, Credentials(":".join(PAIR)), roll), host="127.0.0.1", port=0)
+    worker_counts = WorkerCounts(workers)
+    worker_counts.look()
+    server = waitress.create_server(make_page(context, Credentials(":".join(PAIR)), worker_counts), host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

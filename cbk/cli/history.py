@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from cbk.cli.look import declined_object, version_object
-from cbk.cli.opening import opened
+from cbk.cli.context import opened
+from cbk.cli.ls import declined_object, version_object
 from cbk.cli.text import as_line, as_text
-from cbk.jobs.history import Past
-from cbk.jobs.history import history as history_job
+from cbk.jobs.status.history import VersionHistory
+from cbk.jobs.status.history import history as history_job
 from cbk.model import Version
-from cbk.rules.history import Event
+from cbk.rules.status.history import Event
 
 
 @click.command()
@@ -29,18 +29,20 @@ def history(config: Path | None, key: str, storage: str | None, as_json: bool) -
       cbk history cars/id-1/thumbnail.png
       cbk history cars/id-1/thumbnail.png --json | jq -c '.events[]'
     """
-    with opened(config) as kit:
-        kit.catalog.require_current()
-        for past in history_job(kit, key, storage=storage):
+    with opened(config) as context:
+        context.catalog.require_current()
+        for version_history in history_job(context, key, storage=storage):
             if as_json:
-                click.echo(as_line(_object(past)))
+                click.echo(as_line(_object(version_history)))
             else:
-                _print(past)
+                _print(version_history)
 
 
-def _object(past: Past) -> dict[str, Any]:
-    described = version_object(past.of) if isinstance(past.of, Version) else declined_object(past.of)
-    return described | {"events": [_event_object(event) for event in past.events]}
+def _object(version_history: VersionHistory) -> dict[str, Any]:
+    described = (
+        version_object(version_history.of) if isinstance(version_history.of, Version) else declined_object(version_history.of)
+    )
+    return described | {"events": [_event_object(event) for event in version_history.events]}
 
 
 def _event_object(event: Event) -> dict[str, Any]:
@@ -52,12 +54,12 @@ def _event_object(event: Event) -> dict[str, Any]:
     }
 
 
-def _print(past: Past) -> None:
-    item = _object(past)
+def _print(version_history: VersionHistory) -> None:
+    item = _object(version_history)
     state = f"{item['state']}, deleted" if item["deleted"] else item["state"]
     told = ": ".join(filter(None, (state, item["location"] or item["reason"])))
     click.echo(as_text(f"{item['storage']}/{item['key']} v{item['version']}  {told}"))
-    for event in past.events:
+    for event in version_history.events:
         until = f"until {event.until.isoformat(' ', 'seconds')}" if event.until else ""
         told = ", ".join(filter(None, (until, event.detail)))
         click.echo(as_text(f"  {event.at.isoformat(' ', 'seconds')}  {event.what:<10}  {told}").rstrip())

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import click
 
-from cbk.cli.configure import setup, upgrade
 from cbk.cli.history import history
-from cbk.cli.look import ls
+from cbk.cli.init import doctor, init, schema
+from cbk.cli.ls import ls
 from cbk.cli.notify import notify
-from cbk.cli.orders import bandwidth, pause, resume
+from cbk.cli.overrides import bandwidth, pause, resume
 from cbk.cli.page import page
 from cbk.cli.prune import hold, prune, release, undelete
 from cbk.cli.rebuild import rebuild
 from cbk.cli.restore import cat, restore
-from cbk.cli.setup import doctor, init, schema
+from cbk.cli.resync import resync
+from cbk.cli.setup import setup, upgrade
 from cbk.cli.status import status
 from cbk.cli.verify import drill, verify
-from cbk.cli.work import resync
 from cbk.errors import CbkError
 
 EXIT_INTERRUPTED = 130

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cbk.cli.opening import opened
+from cbk.cli.context import opened
 from cbk.errors import UsageError
 
 SUBJECT = "Cloud Backup Kit: a test"
@@ -25,10 +25,10 @@ def notify(config: Path | None, test: bool, as_json: bool) -> None:  # noqa: ARG
     Example:
       CBK_NOTIFY='mailto://user:password@example.com, ntfy://alarms' cbk notify --test
     """
-    with opened(config) as kit:
-        if not kit.notifier.is_configured:
+    with opened(config) as context:
+        if not context.notifier.is_configured:
             raise UsageError("there is nobody to tell", hint="set CBK_NOTIFY to one or more Apprise URLs")
-        deliveries = kit.notifier.deliver(SUBJECT, TEXT)
+        deliveries = context.notifier.deliver(SUBJECT, TEXT)
     for delivery in deliveries:
         if as_json:
             click.echo(json.dumps({"service": delivery.name, "sent": not delivery.problem, "problem": delivery.problem}))

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cbk.cli.opening import opened
+from cbk.cli.context import opened
 from cbk.cli.progress import progress
 from cbk.cli.text import as_line, as_text, counted, parse_instant
 from cbk.errors import UsageError
-from cbk.jobs.clock import trust_clock
-from cbk.jobs.holds import Placed, list_holds, place_hold, release_holds
-from cbk.jobs.kit import Kit
-from cbk.jobs.plan import PlannedVersion, decide_brake, plan, prune_due
-from cbk.jobs.undelete import undelete as undelete_job
+from cbk.jobs.context import Context
+from cbk.jobs.retention.clock_guard import trust_clock
+from cbk.jobs.retention.holds import Placed, list_holds, place_hold, release_holds
+from cbk.jobs.retention.plan import PlannedVersion, decide_brake, plan, prune_due
+from cbk.jobs.retention.undelete import undelete as undelete_job
 from cbk.model import Summary
 
 storage_option = click.option("--storage", help="Only this storage.")
@@ -60,33 +60,33 @@ def prune(
     """
     if sum((show_plan, approve is not None, reject is not None, trust_clock)) > 1:
         raise UsageError("--plan, --approve, --reject and --trust-clock are different things", hint="give one of them")
-    with opened(config) as kit:
+    with opened(config) as context:
         if trust_clock:
-            _trust(kit, dry_run=dry_run)
+            _trust(context, dry_run=dry_run)
         elif approve is not None or reject is not None:
-            _decide(kit, approve, reject, dry_run=dry_run, as_json=as_json)
+            _decide(context, approve, reject, dry_run=dry_run, as_json=as_json)
         elif show_plan or dry_run:
-            kit.catalog.require_current()
-            _show(plan(kit, storage=storage, prefix=prefix, due_only=dry_run and not show_plan), as_json=as_json)
+            context.catalog.require_current()
+            _show(plan(context, storage=storage, prefix=prefix, due_only=dry_run and not show_plan), as_json=as_json)
         else:
-            _carry_out(kit, config, storage, prefix, as_json=as_json)
+            _carry_out(context, config, storage, prefix, as_json=as_json)
 
 
-def _trust(kit: Kit, *, dry_run: bool) -> None:
+def _trust(context: Context, *, dry_run: bool) -> None:
     if dry_run:
         click.echo("would trust the clock as it is now")
         return
-    still = trust_clock(kit)
+    still = trust_clock(context)
     click.echo("the clock as it is now is trusted" if still is None else f"noted; nothing is pruned all the same: {still}")
 
 
-def _decide(kit: Kit, approve: int | None, reject: int | None, *, dry_run: bool, as_json: bool) -> None:
+def _decide(context: Context, approve: int | None, reject: int | None, *, dry_run: bool, as_json: bool) -> None:
     brake_id = approve if approve is not None else reject
     assert brake_id is not None
     approved = approve is not None
     outcome = ("would approve" if dry_run else "approved") if approved else ("would reject" if dry_run else "rejected")
-    brakes = {brake.id: brake.removals for brake in kit.catalog.brakes.all()}
-    removals = brakes.get(brake_id, 0) if dry_run else decide_brake(kit, brake_id, approve=approved)
+    brakes = {brake.id: brake.removals for brake in context.catalog.brakes.all()}
+    removals = brakes.get(brake_id, 0) if dry_run else decide_brake(context, brake_id, approve=approved)
     if as_json:
         click.echo(json.dumps({"outcome": outcome, "brake": brake_id, "removals": removals}))
     else:
@@ -131,16 +131,16 @@ def _object(item: PlannedVersion) -> dict[str, Any]:
     }
 
 
-def _carry_out(kit: Kit, config: Path | None, storage: str | None, prefix: str | None, *, as_json: bool) -> None:
+def _carry_out(context: Context, config: Path | None, storage: str | None, prefix: str | None, *, as_json: bool) -> None:
     if config is not None:
         os.environ["CBK_CONFIG"] = str(config)  # noqa: TID251 - the app, made when it is imported, reads the same file
     from cbk.cluster.app import app  # noqa: PLC0415 - only what talks to the workers needs Celery
-    from cbk.cluster.courier import CeleryCourier  # noqa: PLC0415
+    from cbk.cluster.publisher import CeleryPublisher  # noqa: PLC0415
 
-    kit.catalog.require_current()
+    context.catalog.require_current()
     done: dict[str, int] = {}
-    with progress("pruning", total=kit.catalog.removals.count_open()[0]) as advance:
-        for summary in prune_due(kit, CeleryCourier(app), storage=storage, prefix=prefix):
+    with progress("pruning", total=context.catalog.removals.count_open()[0]) as advance:
+        for summary in prune_due(context, CeleryPublisher(app), storage=storage, prefix=prefix):
             advance(1)
             done[summary.outcome] = done.get(summary.outcome, 0) + 1
             if as_json:
@@ -181,13 +181,13 @@ def hold(
     """
     if listing == (key is not None):
         raise UsageError("a hold takes a key, or --list", hint="`cbk hold --help` has examples")
-    with opened(config) as kit:
-        kit.catalog.require_current()
+    with opened(config) as context:
+        context.catalog.require_current()
         if key is None:
-            _show_holds(list_holds(kit), as_json=as_json)
+            _show_holds(list_holds(context), as_json=as_json)
             return
-        ends = parse_instant(until, now=kit.catalog.database.now(), forward=True) if until else None
-        placed = place_hold(kit, key, is_prefix=is_prefix, storage=storage, until=ends, reason=reason, dry_run=dry_run)
+        ends = parse_instant(until, now=context.catalog.database.now(), forward=True) if until else None
+        placed = place_hold(context, key, is_prefix=is_prefix, storage=storage, until=ends, reason=reason, dry_run=dry_run)
     if as_json:
         click.echo(as_line(_hold_object(placed)))
         return
@@ -245,9 +245,9 @@ def release(
     """
     if (key is None) == (hold_id is None):
         raise UsageError("a release takes the key that was held, or --id", hint="`cbk hold --list` shows all holds")
-    with opened(config) as kit:
-        kit.catalog.require_current()
-        released = release_holds(kit, key=key, is_prefix=is_prefix, storage=storage, hold_id=hold_id)
+    with opened(config) as context:
+        context.catalog.require_current()
+        released = release_holds(context, key=key, is_prefix=is_prefix, storage=storage, hold_id=hold_id)
     for held in released:
         click.echo(as_line({"released": held.id, "key": held.key}) if as_json else f"released {held.id}: {as_text(held.key)}")
 
@@ -265,9 +265,9 @@ def undelete(config: Path | None, *, key: str, storage: str | None, dry_run: boo
     Example:
       cbk undelete cars/id-1/thumbnail.png
     """
-    with opened(config) as kit:
-        kit.catalog.require_current()
-        summary = undelete_job(kit, key, storage=storage, dry_run=dry_run)
+    with opened(config) as context:
+        context.catalog.require_current()
+        summary = undelete_job(context, key, storage=storage, dry_run=dry_run)
     _echo(summary, as_json=as_json)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from cbk.cli.opening import opened
+from cbk.cli.context import opened
 from cbk.cli.progress import progress
 from cbk.cli.text import as_line, as_text
-from cbk.jobs.rebuild import Rebuilt
-from cbk.jobs.rebuild import rebuild as rebuild_job
-from cbk.rules.rebuild import Problem
+from cbk.jobs.admin.rebuild import Rebuilt
+from cbk.jobs.admin.rebuild import rebuild as rebuild_job
+from cbk.rules.admin.rebuild import RebuildProblem
 
 EXIT_SOME_FAILED = 3
 
@@ -37,12 +37,12 @@ def rebuild(config: Path | None, verify: bool, dry_run: bool, as_json: bool) -> 
       cbk rebuild
     """
 
-    def tell(problem: Problem) -> None:
+    def tell(problem: RebuildProblem) -> None:
         found = {"outcome": "problem", "location": problem.location, "reason": problem.reason}
         click.echo(as_line(found) if as_json else f"{as_text(problem.location)}: {as_text(problem.reason)}")
 
-    with opened(config) as kit, progress("copies", total=None) as advance:
-        done = rebuild_job(kit, tell=tell, advance=advance, verify=verify, dry_run=dry_run)
+    with opened(config) as context, progress("copies", total=None) as advance:
+        done = rebuild_job(context, tell=tell, advance=advance, verify=verify, dry_run=dry_run)
     outcome = "would rebuild" if dry_run else "rebuilt"
     if as_json:
         click.echo(as_line(_object(outcome, done)))

@@ -11,15 +11,15 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from cbk.cli.opening import opened
+from cbk.cli.context import opened
 from cbk.cli.progress import progress
 from cbk.cli.text import as_line, as_text, parse_instant
-from cbk.edges.targets import StreamTarget, open_target
+from cbk.edges.destinations import StreamDestination, open_destination
 from cbk.errors import CbkError, UsageError
-from cbk.jobs.kit import Kit
-from cbk.jobs.restore import DEFAULT_JOBS, Outcome, Result, Totals, planned_restore, restore_one
-from cbk.rules.layout import object_key
-from cbk.rules.restore import Wish
+from cbk.jobs.context import Context
+from cbk.jobs.restore.restore import DEFAULT_JOBS, RestoreOutcome, Result, Totals, planned_restore, restore_one
+from cbk.rules.intake.layout import object_key
+from cbk.rules.restore import RestoreFilter
 
 EXIT_SOME_FAILED = 3
 
@@ -72,19 +72,24 @@ def restore(
         raise UsageError("--key and --prefix name different files", hint="give one of them")
     if number is not None and time is not None:
         raise UsageError("--version and --at name different versions", hint="give one of them")
-    with opened(config) as kit:
-        at = parse_instant(time, now=kit.catalog.database.now(), forward=False) if time else None
-        wish = Wish(storage=storage, key=_key(key), prefix=_key(prefix), number=number, at=at, deleted=deleted)
+    with opened(config) as context:
+        at = parse_instant(time, now=context.catalog.database.now(), forward=False) if time else None
+        restore_filter = RestoreFilter(storage=storage, key=_key(key), prefix=_key(prefix), number=number, at=at, deleted=deleted)
         if url is None:
-            _write_out(kit, wish)
+            _write_out(context, restore_filter)
         else:
-            _restore(kit, wish, url, overwrite=overwrite, jobs=jobs, dry_run=dry_run, as_json=as_json)
+            _restore(context, restore_filter, url, overwrite=overwrite, jobs=jobs, dry_run=dry_run, as_json=as_json)
 
 
-def _restore(kit: Kit, wish: Wish, url: str, *, overwrite: bool, jobs: int, dry_run: bool, as_json: bool) -> None:
+def _restore(
+    context: Context, restore_filter: RestoreFilter, url: str, *, overwrite: bool, jobs: int, dry_run: bool, as_json: bool
+) -> None:
     totals = Totals()
     hints: dict[str, None] = {}
-    with closing(open_target(url, overwrite=overwrite)) as target, planned_restore(kit, target, wish, dry_run=dry_run) as planned:
+    with (
+        closing(open_destination(url, overwrite=overwrite)) as target,
+        planned_restore(context, target, restore_filter, dry_run=dry_run) as planned,
+    ):
         try:
             with (
                 progress("restoring", total=planned.size, in_bytes=True) as advance,
@@ -96,9 +101,9 @@ def _restore(kit: Kit, wish: Wish, url: str, *, overwrite: bool, jobs: int, dry_
                         hints[result.hint] = None
                     _print_result(result, as_json=as_json)
         except CbkError:
-            _print_totals(totals, url, wish.at, files=planned.files, as_json=as_json)
+            _print_totals(totals, url, restore_filter.at, files=planned.files, as_json=as_json)
             raise
-        _print_totals(totals, url, wish.at, files=planned.files, as_json=as_json)
+        _print_totals(totals, url, restore_filter.at, files=planned.files, as_json=as_json)
     for hint in hints:
         click.echo(f"HINT: {hint}", err=True)
     if totals.failed:
@@ -121,7 +126,7 @@ def _print_result(result: Result, *, as_json: bool) -> None:
             "reason": result.reason,
         }
         click.echo(as_line(item))
-    elif result.reason or result.outcome is Outcome.PLANNED:
+    elif result.reason or result.outcome is RestoreOutcome.PLANNED:
         click.echo(as_text(f"{result.outcome.value}: {version.label}{f': {result.reason}' if result.reason else ''}"))
 
 
@@ -167,12 +172,12 @@ def cat(config: Path | None, *, key: str, storage: str | None, bucket: str | Non
       cbk cat cars/id-1/thumbnail.png > thumbnail.png
       cbk cat reports/2026.csv --version 3 | head
     """
-    with opened(config) as kit:
-        _write_out(kit, Wish(storage=storage, bucket=bucket, key=_key(key), number=number, deleted=True))
+    with opened(config) as context:
+        _write_out(context, RestoreFilter(storage=storage, bucket=bucket, key=_key(key), number=number, deleted=True))
 
 
-def _write_out(kit: Kit, wish: Wish) -> None:
-    choice = restore_one(kit, StreamTarget(sys.stdout.buffer), wish)
+def _write_out(context: Context, restore_filter: RestoreFilter) -> None:
+    choice = restore_one(context, StreamDestination(sys.stdout.buffer), restore_filter)
     if choice.reason:
         click.echo(as_text(f"cbk: v{choice.version.number} is an {choice.reason}"), err=True)
 

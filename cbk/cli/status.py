@@ -14,14 +14,14 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from cbk.cli.opening import opened
-from cbk.cli.proof import verification_lines
+from cbk.cli.context import opened
 from cbk.cli.text import as_line, as_size, as_text, counted
+from cbk.cli.verification_lines import verification_lines
 from cbk.errors import CbkError
-from cbk.jobs.kit import Kit
-from cbk.jobs.status import Disk, Status, status_object, take_status
-from cbk.rules.bandwidth import describe_limit
-from cbk.rules.health import describe_age
+from cbk.jobs.context import Context
+from cbk.jobs.status.status import Disk, Status, gather_status, status_object
+from cbk.rules.backup.bandwidth import describe_limit
+from cbk.rules.status.health import describe_age
 
 EXIT_UNPROTECTED = 4
 WATCH_SECONDS = 5.0
@@ -51,10 +51,10 @@ def status(config: Path | None, *, every_seconds: float | None, as_json: bool) -
       cbk status || echo "not everything is protected"
       cbk status --watch
     """
-    with opened(config) as kit:
+    with opened(config) as context:
         if every_seconds is not None:
-            _watch(kit, every_seconds, as_json=as_json)
-        taken = take_status(kit)
+            _watch(context, every_seconds, as_json=as_json)
+        taken = gather_status(context)
     if as_json:
         click.echo(json.dumps(status_object(taken), indent=2))
     else:
@@ -63,26 +63,26 @@ def status(config: Path | None, *, every_seconds: float | None, as_json: bool) -
         raise click.exceptions.Exit(EXIT_UNPROTECTED)
 
 
-def _watch(kit: Kit, every_seconds: float, *, as_json: bool) -> None:
+def _watch(context: Context, every_seconds: float, *, as_json: bool) -> None:
     """Until somebody interrupts: on a terminal always the latest answer, elsewhere one after the other."""
     console = _console()
     if as_json or not console.is_terminal:
         while True:
             if as_json:
-                click.echo(as_line(status_object(take_status(kit))))
+                click.echo(as_line(status_object(gather_status(context))))
             else:
-                console.print("\n".join(_answer(kit)), end="\n\n")
+                console.print("\n".join(_answer(context)), end="\n\n")
             time.sleep(every_seconds)
     with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(Text.from_markup("\n".join(_answer(kit))), refresh=True)
+            live.update(Text.from_markup("\n".join(_answer(context))), refresh=True)
             time.sleep(every_seconds)
 
 
-def _answer(kit: Kit) -> list[str]:
+def _answer(context: Context) -> list[str]:
     """The lines of the answer, or why there is none: what goes wrong for a while ends no watch."""
     try:
-        return list(_lines(take_status(kit)))
+        return list(_lines(gather_status(context)))
     except CbkError as error:
         hint = [f"  HINT: {escape(error.hint)}"] if error.hint else []
         return [f"[bold red]nothing is known: {escape(as_text(error.message))}[/]", *hint]
@@ -141,5 +141,5 @@ def _bucket_lines(taken: Status) -> Iterator[str]:
 
 def disk_line(disk: Disk) -> str:
     """What room there is, and for how long."""
-    room = f"{as_size(disk.room.free)} of {as_size(disk.room.total)} free"
-    return room if disk.days_left is None else f"{room}, full in about {describe_age(timedelta(days=disk.days_left))}"
+    usage = f"{as_size(disk.usage.free)} of {as_size(disk.usage.total)} free"
+    return usage if disk.days_left is None else f"{usage}, full in about {describe_age(timedelta(days=disk.days_left))}"

@@ -10,16 +10,16 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from cbk.cli.opening import opened
+from cbk.cli.context import opened
 from cbk.cli.progress import progress
-from cbk.cli.proof import drill_line
 from cbk.cli.text import as_line, as_text, counted
+from cbk.cli.verification_lines import drill_line
 from cbk.errors import UsageError
-from cbk.jobs.drill import FILES, Plan, plan_drill, require_room
-from cbk.jobs.drill import drill as drill_job
-from cbk.jobs.verify import Found, Task, Verified, choose
-from cbk.jobs.verify import verify as verify_job
-from cbk.rules.scrub import Finding, parse_share
+from cbk.jobs.verification.drill import DRILL_FILES, Plan, plan_drill, require_room
+from cbk.jobs.verification.drill import drill as drill_job
+from cbk.jobs.verification.verify import Found, Task, Verified, choose
+from cbk.jobs.verification.verify import verify as verify_job
+from cbk.rules.verification import CopyFinding, parse_share
 from cbk.settings import parse_duration
 
 EXIT_SOME_FAILED = 3
@@ -60,16 +60,16 @@ def verify(
     if key is not None and prefix is not None:
         raise UsageError("--key and --prefix name different files", hint="give one of them")
     age, share = _duration(older_than), _share(sample)
-    with opened(config) as kit:
-        kit.catalog.require_current()
-        task = choose(kit, storage=storage, key=key, prefix=prefix, older_than=age, share=share)
+    with opened(config) as context:
+        context.catalog.require_current()
+        task = choose(context, storage=storage, key=key, prefix=prefix, older_than=age, share=share)
         if dry_run:
-            kit.require_disk()
+            context.require_disk()
             _print_plan(task, quick=quick, as_json=as_json)
             return
         with progress("verifying", total=task.size, in_bytes=True) as advance:
             verified = verify_job(
-                kit,
+                context,
                 task,
                 by="cbk verify",
                 quick=quick,
@@ -109,7 +109,7 @@ def _print_found(found: Found, *, as_json: bool) -> None:
         return
     ends = [f"put aside as {found.quarantined}"] if found.quarantined else []
     ends += ["fetched again by the next poll"] if found.again else []
-    ends += ["counts still"] if found.finding is Finding.ALTERED else []
+    ends += ["counts still"] if found.finding is CopyFinding.ALTERED else []
     click.echo(as_text(f"{found.finding.value:<10} {found.version.label}: {'; '.join([found.message, *ends])}"))
 
 
@@ -132,7 +132,7 @@ def _summary(outcome: str, *, quick: bool, copies: int, size: int) -> dict[str, 
 @click.option(
     "--files",
     type=click.IntRange(1, 1000),
-    default=FILES,
+    default=DRILL_FILES,
     show_default=True,
     help="So many files at random, so many of the newest and so many of the largest.",
 )
@@ -152,16 +152,16 @@ def drill(config: Path | None, *, files: int, scratch: Path | None, dry_run: boo
       cbk drill
       cbk drill --files 20 --scratch /mnt/spare
     """
-    with opened(config) as kit:
-        kit.catalog.require_current()
-        plan = plan_drill(kit, files=files)
+    with opened(config) as context:
+        context.catalog.require_current()
+        plan = plan_drill(context, files=files)
         if not plan.versions:
             raise UsageError("there is nothing to restore yet", hint="`cbk status` tells why no file is stored")
         if dry_run:
-            _print_drill_plan(plan, require_room(kit, plan, scratch=scratch), as_json=as_json)
+            _print_drill_plan(plan, require_room(context, plan, scratch=scratch), as_json=as_json)
             return
         with progress("restoring", total=plan.size, in_bytes=True) as advance:
-            verdict = drill_job(kit, plan, scratch=scratch, on_bytes=advance)
+            verdict = drill_job(context, plan, scratch=scratch, on_bytes=advance)
     if as_json:
         click.echo(as_line(verdict.facts))
     else:

@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from cbk.cluster import doors, logs, memory, watchdog  # noqa: F401 - memory and the watchdog listen to Celery's signals
+from cbk.cluster import gc_tuning, logs, message_guard, watchdog  # noqa: F401 - memory and the watchdog listen to Celery's signals
 from cbk.cluster.config import kit_config
 from cbk.errors import CbkError, SettingsError
 from cbk.settings import Settings, load_settings
@@ -26,10 +26,10 @@ def make_app() -> Celery:
     config = kit_config(settings) | _operators_config()
     if "flower" in sys.argv:
         prepare_flower(settings, os.environ)  # noqa: TID251 - Flower is configured through its environment
-    made = Celery("cbk", events="cbk.cluster.dispatcher:Events", include=["cbk.cluster.tasks"])
+    made = Celery("cbk", events="cbk.cluster.event_dispatcher:Events", include=["cbk.cluster.tasks"])
     made.conf.update(config)
     if not made.conf.task_compression:
-        doors.refuse_compression()
+        message_guard.refuse_compression()
     made.set_default()
     return made
 

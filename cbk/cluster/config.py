@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from kombu import Queue
 
-from cbk.jobs.kit import threads
-from cbk.rules.scrub import slice_interval
+from cbk.jobs.context import threads
+from cbk.rules.verification import slice_interval
 from cbk.settings import Settings, load_settings
 
 QUEUES = ("poll", "backup", "prune", "verify")
@@ -29,7 +29,7 @@ def kit_config(settings: Settings | None = None) -> dict[str, Any]:
         | _worker(settings)
         | {
             # Beat keeps no file: every entry is an interval, and a poll is sent as soon as beat starts.
-            "beat_scheduler": "cbk.cluster.schedule:Scheduler",
+            "beat_scheduler": "cbk.cluster.beat_scheduler:Scheduler",
             "beat_schedule": _schedule(settings),
             "timezone": "UTC",
             "enable_utc": True,

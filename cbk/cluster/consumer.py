@@ -13,7 +13,7 @@ from typing import Any
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from cbk.cluster import doors, logs, service
+from cbk.cluster import logs, message_guard, systemd_notify
 
 COLLECT_TIMEOUT_SECONDS = 1.0
 
@@ -37,7 +37,7 @@ class Consumer(CeleryConsumer):
 
         def ensure_and_tell(on_error: Callable[[Exception, float], None], *args: Any, **kwargs: Any) -> Any:
             def tell(error: Exception, pause: float) -> None:
-                service.tell_waiting(type(error).__name__)
+                systemd_notify.tell_waiting(type(error).__name__)
                 on_error(error, pause)
 
             return ensure(tell, *args, **kwargs)
@@ -48,7 +48,7 @@ class Consumer(CeleryConsumer):
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         """Called by Celery for the connection that messages come on."""
         connection = super().connection_for_read(heartbeat)
-        doors.survive_messages(connection)
+        message_guard.survive_messages(connection)
         return connection
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
@@ -57,12 +57,12 @@ class Consumer(CeleryConsumer):
 
         def handle_or_reject(message: Any) -> None:
             try:
-                doors.require_small(message)
+                message_guard.require_small(message)
                 handle(message)
-            except doors.OF_THE_CONNECTION:
+            except message_guard.OF_THE_CONNECTION:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a message does to the code that handles it
-                doors.log_thrown_away(error)
-                message.reject_log_error(logs.get("worker"), doors.OF_THE_CONNECTION)
+                message_guard.log_thrown_away(error)
+                message.reject_log_error(logs.get("worker"), message_guard.OF_THE_CONNECTION)
 
         return handle_or_reject

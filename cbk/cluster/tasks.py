@@ -11,18 +11,18 @@ from celery.worker import state
 
 from cbk.cluster import logs
 from cbk.cluster.app import app
-from cbk.cluster.courier import CeleryCourier
-from cbk.cluster.process import kit, last_words
+from cbk.cluster.publisher import CeleryPublisher
+from cbk.cluster.worker_context import catalog_outage_alert, context
 from cbk.errors import Busy, CbkError
-from cbk.jobs import backup as backup_job
-from cbk.jobs import drill as drill_job
-from cbk.jobs import poll as poll_job
-from cbk.jobs import prune as prune_job
-from cbk.jobs import resync as resync_job
-from cbk.jobs import scrub as scrub_job
-from cbk.jobs import watch as watch_job
-from cbk.jobs.backup import Failure
-from cbk.jobs.verify import Found
+from cbk.jobs.backup import backup as backup_job
+from cbk.jobs.backup.backup import BackupFailure
+from cbk.jobs.poll import poll as poll_job
+from cbk.jobs.poll import resync as resync_job
+from cbk.jobs.retention import prune as prune_job
+from cbk.jobs.status import alerts as alerts_job
+from cbk.jobs.verification import drill as drill_job
+from cbk.jobs.verification import scheduled as scrub_job
+from cbk.jobs.verification.verify import Found
 from cbk.model import Summary
 from cbk.rules.messages import read_id, read_ids, read_number, read_text
 
@@ -59,13 +59,13 @@ def _pause(seconds: float) -> bool:
 @app.task(bind=True, name="cbk.poll", throws=(CbkError,))
 def poll(self: Any) -> str:
     """Read the application's tables and send what is due."""
-    return _run(self, "poll", lambda: poll_job.poll(kit(), CeleryCourier(app), pause=_pause))
+    return _run(self, "poll", lambda: poll_job.poll(context(), CeleryPublisher(app), pause=_pause))
 
 
 @app.task(bind=True, name="cbk.backup", throws=(CbkError,))
 def backup(self: Any, file_id: int | str) -> str:
     """Back up the version of the row `file_id`."""
-    return _run(self, "backup", lambda: backup_job.back_up(kit(), read_id(file_id)))
+    return _run(self, "backup", lambda: backup_job.back_up(context(), read_id(file_id)))
 
 
 @app.task(bind=True, name="cbk.backup_batch", throws=(CbkError,))
@@ -73,7 +73,7 @@ def backup_batch(self: Any, file_ids: list[int | str]) -> str:
     """Back up the versions of these rows. Each that fails has a line of its own, and comes back as a task of its own."""
 
     def work() -> Summary:
-        done = backup_job.back_up_together(kit(), read_ids(file_ids), CeleryCourier(app))
+        done = backup_job.back_up_together(context(), read_ids(file_ids), CeleryPublisher(app))
         for failure in done.failures:
             _log_failure(failure)
         summary = backup_job.sum_up(done)
@@ -85,7 +85,7 @@ def backup_batch(self: Any, file_ids: list[int | str]) -> str:
     return _run(self, "backup_batch", work)
 
 
-def _log_failure(failure: Failure) -> None:
+def _log_failure(failure: BackupFailure) -> None:
     error = failure.error
     facts: dict[str, str | None] = {"version": failure.version.label, "row": failure.version.source_id}
     if isinstance(error, CbkError):
@@ -100,7 +100,7 @@ def prune(self: Any, delete_id: int | str | None = None, version_id: int | None 
     def work() -> Summary:
         row = None if delete_id is None else read_id(delete_id)
         version = None if version_id is None else read_number(version_id)
-        return prune_job.prune(kit(), CeleryCourier(app), delete_id=row, version_id=version)
+        return prune_job.prune(context(), CeleryPublisher(app), delete_id=row, version_id=version)
 
     return _run(self, "prune", work)
 
@@ -111,7 +111,7 @@ def resync(self: Any, storage: str | None = None, key: str | None = None, file_i
 
     def work() -> Summary:
         row = None if file_id is None else read_id(file_id)
-        return resync_job.resync(kit(), CeleryCourier(app), storage=_text(storage), key=_text(key), file_id=row)
+        return resync_job.resync(context(), CeleryPublisher(app), storage=_text(storage), key=_text(key), file_id=row)
 
     return _run(self, "resync", work)
 
@@ -122,9 +122,9 @@ def verify(self: Any, storage: str | None = None, key: str | None = None, prefix
 
     def work() -> Summary:
         if storage is None and key is None and prefix is None:
-            return scrub_job.scrub(kit(), pause=_pause, on_found=_log_found)
+            return scrub_job.scrub(context(), pause=_pause, on_found=_log_found)
         named = {"storage": _text(storage), "key": _text(key), "prefix": _text(prefix)}
-        return scrub_job.verify_unattended(kit(), pause=_pause, on_found=_log_found, quick=quick, **named)
+        return scrub_job.verify_unattended(context(), pause=_pause, on_found=_log_found, quick=quick, **named)
 
     return _run(self, "verify", work)
 
@@ -140,10 +140,10 @@ def _log_found(found: Found) -> None:
 @app.task(bind=True, name="cbk.drill", throws=(CbkError,))
 def drill(self: Any, *, if_due: bool = False) -> str:
     """Restore some copies for a test; with `if_due` only where CBK_DRILL_EVERY has passed since the last one."""
-    return _run(self, "drill", lambda: drill_job.drill_by_worker(kit(), pause=_pause, if_due=if_due))
+    return _run(self, "drill", lambda: drill_job.drill_by_worker(context(), pause=_pause, if_due=if_due))
 
 
 @app.task(bind=True, name="cbk.watch", throws=(CbkError,))
 def watch(self: Any) -> str:
     """Tell people what needs them, and the dead man's switch that all is well."""
-    return _run(self, "watch", lambda: watch_job.watch(kit(), last_words()))
+    return _run(self, "watch", lambda: alerts_job.send_alerts(context(), catalog_outage_alert()))

@@ -18,9 +18,9 @@ from celery import signals
 from celery.worker import state
 
 from cbk.cluster import logs
-from cbk.cluster.courier import CeleryCourier
+from cbk.cluster.publisher import CeleryPublisher
 from cbk.errors import BrokerUnavailable
-from cbk.rules.watchdog import Act, Look, Silence, judge
+from cbk.rules.watchdog import Act, ConsumerState, Silence, judge
 from cbk.settings import load_settings
 
 EXIT_CODE = os.EX_TEMPFAIL
@@ -34,7 +34,7 @@ class Watchdog:
 
     def __init__(self, consumer: Any, *, patience: timedelta, end: Callable[[int], NoReturn] = os._exit) -> None:
         self._consumer = consumer
-        self._courier = CeleryCourier(consumer.app)
+        self._publisher = CeleryPublisher(consumer.app)
         self._patience = patience
         self._end = end
         self._silence = Silence()
@@ -83,13 +83,13 @@ class Watchdog:
             self._end(EXIT_CODE)
         return act
 
-    def _see(self) -> Look | None:
+    def _see(self) -> ConsumerState | None:
         try:
-            waiting = self._courier.count_waiting(self._consumer.app.amqp.queues.consume_from)
+            waiting = self._publisher.count_waiting(self._consumer.app.amqp.queues.consume_from)
         except BrokerUnavailable:
             return None
         free = self._consumer.pool.num_processes - len(state.reserved_requests)
-        return Look(at=time.monotonic(), waiting=waiting, taken=self._taken, free=free)
+        return ConsumerState(at=time.monotonic(), waiting=waiting, taken=self._taken, free=free)
 
 
 def _lose_the_connection() -> None:

@@ -14,20 +14,20 @@ from werkzeug.exceptions import HTTPException
 
 from cbk.edges.catalog import Place
 from cbk.errors import CbkError, CopyMissing, UsageError
-from cbk.jobs.download import open_download
-from cbk.jobs.history import history
-from cbk.jobs.kit import Kit
-from cbk.jobs.overview import Overview, take_overview
-from cbk.jobs.status import status_object
+from cbk.jobs.context import Context
+from cbk.jobs.restore.one_copy import open_download
+from cbk.jobs.status.history import history
+from cbk.jobs.status.overview import Overview, gather_overview
+from cbk.jobs.status.status import status_object
 from cbk.page import metrics
-from cbk.page.drawing import HEIGHT, WIDTH
-from cbk.page.guard import CHALLENGE, HEADERS, Credentials, is_our_name
+from cbk.page.auth import CHALLENGE, HEADERS, Credentials, is_our_name
 from cbk.page.names import content_disposition, from_query
 from cbk.page.show import FILTERS, graphs_of
 from cbk.page.snapshot import Snapshot
-from cbk.page.workers import Roll
-from cbk.rules.health import HINTS
-from cbk.rules.layout import copy_location
+from cbk.page.sparkline import HEIGHT, WIDTH
+from cbk.page.workers import WorkerCounts
+from cbk.rules.intake.layout import copy_location
+from cbk.rules.status.health import HINTS
 
 REFRESH_SECONDS = 30
 ENTRIES_PER_PAGE = 200
@@ -43,15 +43,15 @@ _ID = f"<int(max={LARGEST_ID}):"
 _OPEN = frozenset({"/healthz"})
 
 
-def make_page(kit: Kit, credentials: Credentials, roll: Roll) -> Flask:
+def make_page(context: Context, credentials: Credentials, worker_counts: WorkerCounts) -> Flask:
     """The page as a WSGI application."""
     app = Flask("cbk.page", static_folder=None)
     app.jinja_env.globals.update(refresh_seconds=REFRESH_SECONDS, graph_width=WIDTH, graph_height=HEIGHT, hints=HINTS)
     app.jinja_env.filters.update(FILTERS)
-    _guard(app, credentials, kit.settings.page_names)
+    _guard(app, credentials, context.settings.page_names)
     _explain_errors(app)
-    _hold_nothing(app, kit)
-    views = _Views(kit, roll)
+    _hold_nothing(app, context)
+    views = _Views(context, worker_counts)
     style = (Path(__file__).parent / "static" / "style.css").read_text(encoding="utf-8")
     for rule, view in (
         ("/", views.index),
@@ -91,12 +91,12 @@ def _guard(app: Flask, credentials: Credentials, names: frozenset[str]) -> None:
         return response
 
 
-def _hold_nothing(app: Flask, kit: Kit) -> None:
+def _hold_nothing(app: Flask, context: Context) -> None:
     @app.teardown_request
-    def _let_go(_error: BaseException | None) -> None:
+    def _close_context(_error: BaseException | None) -> None:
         # An open SQLite file would keep the disk that it is on from being unmounted, for as long as the page runs.
-        if not kit.catalog.is_shared:
-            kit.close()
+        if not context.catalog.is_shared:
+            context.close()
 
 
 def _explain_errors(app: Flask) -> None:
@@ -114,10 +114,10 @@ def _explain_errors(app: Flask) -> None:
 
 
 class _Views:
-    def __init__(self, kit: Kit, roll: Roll) -> None:
-        self._kit = kit
-        self._roll = roll
-        self._snapshot = Snapshot(lambda: take_overview(kit))
+    def __init__(self, context: Context, worker_counts: WorkerCounts) -> None:
+        self._context = context
+        self._worker_counts = worker_counts
+        self._snapshot = Snapshot(lambda: gather_overview(context))
         self._downloads = threading.BoundedSemaphore(DOWNLOADS)
 
     def index(self) -> Response:
@@ -127,7 +127,7 @@ class _Views:
         except CbkError as raised:
             overview, error, code = None, raised, HTTPStatus.SERVICE_UNAVAILABLE
         graphs = graphs_of(overview) if overview else []
-        page = render_template("index.html", overview=overview, error=error, graphs=graphs, workers=self._roll.latest())
+        page = render_template("index.html", overview=overview, error=error, graphs=graphs, workers=self._worker_counts.latest())
         return Response(page, code)
 
     def browse(self) -> str:
@@ -141,21 +141,27 @@ class _Views:
         start = Place(key=asked["key"], file_id=_number(asked.get("after", "0"))) if "key" in asked else None
         if "jump" in asked:
             start = Place(key=folder + asked["jump"])
-        self._kit.catalog.require_current()
-        listing = self._kit.catalog.folders.look_into(bucket, folder, start=start, limit=ENTRIES_PER_PAGE)
+        self._context.catalog.require_current()
+        listing = self._context.catalog.folders.look_into(bucket, folder, start=start, limit=ENTRIES_PER_PAGE)
         return render_template(
             "browse.html", bucket=bucket, folder=folder, crumbs=_crumbs(folder), listing=listing, is_first=start is None
         )
 
     def file(self, file_id: int) -> str:
         """One file's versions, and what happened to them."""
-        self._kit.catalog.require_current()
-        newest = self._kit.catalog.report.newest_of(file_id)
+        self._context.catalog.require_current()
+        newest = self._context.catalog.report.newest_of(file_id)
         if newest is None:
             raise UsageError("the catalog knows no such file", hint="it may have been rebuilt since: find the file again")
-        pasts = list(islice(history(self._kit, newest.key, storage=newest.storage), VERSIONS_SHOWN))
+        version_histories = list(islice(history(self._context, newest.key, storage=newest.storage), VERSIONS_SHOWN))
         folder = newest.key.rpartition("/")[0]
-        return render_template("file.html", file=newest, folder=f"{folder}/" if folder else "", pasts=pasts, location=copy_location)
+        return render_template(
+            "file.html",
+            file=newest,
+            folder=f"{folder}/" if folder else "",
+            version_histories=version_histories,
+            location=copy_location,
+        )
 
     def download(self, version_id: int) -> Response:
         """A copy's content, once all of it was read and is right."""
@@ -164,7 +170,7 @@ class _Views:
                 "others are downloading: try again in a moment\n", HTTPStatus.SERVICE_UNAVAILABLE, **{"Retry-After": "10"}
             )
         try:
-            download = open_download(self._kit, version_id)
+            download = open_download(self._context, version_id)
         except BaseException:
             self._downloads.release()
             raise
@@ -186,7 +192,7 @@ class _Views:
             overview = self._snapshot.get()
         except CbkError as error:
             overview = error
-        return Response(metrics.render(overview, self._roll.latest()), content_type=metrics.CONTENT_TYPE)
+        return Response(metrics.render(overview, self._worker_counts.latest()), content_type=metrics.CONTENT_TYPE)
 
 
 def _alive() -> Response:

@@ -11,10 +11,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cbk.errors import ArchiveError, CatalogError, CbkError
-from cbk.jobs.overview import Overview
-from cbk.jobs.status import Disk
+from cbk.jobs.status.overview import Overview
+from cbk.jobs.status.status import Disk
 from cbk.model import VersionState
-from cbk.rules.health import Kind
+from cbk.rules.status.health import Kind
 from cbk.rules.text import as_text
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -138,10 +138,10 @@ def _of_buckets(overview: Overview) -> Iterator[Metric]:
 
 
 def _of_disk(disk: Disk) -> Iterator[Metric]:
-    yield from _gauge("disk_free_bytes", "Bytes that are free on the backup disk.", disk.room.free)
-    yield from _gauge("disk_size_bytes", "Bytes that it has.", disk.room.total)
+    yield from _gauge("disk_free_bytes", "Bytes that are free on the backup disk.", disk.usage.free)
+    yield from _gauge("disk_size_bytes", "Bytes that it has.", disk.usage.total)
     yield from _gauge("disk_kept_free_bytes", "Bytes that stay free: below that, nothing new is fetched.", disk.kept_free)
-    yield from _gauge("disk_read_only", "Whether it is mounted read-only.", disk.room.read_only)
+    yield from _gauge("disk_read_only", "Whether it is mounted read-only.", disk.usage.read_only)
     full_in = None if disk.days_left is None else _seconds(timedelta(days=disk.days_left))
     yield from _gauge("disk_full_in_seconds", "Time until it is full at the rate of the last 30 days.", full_in)
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote
 from cbk.errors import UsageError
 
 # RFC 8187, 3.2.1: what stands for itself.
-_PLAIN = "!#$&+-.^_`|~"
+_SAFE_CHARACTERS = "!#$&+-.^_`|~"
 _NAME_MAX_CHARACTERS = 150
 _RISKY = re.compile(r'[\\/:*?"<>|]')
 _MOST_FIELDS = 10
@@ -44,4 +44,4 @@ def content_disposition(key: str) -> str:
         name = name[: _NAME_MAX_CHARACTERS - len(tail)] + tail
     name = name if name.strip(". ") else "file"
     plain = "".join(character if character.isascii() and character != "%" else "_" for character in name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe=_PLAIN)}"
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe=_SAFE_CHARACTERS)}"

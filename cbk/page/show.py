@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 
 from markupsafe import Markup, escape
 
-from cbk.jobs.overview import Overview
-from cbk.page.drawing import Line, draw
+from cbk.jobs.status.overview import Overview
 from cbk.page.names import to_query
-from cbk.rules.bandwidth import describe_limit
-from cbk.rules.health import describe_age
+from cbk.page.sparkline import Line, draw
+from cbk.rules.backup.bandwidth import describe_limit
+from cbk.rules.status.health import describe_age
 from cbk.rules.text import as_size, as_text
 
 
@@ -41,7 +41,7 @@ def graphs_of(overview: Overview) -> list[Graph]:
         *graph("Lag", [sample.lag.total_seconds() for sample in samples], status.lag.total_seconds(), _span),
         *graph("Files", [float(sample.files) for sample in samples], status.counts.files, "{:,.0f}".format),
         *graph("On the disk", [float(sample.stored_size) for sample in samples], status.counts.stored_size, _size),
-        *graph("Free", [float(sample.free) for sample in samples], status.disk.room.free, _size),
+        *graph("Free", [float(sample.free) for sample in samples], status.disk.usage.free, _size),
     ]
 
 

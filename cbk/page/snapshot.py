@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from cbk.errors import CbkError
-from cbk.jobs.overview import Overview
+from cbk.jobs.status.overview import Overview
 
 # An overview serves for this time, or for so many times what it took to take, whichever is longer: looking costs a tenth at most.
 FRESH_SECONDS = 5.0

@@ -17,7 +17,7 @@ COUNTS_SECONDS = 60.0
 Ask = Callable[[], Mapping[str, int]]
 
 
-class Roll:
+class WorkerCounts:
     """The last answer of the workers. The asking begins with `start`, in a thread that ends with the process."""
 
     def __init__(self, ask: Ask, *, clock: Callable[[], float] = monotonic) -> None:

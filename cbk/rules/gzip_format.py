@@ -30,7 +30,7 @@ from isal import igzip_lib, isal_zlib
 
 from cbk.errors import CopyCorrupt
 from cbk.model import CopyHeader
-from cbk.rules.layout import restore_names
+from cbk.rules.intake.layout import restore_names
 
 HEADER_MAX_BYTES = 10 + 2 + 65_535 + 256  # fixed part, XLEN, its largest value, FNAME with its NUL
 BLOCK_BYTES = 256 * 1024
@@ -56,7 +56,7 @@ _PROBE_SLICES = 4
 _PROBE_SLICE_BYTES = 4 * 1024
 _PROBE_GAIN = 0.97
 _STORED_MAX_BYTES = 65_535  # LEN of a stored block has 16 bits (RFC 1951 3.2.4)
-_STORED = struct.Struct("<BHH")  # BFINAL 0 and BTYPE 00, padded to a byte; LEN; NLEN
+_STORED_BLOCK = struct.Struct("<BHH")  # BFINAL 0 and BTYPE 00, padded to a byte; LEN; NLEN
 _LAST_BLOCK = b"\x03\x00"  # an empty block with BFINAL set, in fixed Huffman codes
 _NOT_OURS = "its header is damaged, or was not written by this kit"
 _NOT_IN_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")
@@ -221,7 +221,7 @@ def _deflate(block: memoryview) -> bytes:
         return _store(block)
     compressor = isal_zlib.compressobj(_LEVEL, wbits=-15)
     compressed: bytes = compressor.compress(block) + compressor.flush(isal_zlib.Z_SYNC_FLUSH)
-    stored_size = len(block) + _STORED.size * -(-len(block) // _STORED_MAX_BYTES)
+    stored_size = len(block) + _STORED_BLOCK.size * -(-len(block) // _STORED_MAX_BYTES)
     return compressed if len(compressed) < stored_size else _store(block)
 
 
@@ -235,7 +235,7 @@ def _store(block: memoryview) -> bytes:
     parts: list[bytes | memoryview] = []
     for start in range(0, len(block), _STORED_MAX_BYTES):
         part = block[start : start + _STORED_MAX_BYTES]
-        parts += (_STORED.pack(0, len(part), len(part) ^ 0xFFFF), part)
+        parts += (_STORED_BLOCK.pack(0, len(part), len(part) ^ 0xFFFF), part)
     return b"".join(parts)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from cbk.errors import UsageError
-from cbk.rules.batches import LARGEST
+from cbk.rules.backup.batches import LARGEST
 
 # Longer than any Id, key or storage that a row may have.
 LONGEST_TEXT = 5000
-_BIGINT = range(2**63)
+_ID_NUMBERS = range(2**63)
 
 
 def read_id(value: object) -> str:
     """The Id of a row: a number or a text. Raises UsageError."""
-    return read_text(str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) in _BIGINT else value)
+    return read_text(str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) in _ID_NUMBERS else value)
 
 
 def read_ids(value: object) -> list[str]:
@@ -24,7 +24,7 @@ def read_ids(value: object) -> list[str]:
 
 def read_number(value: object) -> int:
     """One of the catalog's own numbers. Raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value not in _BIGINT:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in _ID_NUMBERS:
         raise UsageError(f"expected a number of the catalog's, not {_describe(value)}")
     return value
 

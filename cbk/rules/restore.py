@@ -10,7 +10,7 @@ from cbk.model import Version, VersionState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class RestoreFilter:
     """What a person wants back. None: whatever it is. `prefix` is how keys begin.
 
     Of each file that is named: version `number`; or what was live `at` an instant; or, where neither is asked for, the newest.
@@ -55,14 +55,14 @@ class Choice:
         return self.version.state is VersionState.STORED
 
 
-def choose(versions: Iterable[Version], wish: Wish, deletions: Iterable[Deletion] = ()) -> Choice | None:
+def choose(versions: Iterable[Version], restore_filter: RestoreFilter, deletions: Iterable[Deletion] = ()) -> Choice | None:
     """Which of a file's versions is restored; None where none of them is wished for.
 
     It is the highest that is wished for. Has that one no copy, the next lower one with a copy stands in: an old copy beats none.
     `deletions` are the file's own; they matter only to a wish with `at`.
     """
     deletions = list(deletions)
-    wanted = [version for version in versions if _is_wanted(version, wish, deletions)]
+    wanted = [version for version in versions if _is_wanted(version, restore_filter, deletions)]
     if not wanted:
         return None
     highest = max(wanted, key=_number)
@@ -74,14 +74,14 @@ def choose(versions: Iterable[Version], wish: Wish, deletions: Iterable[Deletion
     return Choice(version=stored, reason=f"older version: v{highest.number} {_standing(highest)}")
 
 
-def _is_wanted(version: Version, wish: Wish, deletions: list[Deletion]) -> bool:
-    if wish.number not in {None, version.number}:
+def _is_wanted(version: Version, restore_filter: RestoreFilter, deletions: list[Deletion]) -> bool:
+    if restore_filter.number not in {None, version.number}:
         return False
-    if wish.at is None:
-        return wish.deleted or not version.deleted
-    if version.first_seen_at is None or version.first_seen_at > wish.at:
+    if restore_filter.at is None:
+        return restore_filter.deleted or not version.deleted
+    if version.first_seen_at is None or version.first_seen_at > restore_filter.at:
         return False
-    return wish.deleted or not any(deletion.covers(version.number, wish.at) for deletion in deletions)
+    return restore_filter.deleted or not any(deletion.covers(version.number, restore_filter.at) for deletion in deletions)
 
 
 def _number(version: Version) -> int:

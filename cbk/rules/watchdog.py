@@ -26,7 +26,7 @@ _LADDER = (Act.RECONNECT, Act.STOP, Act.END)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class ConsumerState:
     """How things are `at` seconds of a clock that only goes forward.
 
     `waiting` messages are in the queues that this worker serves, `taken` is how many it took since it started, and `free` how many
@@ -49,7 +49,7 @@ class Silence:
     tried: int = 0
 
 
-def judge(look: Look | None, silence: Silence, *, patience: timedelta) -> tuple[Act, Silence]:
+def judge(look: ConsumerState | None, silence: Silence, *, patience: timedelta) -> tuple[Act, Silence]:
     """What is to be done, and what to remember. No look: Redis does not answer, and nothing can be taken from it.
 
     Each time that the silence lasts for another `patience`, the next graver thing is done.

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 
-from cbk.edges.archive import Room
-from cbk.rules.samples import Sample
-from tests.desk import Desk
+from cbk.edges.archive.archive import DiskUsage
+from cbk.rules.status.samples import Sample
+from tests.in_process_site import InProcessSite
 from tests.origin import Origin, status
 from tests.page_server import PAIR
 
@@ -28,23 +28,23 @@ def origin():
 
 
 @pytest.fixture
-def desk(tmp_path, origin, monkeypatch):
+def site(tmp_path, origin, monkeypatch):
     for name in [name for name in os.environ if name.startswith("CBK_") and name != "CBK_TEST_PICTURES"]:
         monkeypatch.delenv(name)
-    desk = Desk(tmp_path, origin, buckets={"s3": "car-erp", "azure": "documents"}, brake_files=3, brake_share=0)
-    yield desk
-    desk.close()
+    site = InProcessSite(tmp_path, origin, buckets={"s3": "car-erp", "azure": "documents"}, brake_files=3, brake_share=0)
+    yield site
+    site.close()
 
 
 @pytest.fixture
-def story(desk, monkeypatch):
+def story(site, monkeypatch):
     """A month of growth, three deletes too many, a link that died, and a worker at its work."""
-    now = desk.kit.catalog.database.now()
-    monkeypatch.setattr(desk.kit.archive, "usage", lambda: Room(free=int(0.95e12), total=int(2e12), read_only=False))
+    now = site.context.catalog.database.now()
+    monkeypatch.setattr(site.context.archive, "usage", lambda: DiskUsage(free=int(0.95e12), total=int(2e12), read_only=False))
     for hours in range(30 * 24, -1, -3):
         day = 30 - hours / 24
         files = int(1 + day * 5 / 6)
-        desk.kit.catalog.samples.note(
+        site.context.catalog.samples.note(
             Sample(
                 at=now - timedelta(hours=hours),
                 files=files,
@@ -59,16 +59,16 @@ def story(desk, monkeypatch):
         )
     for number in range(1, 8):
         for name in ("front.jpg", "back.jpg", "thumbnail.png"):
-            desk.upload(f"cars/id-{number}/{name}", os.urandom(2000 * number))
-    desk.upload("cars/id-1/thumbnail.png", SECOND, version=2, served_at="/second")
-    desk.upload("cars/id-1/ünï & <b>.txt", b"any name")
-    contracts = [desk.upload(f"contracts/{year}.pdf", os.urandom(9000), storage="azure") for year in range(2020, 2027)]
-    desk.upload("contracts/drafts/2027.pdf", b"x", status(403), storage="azure")
-    desk.work()
+            site.upload(f"cars/id-{number}/{name}", os.urandom(2000 * number))
+    site.upload("cars/id-1/thumbnail.png", SECOND, version=2, served_at="/second")
+    site.upload("cars/id-1/ünï & <b>.txt", b"any name")
+    contracts = [site.upload(f"contracts/{year}.pdf", os.urandom(9000), storage="azure") for year in range(2020, 2027)]
+    site.upload("contracts/drafts/2027.pdf", b"x", status(403), storage="azure")
+    site.work()
     for row in contracts[:4]:
-        desk.delete(row)
-    desk.poll()
-    return desk
+        site.delete(row)
+    site.poll()
+    return site
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def follow(browser, text):
 
 
 def test_red_page_tells_the_whole_story(story, visit, picture):
-    with served(story.kit, lambda: WORKERS) as address:
+    with served(story.context, lambda: WORKERS) as address:
         browser = visit(address)
         assert texts(browser, "h1") == ["Not everything is protected"]
         assert any("held back by brake 1" in text for text in texts(browser, ".problems strong"))
@@ -39,20 +39,20 @@ def test_red_page_tells_the_whole_story(story, visit, picture):
         picture("page-red")
 
 
-def test_page_turns_green_by_itself(desk, visit, picture, monkeypatch):
+def test_page_turns_green_by_itself(site, visit, picture, monkeypatch):
     monkeypatch.setattr("cbk.page.app.REFRESH_SECONDS", 1)
     monkeypatch.setattr("cbk.page.snapshot.FRESH_SECONDS", 0.1)
-    with served(desk.kit, lambda: WORKERS) as address:
+    with served(site.context, lambda: WORKERS) as address:
         browser = visit(address)
         assert browser.title.startswith("NOT protected")
-        desk.upload("a.txt", b"x")
-        desk.work()
+        site.upload("a.txt", b"x")
+        site.work()
         wait_until(lambda: browser.title.startswith("Protected"), 30, lambda: "the page to turn green")
         picture("page-green")
 
 
 def test_files_are_found_and_downloaded_whole(story, visit, picture, tmp_path):
-    with served(story.kit) as address:
+    with served(story.context) as address:
         browser = visit(address)
         follow(browser, "Files")
         follow(browser, "car-erp")
@@ -68,10 +68,10 @@ def test_files_are_found_and_downloaded_whole(story, visit, picture, tmp_path):
         assert saved.read_bytes() == SECOND
 
 
-def test_hostile_name_is_shown_and_saved_as_a_name(desk, visit, tmp_path):
-    desk.upload(HOSTILE, b"content", served_at="/hostile")
-    desk.work()
-    with served(desk.kit) as address:
+def test_hostile_name_is_shown_and_saved_as_a_name(site, visit, tmp_path):
+    site.upload(HOSTILE, b"content", served_at="/hostile")
+    site.work()
+    with served(site.context) as address:
         browser = visit(address, "/browse?bucket=car-erp")
         assert texts(browser, "td a") == ["cars/"]
         follow(browser, "cars/")
@@ -86,19 +86,19 @@ def test_hostile_name_is_shown_and_saved_as_a_name(desk, visit, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/", "/browse", "/browse?bucket=car-erp", "/file/1", "/nothing"])
-def test_page_fits_a_telephone(desk, visit, browser, path):
-    desk.upload("x" * 3000 + "/" + "y" * 900, b"x", status(403), served_at="/long")
-    desk.work()
+def test_page_fits_a_telephone(site, visit, browser, path):
+    site.upload("x" * 3000 + "/" + "y" * 900, b"x", status(403), served_at="/long")
+    site.work()
     browser.set_window_size(500, 900)
-    with served(desk.kit, lambda: WORKERS) as address:
+    with served(site.context, lambda: WORKERS) as address:
         visit(address, path)
         wide, seen = browser.execute_script("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert wide <= seen
     browser.get_log("browser")  # a page that there is not is a complaint of the browser's
 
 
-def test_nobody_gets_in_with_a_wrong_password(desk, visit, browser):
-    with served(desk.kit) as address:
+def test_nobody_gets_in_with_a_wrong_password(site, visit, browser):
+    with served(site.context) as address:
         visit(address, pair=("admin", "wrong"))
         assert "protected" not in browser.page_source
     browser.get_log("browser")
@@ -108,7 +108,7 @@ def test_nobody_gets_in_with_a_wrong_password(desk, visit, browser):
 
 
 def test_prometheus_finds_nothing_to_mend_in_the_metrics(story):
-    with served(story.kit, lambda: WORKERS) as address:
+    with served(story.context, lambda: WORKERS) as address:
         metrics = requests.get(f"{address}/metrics", auth=PAIR, timeout=20).content
     judged = subprocess.run(["promtool", "check", "metrics"], input=metrics, capture_output=True, check=False)
     assert (judged.returncode, judged.stdout, judged.stderr) == (0, b"", b"")

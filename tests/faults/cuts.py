@@ -37,7 +37,7 @@ class PowerCuts:
         self._scene.upload_some(files)
         self._scene.leave()
         said = []
-        with process(work, self._scene.desk.settings, THREADS) as (child, connection):
+        with process(work, self._scene.site.settings, THREADS) as (child, connection):
             for _ in range(self._random.randrange(1, files // 4 - 2)):
                 assert connection.poll(_PATIENCE_SECONDS), "the worker does nothing"
                 said.append(connection.recv())
@@ -56,7 +56,7 @@ class PowerCuts:
         for _ in range(0 if label in OUT else _BATCH if label in IN_BATCH else 1):
             self._scene.upload(size=200_000, again=again)
         self._scene.leave()
-        with process(work, self._scene.desk.settings, 1, label, (_BATCH,)) as (child, _):
+        with process(work, self._scene.site.settings, 1, label, (_BATCH,)) as (child, _):
             child.join(_PATIENCE_SECONDS)
             reached = child.exitcode == -signal.SIGKILL
         if not reached:

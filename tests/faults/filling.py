@@ -20,7 +20,7 @@ def fill_under_load(folder, origin, *, times, seed=0):
         while tally.times < times:
             moment = f"{tally.fault}, {tally.times + 1}"
             scene.upload_some(_FILES)
-            ballast = fill(scene.desk.root, leave=scene.random.randint(*_LEFT_BYTES))
+            ballast = fill(scene.site.root, leave=scene.random.randint(*_LEFT_BYTES))
             said = _work(scene)
             if not any("no space left" in line for line in said):
                 tally.missed.append(f"{moment}: there was room for everything")
@@ -39,7 +39,7 @@ def fill_under_load(folder, origin, *, times, seed=0):
 def _work(scene):
     """What the worker said until it was done."""
     said = []
-    with process(work, scene.desk.settings, THREADS) as (_, connection):
+    with process(work, scene.site.settings, THREADS) as (_, connection):
         while DONE not in said:
             assert connection.poll(_PATIENCE_SECONDS), f"the worker does nothing more after {said}"
             said.append(connection.recv())

@@ -46,47 +46,47 @@ class Way:
 
 
 def _new_file(scene):
-    return "back_up", scene.take_in(scene.upload(size=5_000))
+    return "back_up", scene.record_rows(scene.upload(size=5_000))
 
 
 def _larger_file(scene):
-    return "back_up", scene.take_in(scene.upload(size=300_000))
+    return "back_up", scene.record_rows(scene.upload(size=300_000))
 
 
 def _new_version(scene):
-    return "back_up", scene.take_in(scene.upload(size=5_000, again=True))
+    return "back_up", scene.record_rows(scene.upload(size=5_000, again=True))
 
 
 def _batch(scene):
-    rows = [scene.take_in(scene.upload(size=5_000, again=again, leave_copy=left)) for again, left in _BATCH]
+    rows = [scene.record_rows(scene.upload(size=5_000, again=again, leave_copy=left)) for again, left in _BATCH]
     return "back_up_together", rows
 
 
 def _copy_left_there(scene):
-    return "back_up", scene.take_in(scene.upload(size=5_000, leave_copy=True))
+    return "back_up", scene.record_rows(scene.upload(size=5_000, leave_copy=True))
 
 
 def _bad_copy_there(scene):
-    row_id = scene.take_in(scene.upload(size=5_000))
+    row_id = scene.record_rows(scene.upload(size=5_000))
     scene.spoil(row_id)
     return "back_up", row_id
 
 
 def _wrong_bytes_first(scene):
-    return "back_up", scene.take_in(scene.upload(size=5_000, wrong_first=True))
+    return "back_up", scene.record_rows(scene.upload(size=5_000, wrong_first=True))
 
 
 def _deleted_file(scene):
     delete_id = scene.delete()
     scene.upload(size=100)  # the next one to be deleted
-    scene.desk.poll()
-    scene.desk.courier.prunes.clear()
+    scene.site.poll()
+    scene.site.publisher.prunes.clear()
     return "prune", delete_id
 
 
 def _poll(scene):
     scene.upload(size=5_000)
-    (scene.desk.root / ".cbk/incoming/1-0.part").write_bytes(b"what a dead worker left")
+    (scene.site.root / ".cbk/incoming/1-0.part").write_bytes(b"what a dead worker left")
     return ("poll",)
 
 
@@ -141,7 +141,7 @@ class Injections:
     def _learn(self):
         """Which calls of each name were about the disk, in the order of all calls of that name: it moves a little between runs."""
         found = defaultdict(list)
-        for call in calls_on(self._logs, self._scene.desk.root):
+        for call in calls_on(self._logs, self._scene.site.root):
             if call.nth not in found[call.name]:  # another thread's call is as good
                 found[call.name].append(call.nth)
         self._places.update(found)
@@ -156,7 +156,7 @@ class Injections:
             return False
         aimed = replace(fault, nth=self._places[fault.name][fault.nth - 1])
         outcome, exit_code = self._run(aimed)
-        hit = was_injected(aimed, self._logs, self._scene.desk.root)
+        hit = was_injected(aimed, self._logs, self._scene.site.root)
         moment = f"{self._name}, {fault}"
         if not hit:
             self._learn()
@@ -176,7 +176,7 @@ class Injections:
         self._scene.leave()
         calls = CALLS if fault is None else tuple({fault.name, *(text.split(":")[0].lstrip("?") for text in way.always)})
         injected = [*way.always, *([fault.injection] if fault else [])]
-        with process(act, self._scene.desk.settings, *job) as (child, connection):
+        with process(act, self._scene.site.settings, *job) as (child, connection):
             assert connection.poll(_PATIENCE_SECONDS), "the process does not start"
             pid = connection.recv()
             with strace.traced(pid, self._logs, calls=calls, injections=injected):

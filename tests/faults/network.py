@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cbk.edges.download import Downloader
 from cbk.model import VersionState
-from cbk.rules.links import AllowedHosts
+from cbk.rules.backup.links import AllowedHosts
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene, Tally
 from tests.faults.worker import UNKNOWN, do, how_it_goes, share_out
@@ -35,25 +35,25 @@ _FORGED_ALONE = 5
 
 
 class Player:
-    """Beat and a worker with eight threads on the desk of a scene; what they say that the kit does not know is wrong."""
+    """Beat and a worker with eight threads on the site of a scene; what they say that the kit does not know is wrong."""
 
     def __init__(self, scene, tally):
         self.scene, self.tally = scene, tally
 
     def poll(self):
-        self._note([how_it_goes(self.scene.desk.poll)])
+        self._note([how_it_goes(self.scene.site.poll)])
 
     def work(self, tasks):
         """Do these: batches of row Ids, and removals."""
-        kit, courier = self.scene.desk.kit, self.scene.desk.courier
+        context, publisher = self.scene.site.context, self.scene.site.publisher
         with ThreadPoolExecutor(THREADS) as pool:
-            self._note(pool.map(lambda task: how_it_goes(lambda: do(kit, courier, task)), tasks))
+            self._note(pool.map(lambda task: how_it_goes(lambda: do(context, publisher, task)), tasks))
 
     def take(self):
         """What was sent since the last time."""
-        courier = self.scene.desk.courier
-        removals, courier.prunes = courier.prunes, []
-        return [*share_out(courier.take()), *(removal for removal, _ in removals)]
+        publisher = self.scene.site.publisher
+        removals, publisher.prunes = publisher.prunes, []
+        return [*share_out(publisher.take()), *(removal for removal, _ in removals)]
 
     def _note(self, said):
         self.tally.wrong += [f"{self.tally.fault}: {line}" for line in said if line.startswith(UNKNOWN)]
@@ -230,9 +230,9 @@ def break_origin(folder, origin, kind, *, times, seed=0):
 
 def _be_impatient(scene):
     """Silence counts after a moment, and nobody waits before trying again."""
-    kit = scene.desk.kit
-    kit.downloader = Downloader(
-        AllowedHosts.parse(kit.settings.allowed_hosts),
+    context = scene.site.context
+    context.downloader = Downloader(
+        AllowedHosts.parse(context.settings.allowed_hosts),
         read_timeout_seconds=_PATIENCE_SECONDS,
         speed_window_seconds=_PATIENCE_SECONDS,
         sleep=lambda _: None,
@@ -263,7 +263,7 @@ def _break_database(tally, folder, origin, postgres, setting, *, times, share, s
             postgres.create_database(name)
             try:
                 with _site(folder, origin, f"{seed} {setting} {tally.times}", **{setting: postgres.url(name)}) as scene:
-                    scene.desk.reopen(**{setting: postgres.url(name).replace(str(postgres.port), str(proxy.port))})
+                    scene.site.reopen(**{setting: postgres.url(name).replace(str(postgres.port), str(proxy.port))})
                     before, wanted = proxy.faults, times - tally.times
                     _play_with_broken_lines(Player(scene, tally), proxy, share, until=before + wanted)
                     tally.times += proxy.faults - before
@@ -307,7 +307,7 @@ class Forged:
 
 def _forge(scene, dice):
     """A message that the kit never sent: with an Id that is not, or of something that is not due, or not to go at all."""
-    numbers = [version.id for version in scene.desk.kit.catalog.report.versions()] or [0]
+    numbers = [version.id for version in scene.site.context.catalog.report.versions()] or [0]
     return dice.choice(
         [
             lambda: [_junk(dice)],
@@ -356,11 +356,11 @@ def _play_with_bad_messages(player, kinds, times):
             scene.delete()
         gone = _pruned(scene)
         for may_go in (False, False, False, True, True, True):
-            scene.desk.pass_backoff()
-            scene.desk.expire_leases()
+            scene.site.pass_backoff()
+            scene.site.expire_leases()
             if may_go:
-                scene.desk.pass_grace()
-            scene.desk.courier.waiting = {row_id for task in late if isinstance(task, list) for row_id in task}
+                scene.site.pass_grace()
+            scene.site.publisher.waiting = {row_id for task in late if isinstance(task, list) for row_id in task}
             player.poll()
             tasks, late = late, []
             for task in player.take():
@@ -378,12 +378,12 @@ def _play_with_bad_messages(player, kinds, times):
             scene.check(tally, moment=tally.fault)
             if not may_go:
                 tally.wrong += [f"{tally.fault}: {name} went before its grace was over" for name in _pruned(scene) - gone]
-        scene.desk.courier.waiting = set()
+        scene.site.publisher.waiting = set()
         scene.recover(tally, moment=tally.fault)
 
 
 def _pruned(scene):
-    return {(version.key, version.number) for version in scene.desk.kit.catalog.report.versions(state=VersionState.PRUNED)}
+    return {(version.key, version.number) for version in scene.site.context.catalog.report.versions(state=VersionState.PRUNED)}
 
 
 # All of them

@@ -11,14 +11,14 @@ from hashlib import sha256
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.tables import leases
+from cbk.edges.catalog.schema import leases
 from cbk.errors import CbkError
-from cbk.jobs.intake import take_in
-from cbk.jobs.verify import choose, verify
+from cbk.jobs.intake.rows import record_rows
+from cbk.jobs.verification.verify import choose, verify
 from cbk.model import VersionState
-from cbk.rules.layout import copy_location
-from tests.desk import Desk, version_of_row
+from cbk.rules.intake.layout import copy_location
 from tests.faults.disks import BALLAST
+from tests.in_process_site import InProcessSite, version_of_row
 from tests.origin import serve, status
 
 _ROUNDS = 6
@@ -53,7 +53,7 @@ def describe(kind, catalog_on_disk):
 
 
 class Scene:
-    """A desk below `folder`, whose backup root is what is mounted at `folder / "backups"`, if anything is.
+    """A site below `folder`, whose backup root is what is mounted at `folder / "backups"`, if anything is.
 
     The truth about the files is kept here, in memory: SHA-256 of each version by key and number, the newest number of each key that
     the application still has, and the keys that it has deleted. Unless `settings` say otherwise there is no grace: what was deleted
@@ -64,7 +64,7 @@ class Scene:
         if catalog_on_disk:
             settings["catalog_url"] = f"sqlite:///{folder}/backups/.cbk/catalog.db"
         at_once = {"grace_period": "0s", "brake_files": 1_000_000, "clock_sync": "ignore", "min_free_space": "0"}
-        self.desk = Desk(folder, origin, **at_once | settings)
+        self.site = InProcessSite(folder, origin, **at_once | settings)
         self.random = random.Random(seed)
         self.truth = {}
         self.newest = {}
@@ -91,23 +91,23 @@ class Scene:
             answers = [status(200, b"something else")]
         if answers:
             answers = [*answers, serve()]
-        row_id = self.desk.upload(key, content, *answers, version=number, served_at=f"/car-erp/{key}/{number}")
+        row_id = self.site.upload(key, content, *answers, version=number, served_at=f"/car-erp/{key}/{number}")
         self._rows[key] = row_id
         if leave_copy:
-            self.take_in(row_id)
-            place = version_of_row(self.desk.kit.catalog, row_id).place
-            self.desk.leave_copy(key, content, location=copy_location(place, number), version=number)
+            self.record_rows(row_id)
+            place = version_of_row(self.site.context.catalog, row_id).place
+            self.site.leave_copy(key, content, location=copy_location(place, number), version=number)
         return row_id
 
-    def take_in(self, row_id):
+    def record_rows(self, row_id):
         """Let the catalog know of the row, as a poll does; gives its Id."""
-        take_in(self.desk.kit, [self.desk.kit.source.row(row_id)])
+        record_rows(self.site.context, [self.site.context.source.row(row_id)])
         return row_id
 
     def spoil(self, row_id):
         """Put something in the place of this row's copy that is none."""
-        version = version_of_row(self.desk.kit.catalog, row_id)
-        path = self.desk.root / copy_location(version.place, version.number)
+        version = version_of_row(self.site.context.catalog, row_id)
+        path = self.site.root / copy_location(version.place, version.number)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             file.write(_SPOILED)
@@ -124,14 +124,14 @@ class Scene:
         key = self.random.choice(list(self.newest))
         del self.newest[key]
         self.deleted.add(key)
-        return self.desk.delete(self._rows[key])
+        return self.site.delete(self._rows[key])
 
     def freshen(self):
         """The application writes a new link into the rows of expired versions."""
-        for version in self.desk.kit.catalog.report.versions(state=VersionState.EXPIRED):
+        for version in self.site.context.catalog.report.versions(state=VersionState.EXPIRED):
             self._links += 1
-            link = self.desk.origin.url(f"/car-erp/{version.key}/{version.number}", f"X-Amz-Signature={self._links}")
-            self.desk.change(version.source_id, SignedDownloadUrl=link)
+            link = self.site.origin.url(f"/car-erp/{version.key}/{version.number}", f"X-Amz-Signature={self._links}")
+            self.site.change(version.source_id, SignedDownloadUrl=link)
 
     def _new_key(self):
         """Names share folders, and some would share a place."""
@@ -148,7 +148,7 @@ class Scene:
     def check(self, tally, *, moment):
         """The invariants, on every file: what is called stored is there and right, what has a copy's name is one."""
         on_disk = self._copies()
-        versions = {(version.key, version.number): version for version in self.desk.kit.catalog.report.versions()}
+        versions = {(version.key, version.number): version for version in self.site.context.catalog.report.versions()}
         tally.files += len(versions)
         for version in versions.values():
             found = on_disk.pop(copy_location(version.place, version.number), None)
@@ -165,8 +165,8 @@ class Scene:
     def _copies(self):
         """SHA-256 by location of everything outside of `.cbk`, read without any code of the kit."""
         found = {}
-        for path in self.desk.root.rglob("*"):
-            relative = path.relative_to(self.desk.root)
+        for path in self.site.root.rglob("*"):
+            relative = path.relative_to(self.site.root)
             if relative.parts[0] in _NO_COPIES or path.is_dir():
                 continue
             content = path.read_bytes()
@@ -181,7 +181,7 @@ class Scene:
 
     def unfinished(self):
         """The newest versions that are not stored yet, as (key, number)."""
-        stored = self.desk.kit.catalog.report.versions(state=VersionState.STORED)
+        stored = self.site.context.catalog.report.versions(state=VersionState.STORED)
         return set(self.newest.items()) - {(version.key, version.number) for version in stored}
 
     def undeleted(self):
@@ -190,9 +190,9 @@ class Scene:
             return set()
         return {
             (version.key, version.number)
-            for version in self.desk.kit.catalog.report.versions()
+            for version in self.site.context.catalog.report.versions()
             if version.key in self.deleted
-            and (version.state is VersionState.STORED or (self.desk.root / copy_location(version.place, version.number)).exists())
+            and (version.state is VersionState.STORED or (self.site.root / copy_location(version.place, version.number)).exists())
         }
 
     # Afterwards
@@ -203,27 +203,27 @@ class Scene:
         `spoiled`: a bad copy was there on purpose, and is in quarantine afterwards. `verified`: a verification finds it first.
         """
         if verified:
-            verify(self.desk.kit, choose(self.desk.kit), by="a test")
+            verify(self.site.context, choose(self.site.context), by="a test")
         for _ in range(_ROUNDS):
             self.pass_time()
             try:
-                self.desk.poll()
+                self.site.poll()
             except CbkError as error:
                 tally.hands.append(f"{moment}: the poll afterwards said: {error}")
                 break
-            for row_id in self.desk.courier.take():
+            for row_id in self.site.publisher.take():
                 with suppress(CbkError):
-                    self.desk.back_up(row_id)
-            removals, self.desk.courier.prunes = self.desk.courier.prunes, []
+                    self.site.back_up(row_id)
+            removals, self.site.publisher.prunes = self.site.publisher.prunes, []
             for removal, _ in removals:
-                self.desk.prune(removal.delete_id, removal.version_id)
+                self.site.prune(removal.delete_id, removal.version_id)
             if not self.unfinished() and not self.undeleted():
                 break
-        states = self.desk.versions()
+        states = self.site.versions()
         tally.hands += [f"{moment}: {name} is {self._story(states.get(name))}" for name in self.unfinished()]
         tally.hands += [f"{moment}: {name} was deleted, and is still there" for name in self.undeleted()]
-        tally.wrong += [f"{moment}: {name} stays in incoming" for name in self.desk.parts()]
-        quarantined = sum(path.suffix == ".gzip" for path in (self.desk.root / ".cbk/quarantine").iterdir())
+        tally.wrong += [f"{moment}: {name} stays in incoming" for name in self.site.parts()]
+        quarantined = sum(path.suffix == ".gzip" for path in (self.site.root / ".cbk/quarantine").iterdir())
         if quarantined != self._quarantined + spoiled:
             tally.wrong.append(f"{moment}: {quarantined - self._quarantined} copies went to quarantine, not {int(spoiled)}")
         self._quarantined = quarantined
@@ -231,10 +231,10 @@ class Scene:
 
     def pass_time(self):
         """Every lease has run out, and every delay and grace is over."""
-        self.desk.expire_leases()
-        self.desk.pass_backoff()
-        self.desk.pass_grace()
-        database = self.desk.kit.catalog.database
+        self.site.expire_leases()
+        self.site.pass_backoff()
+        self.site.pass_grace()
+        database = self.site.context.catalog.database
         with database.writing() as connection:
             connection.execute(sa.update(leases).values(until=database.later_sql(timedelta(minutes=-1))))
 
@@ -243,4 +243,4 @@ class Scene:
 
     def leave(self):
         """Close all that this process has open, so that the disk can be taken away; what is asked for next opens it again."""
-        self.desk.close()
+        self.site.close()

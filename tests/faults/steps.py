@@ -7,10 +7,10 @@ import functools
 import os
 from dataclasses import dataclass
 
-from cbk.edges import archive
-from cbk.edges.archive import Archive, Part, Publication
+from cbk.edges.archive import archive
+from cbk.edges.archive.archive import Archive, IncomingCopy, Publication
 from cbk.edges.catalog.removals import Removals
-from cbk.edges.catalog.work import Work
+from cbk.edges.catalog.work_queue import Work
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Step:
 
 IN = {
     "claimed": Step(Work, "claim", after=True),
-    "part opened": Step(Part, "__init__", after=True),
-    "half written": Step(Part, "write", after=True, nth=2),
+    "part opened": Step(IncomingCopy, "__init__", after=True),
+    "half written": Step(IncomingCopy, "write", after=True, nth=2),
     "written, not flushed": Step(os, "fsync", after=False),
     "flushed": Step(os, "fsync", after=True),
-    "finished": Step(Part, "finish", after=True),
-    "read back": Step(Part, "read_back", after=True),
+    "finished": Step(IncomingCopy, "finish", after=True),
+    "read back": Step(IncomingCopy, "read_back", after=True),
     "folder made": Step(os, "mkdir", after=True),
-    "about to be renamed": Step(Part, "move", after=False),
-    "renamed, not flushed": Step(Part, "move", after=True),
+    "about to be renamed": Step(IncomingCopy, "move", after=False),
+    "renamed, not flushed": Step(IncomingCopy, "move", after=True),
     "copy's folder flushed": Step(archive, "_sync_folder", after=True),
     "first folder above flushed": Step(archive, "_sync_folder", after=True, nth=2),
     "put in its place": Step(Publication, "put", after=True),
@@ -56,7 +56,7 @@ OUT = {
     "pruned in the record": Step(Removals, "carry_out", after=True),
     "bytes unlinked, not flushed": Step(os, "unlink", after=True),
     "bytes gone": Step(Archive, "remove", after=True),
-    "bytes gone in the record": Step(Removals, "take_bytes", after=True),
+    "bytes gone in the record": Step(Removals, "remove_bytes", after=True),
 }
 
 STEPS = IN | IN_BATCH | OUT

@@ -1,4 +1,4 @@
-"""The process that dies: beat and a worker's threads in one, on the settings of a desk."""
+"""The process that dies: beat and a worker's threads in one, on the settings of a site."""
 
 import ctypes
 import os
@@ -10,17 +10,18 @@ from contextlib import contextmanager
 from itertools import cycle, zip_longest
 from multiprocessing import get_context
 
-from cbk.edges import archive, machine
+from cbk.edges import host
+from cbk.edges.archive import archive
 from cbk.errors import CbkError
-from cbk.jobs.backup import back_up, back_up_together, sum_up
-from cbk.jobs.kit import open_kit
-from cbk.jobs.poll import poll
-from cbk.jobs.prune import prune
-from cbk.jobs.verify import choose, verify
+from cbk.jobs.backup.backup import back_up, back_up_together, sum_up
+from cbk.jobs.context import open_context
+from cbk.jobs.poll.poll import poll
+from cbk.jobs.retention.prune import prune
+from cbk.jobs.verification.verify import choose, verify
 from cbk.settings import Settings
-from tests.desk import CollectingCourier
 from tests.faults.disks import pull_plug
 from tests.faults.steps import before_step
+from tests.in_process_site import CollectingPublisher
 
 DONE = "done"
 GO = signal.SIGUSR1
@@ -56,18 +57,18 @@ def work(connection, settings, threads, step=None, batches=BATCHES):
     _ignore_advice()
     if step is None:  # else the flush that a copy's reader makes would hide that its writer's is missing
         _call_large_what_a_scene_has()
-    kit, courier = open_kit(Settings(**settings)), CollectingCourier()
+    context, publisher = open_context(Settings(**settings)), CollectingPublisher()
     telling = threading.Lock()
 
     def one(task):
-        said = how_it_goes(lambda: do(kit, courier, task))
+        said = how_it_goes(lambda: do(context, publisher, task))
         with telling:
             connection.send(said)
 
     if step is not None:
         before_step(step, lambda: die_without_power(settings["backup_root"]))
-    connection.send(how_it_goes(lambda: poll(kit, courier, pause=lambda _: True)))
-    tasks = zip_longest(share_out(courier.take(), batches), [removal for removal, _ in courier.prunes])
+    connection.send(how_it_goes(lambda: poll(context, publisher, pause=lambda _: True)))
+    tasks = zip_longest(share_out(publisher.take(), batches), [removal for removal, _ in publisher.prunes])
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, [task for pair in tasks for task in pair if task is not None]))
     connection.send(DONE)
@@ -82,11 +83,11 @@ def share_out(row_ids, sizes=BATCHES):
         del left[:size]
 
 
-def do(kit, courier, task):
+def do(context, publisher, task):
     """Back up rows, given by their Ids, or carry out a removal."""
     if isinstance(task, list):
-        return back_up(kit, task[0]) if len(task) == 1 else _back_up_together(kit, task)
-    return prune(kit, courier, delete_id=task.delete_id, version_id=task.version_id)
+        return back_up(context, task[0]) if len(task) == 1 else _back_up_together(context, task)
+    return prune(context, publisher, delete_id=task.delete_id, version_id=task.version_id)
 
 
 def how_it_goes(job):
@@ -107,7 +108,7 @@ def _ignore_advice():
 
 def _call_large_what_a_scene_has():
     """Some copies are read back while they come, as those of 64 MiB are. Not where calls are counted: these have no order."""
-    archive._TRAIL_FROM_BYTES, archive._TRAIL_STEP_BYTES, archive._TRAIL_GAP_BYTES = 128 * 1024, 64 * 1024, 4 * 1024
+    archive._READBACK_FROM_BYTES, archive._READBACK_STEP_BYTES, archive._READBACK_GAP_BYTES = 128 * 1024, 64 * 1024, 4 * 1024
 
 
 def die_without_power(root):
@@ -122,37 +123,37 @@ def act(connection, settings, job, *arguments):
     What is opened once per process is open before, so that what follows is the job's own calls and nothing else.
     """
     _ignore_advice()
-    machine.clock_is_kept = lambda: False  # it looks at every process of the machine: no two runs would make the same calls
-    kit = open_kit(Settings(**settings))
-    kit.require_disk()
-    kit.catalog.facts.all()
-    kit.source.row("0")
+    host.clock_is_kept = lambda: False  # it looks at every process of the machine: no two runs would make the same calls
+    context = open_context(Settings(**settings))
+    context.require_disk()
+    context.catalog.facts.all()
+    context.source.row("0")
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)  # where only parents may trace, anybody may trace this
     signal.pthread_sigmask(signal.SIG_BLOCK, {GO})
     connection.send(os.getpid())
     # Unlike a read from the pipe, it is no call that a fault could be meant for.
     if signal.sigtimedwait({GO}, _PATIENCE_SECONDS) is None:
         return  # whoever started this is dead
-    connection.send(how_it_goes(lambda: JOBS[job](kit, *arguments)))
+    connection.send(how_it_goes(lambda: JOBS[job](context, *arguments)))
 
 
-def _poll(kit):
-    return poll(kit, CollectingCourier(), pause=lambda _: True)
+def _poll(context):
+    return poll(context, CollectingPublisher(), pause=lambda _: True)
 
 
-def _prune(kit, delete_id):
-    return prune(kit, CollectingCourier(), delete_id=delete_id)
+def _prune(context, delete_id):
+    return prune(context, CollectingPublisher(), delete_id=delete_id)
 
 
-def _back_up_together(kit, row_ids):
+def _back_up_together(context, row_ids):
     """As a worker does with a batch; what went wrong with one of them is raised in the end."""
-    done = back_up_together(kit, row_ids)
+    done = back_up_together(context, row_ids)
     done.raise_first()
     return sum_up(done)
 
 
-def _verify(kit):
-    return verify(kit, choose(kit), by="a test").summary
+def _verify(context):
+    return verify(context, choose(context), by="a test").summary
 
 
 JOBS = {"back_up": back_up, "back_up_together": _back_up_together, "poll": _poll, "prune": _prune, "verify": _verify}

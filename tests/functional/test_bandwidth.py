@@ -82,7 +82,7 @@ def far_site(servers_folder):
     with (
         Network() as network,
         NetworkPostgres(servers_folder, network.address(APPLICATION), network.address(CATALOG)) as databases,
-        NetworkValkey(servers_folder, network.address(REDIS)) as courier,
+        NetworkValkey(servers_folder, network.address(REDIS)) as publisher,
         Origin(host=network.address(OBJECTS)) as origin,
     ):
         for name in names:
@@ -94,7 +94,7 @@ def far_site(servers_folder):
             catalog = databases.url(names[1], address=network.address(CATALOG))
             site = Site(
                 folder,
-                broker_url=courier.url,
+                broker_url=publisher.url,
                 postgres=databases,
                 database=names[0],
                 origin=origin,

@@ -281,7 +281,7 @@ def test_no_secret_reaches_redis_or_a_log(site, valkey, origin):
     assert "cbk.backup" in "".join(seen)
     assert "s3/5.txt v1" in "".join(seen)
     assert SECRET not in "".join(seen)
-    wait_until(lambda: "TargetRefused" in site.logs() and "HashMismatch" in site.logs(), 90, "both failures in the log")
+    wait_until(lambda: "LinkForbidden" in site.logs() and "HashMismatch" in site.logs(), 90, "both failures in the log")
     assert SECRET not in site.logs()
     assert "Traceback" not in site.logs()
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 import trustme
 
-from cbk.edges.broker import check_broker
+from cbk.edges.redis.broker import check_broker
 from cbk.errors import BrokerUnavailable
 from local_servers import LOOPBACK, Valkey, wait_until
 from tests.functional.site import REPOSITORY
@@ -114,8 +114,8 @@ def front(guarded, authority):
 def is_let_in(url):
     """Whether the kit's two ways to Redis, `cbk doctor`'s and Celery's, both get in; one alone would be a hole or a trap."""
     ways = []
-    app, courier = make_courier(url)
-    for way in (lambda: check_broker(url), courier.waiting_backups):
+    app, publisher = make_courier(url)
+    for way in (lambda: check_broker(url), publisher.waiting_backups):
         try:
             way()
             ways.append(True)

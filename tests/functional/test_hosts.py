@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from cbk.edges.catalog.tables import files, removals, versions
+from cbk.edges.catalog.schema import files, removals, versions
 from local_servers import wait_until
 from tests.functional.network import Network, NetworkPostgres, NetworkValkey, why_not
 from tests.functional.site import REPOSITORY, Site
@@ -41,7 +41,7 @@ def databases(network, servers_folder):
 
 
 @pytest.fixture(scope="module")
-def courier(network, servers_folder):
+def publisher(network, servers_folder):
     with NetworkValkey(servers_folder, network.address(REDIS)) as server:
         yield server
 
@@ -141,14 +141,14 @@ class Hosts:
 
 
 @pytest.fixture
-def hosts(network, databases, courier, origin):
+def hosts(network, databases, publisher, origin):
     folder = Path(tempfile.mkdtemp(prefix="cbk-hosts-"))
     application, catalog = (f"{name}_{uuid.uuid4().hex}" for name in ("application", "catalog"))
     for name in (application, catalog):
         databases.create_database(name)
     site = Site(
         folder,
-        broker_url=courier.url,
+        broker_url=publisher.url,
         postgres=databases,
         database=application,
         origin=origin,
@@ -256,10 +256,10 @@ def test_deletes_go_once_and_never_early_where_hosts_are_cut_off_and_one_has_a_w
 HALF_A_TRANSACTION = """
 import signal, sys, sqlalchemy as sa
 from datetime import timedelta
-from cbk.edges.catalog.tables import leases
-from cbk.jobs.kit import open_kit
+from cbk.edges.catalog.schema import leases
+from cbk.jobs.context import open_context
 from cbk.settings import load_settings
-database = open_kit(load_settings()).catalog.database
+database = open_context(load_settings()).catalog.database
 with database.writing() as connection:
     connection.execute(sa.insert(leases).values(name="poll", holder="dead", until=database.later_sql(timedelta(seconds=1))))
     print("in it", flush=True)

@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from local_servers import free_port, wait_until
-from tests.desk import Desk
 from tests.functional.site import Process
+from tests.in_process_site import InProcessSite
 from tests.page_server import PAIR, served
 
 
@@ -66,22 +66,22 @@ def test_page_tells_of_files_and_of_workers_and_hangs_on_no_broker_that_is_away(
 
 
 def test_download_that_goes_bad_on_the_way_breaks_off(tmp_path, origin, monkeypatch):
-    desk = Desk(tmp_path, origin)
-    desk.upload("a.bin", b"good" * 100_000)
-    desk.work()
-    monkeypatch.setattr(desk.kit.archive, "open_copy", lambda _: iter([b"good" * 50_000, b"evil" * 50_000]))
-    with served(desk.kit) as address, pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
+    site = InProcessSite(tmp_path, origin)
+    site.upload("a.bin", b"good" * 100_000)
+    site.work()
+    monkeypatch.setattr(site.context.archive, "open_copy", lambda _: iter([b"good" * 50_000, b"evil" * 50_000]))
+    with served(site.context) as address, pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
         requests.get(f"{address}/download/1", auth=PAIR, timeout=20)
-    desk.close()
+    site.close()
 
 
 def test_page_ends_on_a_port_that_is_taken(tmp_path, origin, serve):
-    desk = Desk(tmp_path, origin, broker_url="redis://127.0.0.1:1/0")
-    address, process = serve(desk.environment)
+    site = InProcessSite(tmp_path, origin, broker_url="redis://127.0.0.1:1/0")
+    address, process = serve(site.environment)
     own = {"CBK_PAGE_AUTH": ":".join(PAIR), "CBK_PAGE_PORT": address.rpartition(":")[2]}
     second = subprocess.run(
         [sys.executable, "-m", "cbk.cli", "page"],
-        env=desk.environment | own,
+        env=site.environment | own,
         capture_output=True,
         text=True,
         timeout=60,
@@ -90,4 +90,4 @@ def test_page_ends_on_a_port_that_is_taken(tmp_path, origin, serve):
     assert (second.returncode, "CBK_PAGE_PORT: cannot listen" in second.stderr) == (2, True)
     process._process.send_signal(signal.SIGINT)
     assert process._process.wait(30) == 0
-    desk.close()
+    site.close()

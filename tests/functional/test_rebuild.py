@@ -11,7 +11,7 @@ import pytest
 
 from cbk.edges.catalog import Catalog
 from cbk.errors import CatalogError
-from cbk.jobs.poll import LEASE
+from cbk.jobs.poll.poll import LEASE
 from local_servers import wait_until
 from tests.disk import COLLIDING, HOSTILE, ORDINARY, File, content_of, drop, make_disk
 

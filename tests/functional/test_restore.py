@@ -14,32 +14,32 @@ from pathlib import Path
 import pytest
 
 from local_servers import wait_until
-from tests.desk import Desk
+from tests.in_process_site import InProcessSite
 
 REPOSITORY = Path(__file__).parents[2]
 LARGE = b"\0" * 150_000_000  # its copy is small and quickly made, and restoring it takes a while
 
 
 @pytest.fixture
-def make_desk(tmp_path, origin, monkeypatch):
-    """A function that makes a desk whose catalog is on the backup disk, as it is by default."""
+def make_site(tmp_path, origin, monkeypatch):
+    """A function that makes a site whose catalog is on the backup disk, as it is by default."""
     for name in list(os.environ):
         if name.startswith("CBK_"):
             monkeypatch.delenv(name)
-    desks = []
+    sites = []
 
     def make(**settings):
-        desks.append(Desk(tmp_path, origin, catalog_url=f"sqlite:///{tmp_path}/backups/.cbk/catalog.db", **settings))
-        return desks[-1]
+        sites.append(InProcessSite(tmp_path, origin, catalog_url=f"sqlite:///{tmp_path}/backups/.cbk/catalog.db", **settings))
+        return sites[-1]
 
     yield make
-    for desk in desks:
-        desk.close()
+    for site in sites:
+        site.close()
 
 
 @pytest.fixture
-def desk(make_desk):
-    return make_desk()
+def site(make_site):
+    return make_site()
 
 
 @pytest.fixture
@@ -51,16 +51,16 @@ def command(*arguments):
     return [sys.executable, "-m", "cbk.cli", *map(str, arguments)]
 
 
-def environment(desk):
-    return os.environ | desk.environment
+def environment(site):
+    return os.environ | site.environment
 
 
-def cbk(desk, *arguments, within=None, **options):
+def cbk(site, *arguments, within=None, **options):
     """Run to the end; `within` is a shell script that runs the command as "$@"."""
     wrapped = ["unshare", "--mount", "sh", "-ec", within, "sh"] if within else []
     return subprocess.run(
         [*wrapped, *command(*arguments)],
-        env=environment(desk),
+        env=environment(site),
         cwd=REPOSITORY,
         capture_output=True,
         timeout=120,
@@ -69,9 +69,9 @@ def cbk(desk, *arguments, within=None, **options):
     )
 
 
-def started(desk, *arguments):
+def started(site, *arguments):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command(*arguments), env=environment(desk), cwd=REPOSITORY, start_new_session=True, **pipes)
+    return subprocess.Popen(command(*arguments), env=environment(site), cwd=REPOSITORY, start_new_session=True, **pipes)
 
 
 def tree(folder):
@@ -82,10 +82,10 @@ def unfinished(folder):
     return [path for path in folder.rglob(".cbk-part*") if path.stat().st_size > 1_000_000]
 
 
-def upload(desk, **contents):
+def upload(site, **contents):
     for name, content in contents.items():
-        desk.upload(f"files/{name}.bin", content)
-    desk.work()
+        site.upload(f"files/{name}.bin", content)
+    site.work()
 
 
 needs_mounts = pytest.mark.skipif(
@@ -97,9 +97,9 @@ needs_mounts = pytest.mark.skipif(
 @pytest.mark.parametrize(
     ("signal_number", "exit_code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)], ids=["killed", "interrupted"]
 )
-def test_restore_that_ends_half_way_is_finished_by_the_same_command(desk, out, signal_number, exit_code):
-    upload(desk, a=b"first", large=LARGE, z=b"last")
-    process = started(desk, "restore", "--to", out)
+def test_restore_that_ends_half_way_is_finished_by_the_same_command(site, out, signal_number, exit_code):
+    upload(site, a=b"first", large=LARGE, z=b"last")
+    process = started(site, "restore", "--to", out)
     wait_until(lambda: unfinished(out), 60, lambda: f"no unfinished file in {tree(out).keys()}", every_seconds=0.001)
     os.kill(process.pid, signal_number)
     _, complained = process.communicate(timeout=60)
@@ -108,19 +108,19 @@ def test_restore_that_ends_half_way_is_finished_by_the_same_command(desk, out, s
     assert "car-erp/files/large.bin" not in tree(out)
     # Only what was killed had no time to tidy up.
     assert bool(unfinished(out)) == (signal_number == signal.SIGKILL)
-    done = cbk(desk, "restore", "--to", out, "--json")
+    done = cbk(site, "restore", "--to", out, "--json")
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (done.returncode, summary["restored"] + summary["present"], summary["failed"]) == (0, 3, 0)
     assert tree(out) == {f"car-erp/files/{name}.bin": each for name, each in {"a": b"first", "large": LARGE, "z": b"last"}.items()}
 
 
 @needs_mounts
-def test_full_disk_ends_the_restore_and_a_larger_one_finishes_it(desk, tmp_path, out):
+def test_full_disk_ends_the_restore_and_a_larger_one_finishes_it(site, tmp_path, out):
     contents = {f"f{number}": random.Random(number).randbytes(400_000) for number in range(6)}
-    upload(desk, **contents)
+    upload(site, **contents)
     out.mkdir()
     script = f'mount -t tmpfs -o size=1m none {out}; "$@" || echo "exit $?"; find {out} -type f -printf "%s %p\\n"'
-    done = cbk(desk, "restore", "--to", out, within=script)
+    done = cbk(site, "restore", "--to", out, within=script)
     assert b"no space left on device (ENOSPC)" in done.stderr
     assert b"HINT: make room there, then run the same command again" in done.stderr
     summary, ended, *files = done.stdout.decode().splitlines()
@@ -132,38 +132,38 @@ def test_full_disk_ends_the_restore_and_a_larger_one_finishes_it(desk, tmp_path,
 
 @needs_mounts
 @pytest.mark.parametrize("ending", ["closed", "killed", "open"])
-def test_restore_works_on_a_disk_that_is_mounted_read_only(desk, out, ending):
-    upload(desk, a=b"content")
+def test_restore_works_on_a_disk_that_is_mounted_read_only(site, out, ending):
+    upload(site, a=b"content")
     if ending == "closed":
-        desk.close()
+        site.close()
     elif ending == "killed":
-        opened = f"import os, sqlite3; c = sqlite3.connect({str(desk.root / '.cbk/catalog.db')!r}); c.execute('BEGIN IMMEDIATE')"
-        desk.close()
+        opened = f"import os, sqlite3; c = sqlite3.connect({str(site.root / '.cbk/catalog.db')!r}); c.execute('BEGIN IMMEDIATE')"
+        site.close()
         write = "c.execute(\"INSERT INTO facts VALUES ('of the', 'log')\"); c.commit(); os._exit(0)"
         subprocess.run([sys.executable, "-c", f"{opened}; {write}"], check=True)
-        assert (desk.root / ".cbk/catalog.db-wal").stat().st_size
-    before = {path: path.stat().st_mtime_ns for path in desk.root.rglob("*")}
-    script = f'mount --bind {desk.root} {desk.root}; mount -o remount,bind,ro {desk.root}; ! touch {desk.root}/x 2>&1; "$@"'
-    done = cbk(desk, "restore", "--to", out, within=script)
+        assert (site.root / ".cbk/catalog.db-wal").stat().st_size
+    before = {path: path.stat().st_mtime_ns for path in site.root.rglob("*")}
+    script = f'mount --bind {site.root} {site.root}; mount -o remount,bind,ro {site.root}; ! touch {site.root}/x 2>&1; "$@"'
+    done = cbk(site, "restore", "--to", out, within=script)
     assert done.returncode == 0, done.stderr
     assert tree(out) == {"car-erp/files/a.bin": b"content"}
-    assert cbk(desk, "cat", "files/a.bin", within=script).stdout.endswith(b"content")
-    assert {path: path.stat().st_mtime_ns for path in desk.root.rglob("*")} == before
+    assert cbk(site, "cat", "files/a.bin", within=script).stdout.endswith(b"content")
+    assert {path: path.stat().st_mtime_ns for path in site.root.rglob("*")} == before
 
 
-def test_restore_while_backups_go_on_gives_whole_versions(make_desk, out):
-    desk = make_desk(keep_versions=2)
+def test_restore_while_backups_go_on_gives_whole_versions(make_site, out):
+    site = make_site(keep_versions=2)
     contents = {}
 
     def upload_version(key, version):
         content = random.Random(f"{key}{version}").randbytes(50_000)
         contents[sha256(content).hexdigest()] = content
-        desk.upload(key, content, version=version, served_at=f"/{key}/{version}")
+        site.upload(key, content, version=version, served_at=f"/{key}/{version}")
 
     keys = [f"{number}.bin" for number in range(20)]
     for key in keys:
         upload_version(key, 1)
-    desk.work()
+    site.work()
     stop = threading.Event()
 
     def go_on():
@@ -172,12 +172,12 @@ def test_restore_while_backups_go_on_gives_whole_versions(make_desk, out):
             version += 1
             for key in keys:
                 upload_version(key, version)
-            desk.work()
+            site.work()
 
     backups = threading.Thread(target=go_on)
     backups.start()
     try:
-        done = cbk(desk, "restore", "--to", out, "--json")
+        done = cbk(site, "restore", "--to", out, "--json")
     finally:
         stop.set()
         backups.join()
@@ -186,9 +186,9 @@ def test_restore_while_backups_go_on_gives_whole_versions(make_desk, out):
     assert tree(out) == {item["path"]: contents[item["sha256"]] for item in items}
 
 
-def test_cat_into_a_pipe_that_is_closed_early_ends_quietly(desk):
-    upload(desk, large=LARGE[:20_000_000])
-    process = started(desk, "cat", "files/large.bin")
+def test_cat_into_a_pipe_that_is_closed_early_ends_quietly(site):
+    upload(site, large=LARGE[:20_000_000])
+    process = started(site, "cat", "files/large.bin")
     assert process.stdout.read(10) == b"\0" * 10
     process.stdout.close()
     assert process.stderr.read() == b""
@@ -196,11 +196,11 @@ def test_cat_into_a_pipe_that_is_closed_early_ends_quietly(desk):
     assert process.wait(60) == 1
 
 
-def test_output_that_cannot_be_written_is_an_error_and_no_traceback(desk):
-    upload(desk, a=b"content")
+def test_output_that_cannot_be_written_is_an_error_and_no_traceback(site):
+    upload(site, a=b"content")
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            command("cat", "files/a.bin"), env=environment(desk), cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, check=False
+            command("cat", "files/a.bin"), env=environment(site), cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert done.returncode == 1
     assert done.stderr.decode().splitlines()[0] == "cbk: the output cannot be written: no space left on device"

@@ -11,8 +11,8 @@ from hashlib import sha256
 
 import pytest
 
-from tests.desk import Desk
 from tests.functional.test_restore_to_s3 import require_equal
+from tests.in_process_site import InProcessSite
 from tests.origin import Origin
 
 pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("restore-day")]
@@ -54,18 +54,18 @@ def originals(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def desk(originals, tmp_path_factory):
+def site(originals, tmp_path_factory):
     """A kit that has a copy of each file, whose origin is gone."""
     with Origin() as origin:
-        folder = tmp_path_factory.mktemp("desk")
-        desk = Desk(folder, origin, catalog_url=f"sqlite:///{folder}/backups/.cbk/catalog.db")
+        folder = tmp_path_factory.mktemp("site")
+        site = InProcessSite(folder, origin, catalog_url=f"sqlite:///{folder}/backups/.cbk/catalog.db")
         for path in sorted(originals.rglob("*")):
             if path.is_file():
-                desk.upload(str(path.relative_to(originals / "car-erp")), path.read_bytes())
-        desk.work()
-    assert Counter(desk.states().values()) == {"stored": 2000}
-    yield desk
-    desk.close()
+                site.upload(str(path.relative_to(originals / "car-erp")), path.read_bytes())
+        site.work()
+    assert Counter(site.states().values()) == {"stored": 2000}
+    yield site
+    site.close()
     shutil.rmtree(folder)
 
 
@@ -81,26 +81,26 @@ def digests_of(folder):
     return found
 
 
-def cbk(desk, *arguments, **environment):
+def cbk(site, *arguments, **environment):
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("CBK_", "AWS_"))}
     command = [sys.executable, "-m", "cbk.cli", *map(str, arguments)]
-    done = subprocess.run(command, env=plain | desk.environment | environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=plain | site.environment | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     return done.stdout
 
 
-def listed(desk):
-    items = [json.loads(line) for line in cbk(desk, "ls", "--json").splitlines()]
+def listed(site):
+    items = [json.loads(line) for line in cbk(site, "ls", "--json").splitlines()]
     return {(item["key"], item["version"]): item for item in items if item["state"] == "stored"}
 
 
-def test_restore_to_a_folder_is_byte_equal(desk, originals, tmp_path):
-    cbk(desk, "restore", "--to", tmp_path / "out")
+def test_restore_to_a_folder_is_byte_equal(site, originals, tmp_path):
+    cbk(site, "restore", "--to", tmp_path / "out")
     assert digests_of(tmp_path / "out") == digests_of(originals)
     shutil.rmtree(tmp_path / "out")
 
 
-def test_restore_to_a_bucket_is_confirmed_by_rclone(desk, originals, s3, tmp_path):
+def test_restore_to_a_bucket_is_confirmed_by_rclone(site, originals, s3, tmp_path):
     bucket = f"new-{uuid.uuid4().hex}"
     s3.create_bucket(bucket)
     credentials = {
@@ -109,13 +109,13 @@ def test_restore_to_a_bucket_is_confirmed_by_rclone(desk, originals, s3, tmp_pat
         "AWS_ACCESS_KEY_ID": s3.access_key,
         "AWS_SECRET_ACCESS_KEY": s3.secret_key,
     }
-    cbk(desk, "restore", "--to", f"s3://{bucket}", **credentials)
+    cbk(site, "restore", "--to", f"s3://{bucket}", **credentials)
     require_equal(s3, originals / "car-erp", bucket)
 
 
-def test_shell_script_on_the_disk_gives_the_same_tree(desk, originals, tmp_path):
-    script = desk.root / ".cbk" / "restore.sh"
-    plain = ["env", "-i", "PATH=/usr/bin:/bin", "sh", str(script), str(desk.root), str(tmp_path / "out")]
+def test_shell_script_on_the_disk_gives_the_same_tree(site, originals, tmp_path):
+    script = site.root / ".cbk" / "restore.sh"
+    plain = ["env", "-i", "PATH=/usr/bin:/bin", "sh", str(script), str(site.root), str(tmp_path / "out")]
     done = subprocess.run(plain, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     restored = digests_of(tmp_path / "out")
@@ -124,14 +124,14 @@ def test_shell_script_on_the_disk_gives_the_same_tree(desk, originals, tmp_path)
     shutil.rmtree(tmp_path / "out")
 
 
-def test_rebuilt_catalog_lists_the_same(desk):
-    before = listed(desk)
-    desk.kit.close()
-    for path in (desk.root / ".cbk").glob("catalog.db*"):
+def test_rebuilt_catalog_lists_the_same(site):
+    before = listed(site)
+    site.context.close()
+    for path in (site.root / ".cbk").glob("catalog.db*"):
         path.unlink()
-    cbk(desk, "init")
-    cbk(desk, "rebuild")
-    after = listed(desk)
+    cbk(site, "init")
+    cbk(site, "rebuild")
+    after = listed(site)
     assert len(after) == 2000
     # The scrub reads rebuilt copies first: they were not verified by this catalog yet.
     unlike = {"verified_at"}
@@ -140,6 +140,6 @@ def test_rebuilt_catalog_lists_the_same(desk):
     }
 
 
-def test_every_copy_verifies(desk):
-    summary = json.loads(cbk(desk, "verify", "--json").splitlines()[-1])
+def test_every_copy_verifies(site):
+    summary = json.loads(cbk(site, "verify", "--json").splitlines()[-1])
     assert (summary["outcome"], summary["copies"]) == ("verified", 2000), summary

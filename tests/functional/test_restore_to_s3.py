@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from local_servers import wait_until
-from tests.desk import Desk
+from tests.in_process_site import InProcessSite
 
 RCLONE = Path(sysconfig.get_path("scripts")) / "rclone"
 MIB = 1024 * 1024
@@ -70,20 +70,20 @@ def originals(files, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def desk(files, tmp_path_factory):
+def site(files, tmp_path_factory):
     """A kit that has a copy of each file, whose origin is gone."""
     from tests.origin import Origin  # noqa: PLC0415 - only while the copies are made
 
     with Origin() as origin:
-        desk = Desk(tmp_path_factory.mktemp("desk"), origin)
+        site = InProcessSite(tmp_path_factory.mktemp("site"), origin)
         for key, content in files.items():
-            row_id = desk.upload(key, content)
+            row_id = site.upload(key, content)
             if key.endswith(".css"):
-                desk.change(row_id, ContentType="text/x-from-the-row")
-        desk.work()
-    assert Counter(desk.states().values()) == {"stored": len(files)}
-    yield desk
-    desk.close()
+                site.change(row_id, ContentType="text/x-from-the-row")
+        site.work()
+    assert Counter(site.states().values()) == {"stored": len(files)}
+    yield site
+    site.close()
 
 
 @pytest.fixture
@@ -95,14 +95,14 @@ def place(s3):
 
 
 @pytest.fixture
-def start(desk, person):
+def start(site, person):
     """A function that starts the real command; what is still at work ends with the test."""
     running = []
 
     def start(*arguments, **environment):
         command = [sys.executable, "-m", "cbk.cli", "restore", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        running.append(subprocess.Popen(command, env=person | desk.environment | environment, text=True, cwd=desk.folder, **pipes))
+        running.append(subprocess.Popen(command, env=person | site.environment | environment, text=True, cwd=site.folder, **pipes))
         return running[-1]
 
     yield start
@@ -148,7 +148,7 @@ def summary(out):
     return json.loads(out.splitlines()[-1])
 
 
-def test_burnt_account_is_refilled_by_one_command(restore, s3, desk, files, originals, place):
+def test_burnt_account_is_refilled_by_one_command(restore, s3, site, files, originals, place):
     out, error = restore("--to", f"s3://{place}/back", "--jobs", "8", "--json")
     assert summary(out)["restored"] == len(files)
     require_equal(s3, originals, f"{place}/back")
@@ -158,7 +158,7 @@ def test_burnt_account_is_refilled_by_one_command(restore, s3, desk, files, orig
     assert types["noextension"] == "application/octet-stream"
     assert [kind for key, kind in types.items() if key.endswith(".css")] == ["text/x-from-the-row"]
 
-    kept = [path.read_bytes() for path in desk.folder.rglob("*") if path.is_file() and path.suffix != ".gzip"]
+    kept = [path.read_bytes() for path in site.folder.rglob("*") if path.is_file() and path.suffix != ".gzip"]
     secrets = [s3.access_key, s3.secret_key]
     assert not any(secret in out + error or any(secret.encode() in content for content in kept) for secret in secrets)
 
@@ -202,8 +202,8 @@ def failures(out):
     return [line["key"] for line in map(json.loads, out.splitlines()) if line.get("outcome") == "failed"]
 
 
-def test_damaged_copy_leaves_no_object(restore, s3, desk, place):
-    copy = desk.root / next(location for location in desk.copies() if "/many/3/" in location)
+def test_damaged_copy_leaves_no_object(restore, s3, site, place):
+    copy = site.root / next(location for location in site.copies() if "/many/3/" in location)
     good = copy.read_bytes()
     copy.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
     try:

@@ -4,10 +4,10 @@ from contextlib import closing
 
 import pytest
 
-from cbk.jobs.kit import open_kit
+from cbk.jobs.context import open_context
 from cbk.page.app import make_page
-from cbk.page.guard import Credentials
-from cbk.page.workers import Roll
+from cbk.page.auth import Credentials
+from cbk.page.workers import WorkerCounts
 from cbk.settings import Settings
 from local_servers import wait_until
 from tests.integration.test_notify import receiving
@@ -33,9 +33,9 @@ def switch():
 def page_and_metrics(site):
     """What the web page and its metrics say of a site now."""
     named = {name.removeprefix("CBK_").lower(): value for name, value in site.env.items() if name.startswith("CBK_")}
-    kit = open_kit(Settings(**{name: value for name, value in named.items() if name in Settings.model_fields}))
-    with closing(kit):
-        visitor = make_page(kit, Credentials(":".join(PAIR)), Roll(dict)).test_client()
+    context = open_context(Settings(**{name: value for name, value in named.items() if name in Settings.model_fields}))
+    with closing(context):
+        visitor = make_page(context, Credentials(":".join(PAIR)), WorkerCounts(dict)).test_client()
         return [visitor.get(path, auth=PAIR, base_url="http://127.0.0.1").text for path in ("/", "/metrics")]
 
 

@@ -21,27 +21,34 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cbk.cluster import logs
-from cbk.cluster.courier import _arguments, _row_ids
-from cbk.edges.archive import _identity_in
+from cbk.cluster.publisher import _arguments, _row_ids
+from cbk.edges.archive.archive import _identity_in
 from cbk.edges.download import Downloader
 from cbk.errors import (
     ArchiveError,
     CopyCorrupt,
     DownloadError,
     LinkExpired,
+    LinkForbidden,
     NotTheObject,
     SettingsError,
-    TargetRefused,
     TransferBroken,
 )
 from cbk.model import AcceptedRow, CopyHeader
-from cbk.rules.answers import LONGEST_RETRY_AFTER_SECONDS, Entity, check_resumed, classify_refusal, read_entity, retry_after_seconds
+from cbk.rules.backup.http_responses import (
+    LONGEST_RETRY_AFTER_SECONDS,
+    Entity,
+    check_resumed,
+    classify_refusal,
+    read_entity,
+    retry_after_seconds,
+)
+from cbk.rules.backup.links import AllowedHosts, address_is_public, check_link, link_expires_at, normalized_host
 from cbk.rules.gzip_format import CHUNK_MAX_BYTES, HEADER_MAX_BYTES, Decoder, Encoder, decode_header, encode_header
-from cbk.rules.journal import _line, decode_journal, encode_journal
-from cbk.rules.layout import copy_location, places, split_key
-from cbk.rules.links import AllowedHosts, address_is_public, check_link, link_expires_at, normalized_host
-from cbk.rules.patterns import compile_pattern, literal_start
-from cbk.rules.rows import read_row
+from cbk.rules.intake.layout import copy_location, places, split_key
+from cbk.rules.intake.rows import read_row
+from cbk.rules.retention.journal import _line, decode_journal, encode_journal
+from cbk.rules.status.glob import compile_pattern, literal_start
 from cbk.settings import Settings, _parse_buckets, load_settings, parse_duration, parse_size
 from tests.fuzz import strategies as hostile
 from tests.fuzz.budget import BUDGET
@@ -91,7 +98,7 @@ def test_row_that_is_accepted_has_a_place_below_the_root_and_a_header_that_comes
 @BUDGET
 @given(hostile.links)
 def test_link_that_is_followed_leads_where_it_says_and_nowhere_private(link):
-    target, refused = attempt(TargetRefused, check_link, link, AllowedHosts())
+    target, refused = attempt(LinkForbidden, check_link, link, AllowedHosts())
     if refused:
         assert "Signature=" not in refused.message
         return

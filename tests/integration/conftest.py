@@ -1,10 +1,10 @@
-"""A kit on one desk for each test."""
+"""A kit on one site for each test."""
 
 import os
 
 import pytest
 
-from tests.desk import Desk
+from tests.in_process_site import InProcessSite
 from tests.origin import Origin
 
 
@@ -16,22 +16,22 @@ def origin():
 
 
 @pytest.fixture
-def make_desk(tmp_path, origin, monkeypatch):
-    """A function that makes a desk with settings of its own."""
+def make_site(tmp_path, origin, monkeypatch):
+    """A function that makes a site with settings of its own."""
     for name in list(os.environ):
         if name.startswith("CBK_"):
             monkeypatch.delenv(name)
-    desks = []
+    sites = []
 
     def make(**settings):
-        desks.append(Desk(tmp_path, origin, **settings))
-        return desks[-1]
+        sites.append(InProcessSite(tmp_path, origin, **settings))
+        return sites[-1]
 
     yield make
-    for desk in desks:
-        desk.close()
+    for site in sites:
+        site.close()
 
 
 @pytest.fixture
-def desk(make_desk):
-    return make_desk()
+def site(make_site):
+    return make_site()

@@ -18,9 +18,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from cbk.edges.targets.azure import AzureTarget
-from cbk.edges.targets.objects import MIB
-from cbk.errors import CopyCorrupt, TargetError, TargetUnavailable, UsageError
+from cbk.edges.destinations.azure import AzureDestination
+from cbk.edges.destinations.objects import MIB
+from cbk.errors import CopyCorrupt, DestinationError, DestinationUnavailable, UsageError
 from cbk.model import RestoreItem
 from local_servers import free_port
 
@@ -189,11 +189,13 @@ def environ(azure):
 
 
 @pytest.fixture
-def open_target(environ):
+def open_destination(environ):
     targets = []
 
     def make(url=f"azure://{ACCOUNT}/{CONTAINER}", **options):
-        targets.append(AzureTarget(url, **{"part_size": BLOCK, "retries": 0, "backoff_seconds": 0, "environ": environ, **options}))
+        targets.append(
+            AzureDestination(url, **{"part_size": BLOCK, "retries": 0, "backoff_seconds": 0, "environ": environ, **options})
+        )
         return targets[-1]
 
     yield make
@@ -202,8 +204,8 @@ def open_target(environ):
 
 
 @pytest.fixture
-def target(open_target):
-    return open_target()
+def target(open_destination):
+    return open_destination()
 
 
 def item(content, key="a", **changes):
@@ -242,8 +244,8 @@ def test_blob_has_its_bytes_under_its_key(target, azure, key):
     assert target.holds(item(b"content", key))
 
 
-def test_prefix_stands_before_the_key(open_target, azure):
-    open_target(f"azure://{ACCOUNT}/{CONTAINER}/back/again/").write(item(b"x", "a/b"), [b"x"])
+def test_prefix_stands_before_the_key(open_destination, azure):
+    open_destination(f"azure://{ACCOUNT}/{CONTAINER}/back/again/").write(item(b"x", "a/b"), [b"x"])
     assert list(azure.blobs) == ["back/again/a/b"]
 
 
@@ -274,9 +276,9 @@ def test_large_blob_goes_up_in_blocks(target, azure, size, blocks):
     assert target.holds(item(content))
 
 
-def test_memory_is_flat_in_the_size_of_the_blob(open_target, azure):
+def test_memory_is_flat_in_the_size_of_the_blob(open_destination, azure):
     azure.keep = len  # this server is in the same process
-    target = open_target(part_size=MIB)
+    target = open_destination(part_size=MIB)
     target.write(item(b"first", "b"), [b"first"])
 
     def chunks():
@@ -318,8 +320,8 @@ def test_good_copy_of_other_bytes_has_no_name(target, azure, content):
     assert azure.blobs == {}
 
 
-def test_blocks_of_two_restores_at_once_are_not_mixed(open_target, azure):
-    target, other = open_target(overwrite=True), LARGE[::-1]
+def test_blocks_of_two_restores_at_once_are_not_mixed(open_destination, azure):
+    target, other = open_destination(overwrite=True), LARGE[::-1]
 
     def chunks():
         *first, last = in_chunks(LARGE)
@@ -327,14 +329,14 @@ def test_blocks_of_two_restores_at_once_are_not_mixed(open_target, azure):
         target.write(item(other), in_chunks(other))
         yield last
 
-    with pytest.raises(TargetError, match="InvalidBlockList"):
+    with pytest.raises(DestinationError, match="InvalidBlockList"):
         target.write(item(LARGE), chunks())
     assert azure.blobs["a"][0] == other
 
 
 @pytest.mark.parametrize("key", ["a/../b", "\ud800", "x" * 1025])
 def test_key_that_azure_does_not_have_is_refused(target, azure, key):
-    with pytest.raises(TargetError) as refused:
+    with pytest.raises(DestinationError) as refused:
         target.write(item(b"x", key), [b"x"])
     assert "folder" in refused.value.hint
     assert azure.blobs == {}
@@ -359,7 +361,7 @@ def test_blob_is_looked_for_once(target, azure):
     assert not target.holds(item(b"x"))
     target.write(item(b"x"), [b"x"])
     assert [method for method, _, _ in azure.asked] == ["HEAD", "PUT"]
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.write(item(b"x"), [b"x"])
     assert [method for method, _, _ in azure.asked] == ["HEAD", "PUT", "HEAD"]
 
@@ -377,16 +379,16 @@ def test_blob_that_somebody_else_put_is_read(target, azure):
 @pytest.mark.parametrize("there", [b"other bytes", b"same byteX", b""])
 def test_other_blob_is_never_replaced(target, azure, there):
     put(azure, there)
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.holds(item(b"same bytes"))
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.write(item(b"same bytes"), [b"same bytes"])
     assert azure.blobs["a"][0] == there
 
 
 @both_ways
-def test_other_blob_is_replaced_where_that_is_allowed(open_target, azure, content):
-    target = open_target(overwrite=True)
+def test_other_blob_is_replaced_where_that_is_allowed(open_destination, azure, content):
+    target = open_destination(overwrite=True)
     put(azure, b"other")
     assert not target.holds(item(content))
     target.write(item(content), in_chunks(content))
@@ -400,7 +402,7 @@ def test_notes_are_not_believed_of_bytes_that_were_replaced_under_them(target, a
     wrong = b"X" + content[1:]
     kept = {name: value for name, value in azure.blobs["a"][1].items() if name != "Content-MD5"}
     put(azure, wrong, **kept | ({"Content-MD5": md5_of(wrong)} if with_md5 else {}))
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.holds(item(content))
 
 
@@ -414,7 +416,7 @@ def appearing(azure, content, there):
 
 @both_ways
 def test_blob_that_appears_meanwhile_is_not_replaced(target, azure, content):
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.write(item(content), appearing(azure, content, b"the application's own"))
     assert azure.blobs["a"][0] == b"the application's own"
 
@@ -426,7 +428,7 @@ def test_same_blob_that_appears_meanwhile_is_as_good(target, azure, content):
 
 
 @both_ways
-def test_answer_that_gets_lost_does_no_harm(open_target, azure, content):
+def test_answer_that_gets_lost_does_no_harm(open_destination, azure, content):
     lost = []
 
     def after(handler):
@@ -436,7 +438,7 @@ def test_answer_that_gets_lost_does_no_harm(open_target, azure, content):
         return False
 
     azure.after = after
-    open_target(retries=1).write(item(content), in_chunks(content))
+    open_destination(retries=1).write(item(content), in_chunks(content))
     assert lost
     assert azure.blobs["a"][0] == content
 
@@ -448,26 +450,26 @@ def test_bytes_that_change_on_the_way_are_noticed(target, azure, content):
             handler.body = handler.body[::-1]
 
     azure.before = before
-    with pytest.raises(TargetError, match="Md5Mismatch"):
+    with pytest.raises(DestinationError, match="Md5Mismatch"):
         target.write(item(content), in_chunks(content))
     assert azure.blobs == {}
 
 
 def test_blob_that_is_kept_with_other_bytes_is_said(target, azure):
     azure.store = lambda handler, name, content, headers: put(azure, content[:-1] + b"X")
-    with pytest.raises(TargetError, match="other bytes"):
+    with pytest.raises(DestinationError, match="other bytes"):
         target.write(item(LARGE), in_chunks(LARGE))
 
 
 # What goes wrong
 
 
-def refusal(open_target, *args, **options):
+def refusal(open_destination, *args, **options):
     """The error of a target that cannot be used, after a look at what it says."""
-    target = open_target(*args, **options)
-    with pytest.raises(TargetUnavailable) as refused:
+    target = open_destination(*args, **options)
+    with pytest.raises(DestinationUnavailable) as refused:
         target.write(item(b"x"), [b"x"])
-    with pytest.raises(TargetUnavailable) as again:
+    with pytest.raises(DestinationUnavailable) as again:
         target.holds(item(b"x"))
     said = f"{refused.value}{refused.value.hint}"
     assert said == f"{again.value}{again.value.hint}"
@@ -476,18 +478,18 @@ def refusal(open_target, *args, **options):
     return said
 
 
-def test_missing_container_is_named(open_target):
-    assert "no such container" in refusal(open_target, f"azure://{ACCOUNT}/other")
+def test_missing_container_is_named(open_destination):
+    assert "no such container" in refusal(open_destination, f"azure://{ACCOUNT}/other")
 
 
-def test_wrong_key_is_said(open_target, environ):
+def test_wrong_key_is_said(open_destination, environ):
     wrong = base64.b64encode(b"wrong").decode()
     text = environ["AZURE_STORAGE_CONNECTION_STRING"].replace(KEY, wrong)
-    said = refusal(open_target, environ={"AZURE_STORAGE_CONNECTION_STRING": text})
+    said = refusal(open_destination, environ={"AZURE_STORAGE_CONNECTION_STRING": text})
     assert "credentials are refused" in said
 
 
-def test_clock_that_is_wrong_is_said(open_target, azure):
+def test_clock_that_is_wrong_is_said(open_destination, azure):
     standing = email.utils.formatdate(1_700_000_000, usegmt=True)
 
     def before(handler):
@@ -495,12 +497,12 @@ def test_clock_that_is_wrong_is_said(open_target, azure):
         return (403, "AuthenticationFailed")
 
     azure.before = before
-    assert "timedatectl" in refusal(open_target)
+    assert "timedatectl" in refusal(open_destination)
 
 
-def test_endpoint_that_is_down_is_said(open_target):
+def test_endpoint_that_is_down_is_said(open_destination):
     text = f"AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint=http://127.0.0.1:{free_port()}/{ACCOUNT};"
-    assert "cannot be reached" in refusal(open_target, environ={"AZURE_STORAGE_CONNECTION_STRING": text})
+    assert "cannot be reached" in refusal(open_destination, environ={"AZURE_STORAGE_CONNECTION_STRING": text})
 
 
 @pytest.mark.parametrize(
@@ -512,49 +514,49 @@ def test_endpoint_that_is_down_is_said(open_target):
         (503, "ServerBusy", "for now"),
     ],
 )
-def test_refusals_are_told_apart(open_target, azure, status, code, expected):
+def test_refusals_are_told_apart(open_destination, azure, status, code, expected):
     azure.before = lambda handler: (status, code)
-    assert expected in refusal(open_target)
+    assert expected in refusal(open_destination)
 
 
 def test_refusal_of_one_blob_is_about_that_blob(target, azure):
     azure.before = lambda handler: (
         (413, "RequestBodyTooLarge") if handler.path.endswith("/a") and handler.command == "PUT" else None
     )
-    with pytest.raises(TargetError, match="RequestBodyTooLarge") as refused:
+    with pytest.raises(DestinationError, match="RequestBodyTooLarge") as refused:
         target.write(item(b"x", "a"), [b"x"])
-    assert not isinstance(refused.value, TargetUnavailable)
+    assert not isinstance(refused.value, DestinationUnavailable)
     target.write(item(b"x", "b"), [b"x"])
 
 
-def test_refusals_that_pass_are_tried_again(open_target, azure):
+def test_refusals_that_pass_are_tried_again(open_destination, azure):
     refusals = [(503, "ServerBusy")]
     azure.before = lambda handler: refusals.pop() if refusals and handler.command == "PUT" else None
-    open_target(retries=1).write(item(b"x"), [b"x"])
+    open_destination(retries=1).write(item(b"x"), [b"x"])
     assert azure.blobs["a"][0] == b"x"
 
 
 # Credentials
 
 
-def test_token_is_enough(open_target, azure):
+def test_token_is_enough(open_destination, azure):
     text = f"SharedAccessSignature={SAS};BlobEndpoint={azure.endpoint};"
-    target = open_target(f"azure://127.0.0.1/{CONTAINER}", environ={"AZURE_STORAGE_CONNECTION_STRING": text})
+    target = open_destination(f"azure://127.0.0.1/{CONTAINER}", environ={"AZURE_STORAGE_CONNECTION_STRING": text})
     target.write(item(b"x"), [b"x"])
     assert azure.blobs["a"][0] == b"x"
 
 
-def test_connection_string_of_another_account_is_refused(open_target):
+def test_connection_string_of_another_account_is_refused(open_destination):
     with pytest.raises(UsageError, match="another account"):
-        open_target(f"azure://other/{CONTAINER}")
+        open_destination(f"azure://other/{CONTAINER}")
 
 
 @pytest.mark.parametrize(
     "environ", [{}, {"AZURE_STORAGE_CONNECTION_STRING": "secret"}, {"AZURE_STORAGE_KEY": "sécret"}], ids=["none", "text", "key"]
 )
 def test_credentials_that_make_no_sense_are_refused(environ):
-    with pytest.raises((UsageError, TargetUnavailable)) as refused:
-        AzureTarget("azure://carerp/new", environ=environ, retries=0).holds(item(b"x"))
+    with pytest.raises((UsageError, DestinationUnavailable)) as refused:
+        AzureDestination("azure://carerp/new", environ=environ, retries=0).holds(item(b"x"))
     assert "AZURE_STORAGE_CONNECTION_STRING" in refused.value.hint
     assert "cret" not in str(refused.value)
 
@@ -565,6 +567,6 @@ def test_credentials_that_make_no_sense_are_refused(environ):
     [("carerp", "carerp.blob.core.windows.net"), ("carerp.blob.core.chinacloudapi.cn", "carerp.blob.core.chinacloudapi.cn")],
 )
 def test_account_is_a_name_or_a_host(account, host, environ):
-    target = AzureTarget(f"azure://{account}/new", environ=environ)
+    target = AzureDestination(f"azure://{account}/new", environ=environ)
     assert urlsplit(target._service.url)[:2] == ("https", host)
     target.close()

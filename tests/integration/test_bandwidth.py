@@ -6,16 +6,16 @@ from datetime import timedelta
 
 import pytest
 
-from cbk.edges import machine
-from cbk.edges.download.turns import Turns
-from cbk.edges.line import SharedLine
+from cbk.edges import host
+from cbk.edges.download.host_limit import HostLimit
+from cbk.edges.redis.rate_limiter import RateLimiter
 from cbk.errors import CatalogUnavailable, LeaseLost, UsageError
-from cbk.jobs import orders
-from cbk.jobs.kit import Kit
-from cbk.jobs.status import take_status
-from cbk.jobs.throttle import Throttle
-from cbk.rules.health import Kind
-from cbk.rules.links import AllowedHosts
+from cbk.jobs.backup import overrides
+from cbk.jobs.backup.throttle import Throttle
+from cbk.jobs.context import Context
+from cbk.jobs.status.status import gather_status
+from cbk.rules.backup.links import AllowedHosts
+from cbk.rules.status.health import Kind
 
 MB = 1_000_000
 HOUR = timedelta(hours=1)
@@ -56,13 +56,13 @@ class Sink:
 
 
 class Transfer:
-    """One download of a desk's origin, with a clock that only sleeping moves; its claim is told of each tick."""
+    """One download of a site's origin, with a clock that only sleeping moves; its claim is told of each tick."""
 
-    def __init__(self, desk, clock, size):
-        self.kit, self.clock, self.sink, self.ticks = desk.kit, clock, Sink(), []
-        self.kit.line = SharedLine(AWAY, holder="one", uptime=clock)
-        desk.origin.put("/large.bin", os.urandom(size))
-        self.link = desk.origin.url("/large.bin", "sig=1")
+    def __init__(self, site, clock, size):
+        self.context, self.clock, self.sink, self.ticks = site.context, clock, Sink(), []
+        self.context.rate_limiter = RateLimiter(AWAY, holder="one", uptime=clock)
+        site.origin.put("/large.bin", os.urandom(size))
+        self.link = site.origin.url("/large.bin", "sig=1")
 
     def tick(self, position):
         self.ticks.append(position)
@@ -70,10 +70,10 @@ class Transfer:
     def fetch(self, **settings):
         from cbk.edges.download import Downloader  # noqa: PLC0415 - as the kit makes it
 
-        downloader = Downloader(AllowedHosts.parse(self.kit.settings.allowed_hosts), monotonic=self.clock, **settings)
-        throttle = Throttle(self.kit, self.tick, sleep=self.clock.sleep)
+        downloader = Downloader(AllowedHosts.parse(self.context.settings.allowed_hosts), monotonic=self.clock, **settings)
+        throttle = Throttle(self.context, self.tick, sleep=self.clock.sleep)
         began = self.clock.now
-        downloader.fetch(self.link, self.sink, tick=throttle.tick, piece=throttle.piece, now=machine.now)
+        downloader.fetch(self.link, self.sink, tick=throttle.tick, piece=throttle.piece, now=host.now)
         downloader.close()
         return self.clock.now - began
 
@@ -81,26 +81,26 @@ class Transfer:
 # ---- the limit ---------------------------------------------------------------------------------------------------------------
 
 
-def test_download_takes_as_long_as_the_limit_says(make_desk, clock):
-    transfer = Transfer(make_desk(bandwidth="1M"), clock, 3 * MB)
+def test_download_takes_as_long_as_the_limit_says(make_site, clock):
+    transfer = Transfer(make_site(bandwidth="1M"), clock, 3 * MB)
     assert transfer.fetch() == pytest.approx(3, abs=0.3)
     assert (transfer.sink.size, transfer.sink.largest) == (3 * MB, 100_000)
 
 
-def test_without_a_limit_nobody_waits_and_redis_is_not_asked(make_desk, clock):
-    transfer = Transfer(make_desk(), clock, 3 * MB)
+def test_without_a_limit_nobody_waits_and_redis_is_not_asked(make_site, clock):
+    transfer = Transfer(make_site(), clock, 3 * MB)
     assert transfer.fetch() == 0
-    assert transfer.kit.line._script is None
+    assert transfer.context.rate_limiter._script is None
 
 
-def test_waiting_for_a_share_keeps_the_claim_and_counts_towards_no_deadline(make_desk, clock):
-    transfer = Transfer(make_desk(bandwidth="10k"), clock, 200_000)
+def test_waiting_for_a_share_keeps_the_claim_and_counts_towards_no_deadline(make_site, clock):
+    transfer = Transfer(make_site(bandwidth="10k"), clock, 200_000)
     assert transfer.fetch(max_seconds=5, min_bytes_per_second=1_000_000, speed_window_seconds=5) == pytest.approx(20, abs=1)
     assert len(transfer.ticks) > transfer.clock.naps >= 20 / 0.5
 
 
-def test_claim_that_was_lost_ends_the_wait(make_desk, clock):
-    transfer = Transfer(make_desk(bandwidth="10k"), clock, 200_000)
+def test_claim_that_was_lost_ends_the_wait(make_site, clock):
+    transfer = Transfer(make_site(bandwidth="10k"), clock, 200_000)
 
     def lost(_position):
         if clock.naps > 3:
@@ -112,60 +112,60 @@ def test_claim_that_was_lost_ends_the_wait(make_desk, clock):
     assert clock.naps == 4
 
 
-def test_limit_that_is_lifted_ends_the_wait(make_desk, clock):
-    transfer = Transfer(make_desk(bandwidth="10k"), clock, 200_000)
+def test_limit_that_is_lifted_ends_the_wait(make_site, clock):
+    transfer = Transfer(make_site(bandwidth="10k"), clock, 200_000)
 
     def lift(_position):
         if clock.naps == 3:
-            orders.order_bandwidth(transfer.kit, "off")
+            overrides.override_bandwidth(transfer.context, "off")
 
     transfer.tick = lift
     assert transfer.fetch() < 3
-    orders.order_bandwidth(transfer.kit, None)
-    assert orders.bandwidth_now(transfer.kit) == 10_000
+    overrides.override_bandwidth(transfer.context, None)
+    assert overrides.bandwidth_now(transfer.context) == 10_000
 
 
-def test_stored_file_went_through_the_limit(make_desk, clock):
-    desk = make_desk(bandwidth="1M")
-    desk.kit.line = SharedLine(AWAY, holder="one", uptime=clock)
-    desk.upload("a.bin", b"abc")
-    desk.work()
-    assert desk.states() == {("a.bin", 1): "stored"}
-    assert desk.kit.line._limit == MB
+def test_stored_file_went_through_the_limit(make_site, clock):
+    site = make_site(bandwidth="1M")
+    site.context.rate_limiter = RateLimiter(AWAY, holder="one", uptime=clock)
+    site.upload("a.bin", b"abc")
+    site.work()
+    assert site.states() == {("a.bin", 1): "stored"}
+    assert site.context.rate_limiter._limit == MB
 
 
-def test_worker_sees_within_seconds_what_another_process_ordered(make_desk, monkeypatch):
-    desk = make_desk(bandwidth="1M")
-    assert orders.bandwidth_now(desk.kit) == MB
-    orders.order_bandwidth(desk.open(), "2M")
-    assert orders.bandwidth_now(desk.kit) == MB
-    monkeypatch.setattr(orders, "LOOK_EVERY_SECONDS", 0)
-    assert orders.bandwidth_now(desk.kit) == 2 * MB
+def test_worker_sees_within_seconds_what_another_process_ordered(make_site, monkeypatch):
+    site = make_site(bandwidth="1M")
+    assert overrides.bandwidth_now(site.context) == MB
+    overrides.override_bandwidth(site.open(), "2M")
+    assert overrides.bandwidth_now(site.context) == MB
+    monkeypatch.setattr(overrides, "LOOK_EVERY_SECONDS", 0)
+    assert overrides.bandwidth_now(site.context) == 2 * MB
 
 
-def test_limit_holds_while_the_catalog_is_away(make_desk, monkeypatch):
-    desk = make_desk(bandwidth="1M")
-    orders.bandwidth_now(desk.kit)
-    monkeypatch.setattr(orders, "LOOK_EVERY_SECONDS", 0)
-    desk.kit.catalog = desk.open(catalog_url="sqlite:////nowhere/catalog.db").catalog
-    assert orders.bandwidth_now(desk.kit) == MB
-    desk.kit.orders = None
+def test_limit_holds_while_the_catalog_is_away(make_site, monkeypatch):
+    site = make_site(bandwidth="1M")
+    overrides.bandwidth_now(site.context)
+    monkeypatch.setattr(overrides, "LOOK_EVERY_SECONDS", 0)
+    site.context.catalog = site.open(catalog_url="sqlite:////nowhere/catalog.db").catalog
+    assert overrides.bandwidth_now(site.context) == MB
+    site.context.overrides = None
     with pytest.raises(CatalogUnavailable):
-        orders.bandwidth_now(desk.kit)
+        overrides.bandwidth_now(site.context)
 
 
-def test_order_that_is_no_bandwidth_is_refused_and_changes_nothing(desk):
+def test_order_that_is_no_bandwidth_is_refused_and_changes_nothing(site):
     with pytest.raises(UsageError, match="'fast' is no bandwidth: expected bytes per second"):
-        orders.order_bandwidth(desk.kit, "fast")
-    assert orders.bandwidth_now(desk.kit) is None
+        overrides.override_bandwidth(site.context, "fast")
+    assert overrides.bandwidth_now(site.context) is None
 
 
 # ---- turns at a host ---------------------------------------------------------------------------------------------------------
 
 
 def test_host_gets_so_many_downloads_at_a_time_and_others_do_not_wait(monkeypatch):
-    monkeypatch.setattr("cbk.edges.download.turns.STEP_SECONDS", 0.01)
-    turns, waited, entered = Turns(1), threading.Event(), threading.Event()
+    monkeypatch.setattr("cbk.edges.download.host_limit.WAIT_STEP_SECONDS", 0.01)
+    turns, waited, entered = HostLimit(1), threading.Event(), threading.Event()
 
     def second():
         with turns.turn("https://user@A.example.com/2?sig=x", waited.set):
@@ -183,8 +183,8 @@ def test_host_gets_so_many_downloads_at_a_time_and_others_do_not_wait(monkeypatc
 
 
 def test_wait_for_a_turn_ends_with_the_claim(monkeypatch):
-    monkeypatch.setattr("cbk.edges.download.turns.STEP_SECONDS", 0.01)
-    turns = Turns(1)
+    monkeypatch.setattr("cbk.edges.download.host_limit.WAIT_STEP_SECONDS", 0.01)
+    turns = HostLimit(1)
 
     def lost():
         raise LeaseLost("another worker has taken over")
@@ -197,72 +197,72 @@ def test_wait_for_a_turn_ends_with_the_claim(monkeypatch):
 
 @pytest.mark.parametrize("link", ["", "nonsense", "https://[::1"])
 def test_link_that_names_no_host_has_turns_as_well(link):
-    with Turns(1).turn(link, pytest.fail):
+    with HostLimit(1).turn(link, pytest.fail):
         pass
 
 
-def test_setting_bounds_what_a_worker_fetches_from_one_host(make_desk):
-    assert make_desk(host_concurrency=2).kit.downloader._turns._limit == 2
-    assert make_desk(host_concurrency=0).kit.downloader._turns._limit is None
+def test_setting_bounds_what_a_worker_fetches_from_one_host(make_site):
+    assert make_site(host_concurrency=2).context.downloader._host_limit._limit == 2
+    assert make_site(host_concurrency=0).context.downloader._host_limit._limit is None
 
 
 # ---- pause -------------------------------------------------------------------------------------------------------------------
 
 
-def end(kit: Kit, after):
-    return kit.catalog.database.now() + after
+def end(context: Context, after):
+    return context.catalog.database.now() + after
 
 
-def test_pause_lets_nothing_new_be_sent_or_fetched_until_it_ends(desk):
-    desk.upload("a.txt", b"a")
-    desk.poll()
-    (row,) = desk.courier.take()
-    orders.pause(desk.kit, end(desk.kit, HOUR))
-    assert desk.back_up(row).outcome == "put off"
-    desk.expire_leases()
-    desk.upload("b.txt", b"b")
-    desk.poll()
-    assert (desk.courier.take(), desk.copies()) == ([], set())
-    assert orders.resume(desk.kit)
-    desk.work()
-    assert set(desk.states().values()) == {"stored"}
+def test_pause_lets_nothing_new_be_sent_or_fetched_until_it_ends(site):
+    site.upload("a.txt", b"a")
+    site.poll()
+    (row,) = site.publisher.take()
+    overrides.pause(site.context, end(site.context, HOUR))
+    assert site.back_up(row).outcome == "put off"
+    site.expire_leases()
+    site.upload("b.txt", b"b")
+    site.poll()
+    assert (site.publisher.take(), site.copies()) == ([], set())
+    assert overrides.resume(site.context)
+    site.work()
+    assert set(site.states().values()) == {"stored"}
 
 
-def test_pause_ends_by_itself(desk, monkeypatch):
-    desk.upload("a.txt", b"a")
-    ends = end(desk.kit, HOUR)
-    orders.pause(desk.kit, ends)
-    monkeypatch.setattr(machine, "now", lambda: ends)
-    desk.work()
-    assert desk.states() == {("a.txt", 1): "stored"}
-    assert not orders.resume(desk.kit)
+def test_pause_ends_by_itself(site, monkeypatch):
+    site.upload("a.txt", b"a")
+    ends = end(site.context, HOUR)
+    overrides.pause(site.context, ends)
+    monkeypatch.setattr(host, "now", lambda: ends)
+    site.work()
+    assert site.states() == {("a.txt", 1): "stored"}
+    assert not overrides.resume(site.context)
 
 
 @pytest.mark.parametrize("after", [timedelta(0), -HOUR, timedelta(days=8)])
-def test_pause_that_is_over_or_too_long_is_refused(desk, after):
+def test_pause_that_is_over_or_too_long_is_refused(site, after):
     with pytest.raises(UsageError, match="a pause ends within 7 days from now"):
-        orders.pause(desk.kit, end(desk.kit, after))
-    assert orders.paused_until(desk.kit) is None
+        overrides.pause(site.context, end(site.context, after))
+    assert overrides.paused_until(site.context) is None
 
 
-def test_status_shows_a_pause_and_calls_it_a_problem_once_files_wait_for_long(make_desk):
-    desk = make_desk(alert_after="1h")
-    ends = end(desk.kit, HOUR)
-    orders.pause(desk.kit, ends)
-    desk.poll()
-    assert take_status(desk.kit).is_protected
-    assert take_status(desk.kit).ordered.paused_until == ends
-    desk.upload("a.txt", b"a")
-    desk.poll()
-    assert [problem.kind for problem in take_status(desk.kit).problems] == [Kind.PENDING]
-    desk.pass_time(first_seen_at=HOUR, due_at=HOUR)
-    assert [problem.kind for problem in take_status(desk.kit).problems] == [Kind.PENDING, Kind.PAUSED]
+def test_status_shows_a_pause_and_calls_it_a_problem_once_files_wait_for_long(make_site):
+    site = make_site(alert_after="1h")
+    ends = end(site.context, HOUR)
+    overrides.pause(site.context, ends)
+    site.poll()
+    assert gather_status(site.context).is_protected
+    assert gather_status(site.context).ordered.paused_until == ends
+    site.upload("a.txt", b"a")
+    site.poll()
+    assert [problem.kind for problem in gather_status(site.context).problems] == [Kind.PENDING]
+    site.pass_time(first_seen_at=HOUR, due_at=HOUR)
+    assert [problem.kind for problem in gather_status(site.context).problems] == [Kind.PENDING, Kind.PAUSED]
 
 
-def test_status_shows_the_limit_in_force_and_whose_it_is(make_desk):
-    desk = make_desk(bandwidth="1M")
-    ordered = take_status(desk.kit).ordered
+def test_status_shows_the_limit_in_force_and_whose_it_is(make_site):
+    site = make_site(bandwidth="1M")
+    ordered = gather_status(site.context).ordered
     assert (ordered.bandwidth, ordered.is_ordered) == (MB, False)
-    orders.order_bandwidth(desk.kit, "off")
-    ordered = take_status(desk.kit).ordered
+    overrides.override_bandwidth(site.context, "off")
+    ordered = gather_status(site.context).ordered
     assert (ordered.bandwidth, ordered.is_ordered) == (None, True)

@@ -10,13 +10,13 @@ from alembic.runtime.migration import MigrationContext
 
 from cbk import errors
 from cbk.edges.catalog import Catalog
-from cbk.edges.catalog.engine import refuse_network_share
-from cbk.edges.catalog.tables import leases, metadata, versions
+from cbk.edges.catalog.connection import refuse_network_share
+from cbk.edges.catalog.schema import leases, metadata, versions
 from cbk.model import AcceptedRow, DeclinedRow, VersionState, Written
-from cbk.rules.intake import candidate_place_keys, plan_intake
-from cbk.rules.outcome import Outcome
-from cbk.rules.wanted import Transition
-from tests.desk import claim_row, store
+from cbk.rules.backup.retry import FetchOutcome
+from cbk.rules.intake.intake import candidate_place_keys, plan_intake
+from cbk.rules.intake.version_selection import Transition
+from tests.in_process_site import claim_row, store
 
 LEASE = timedelta(minutes=2)
 WRITTEN = Written(sha256="aa" * 32, size=10, stored_size=8, stored_sha256="bb" * 32)
@@ -63,7 +63,7 @@ def take(catalog, *rows, refused=()):
     plan = plan_intake(
         rows,
         known=catalog.intake.known_versions(names),
-        taken=catalog.intake.taken_places(candidate_place_keys(rows, str)),
+        taken=catalog.intake.occupied_places(candidate_place_keys(rows, str)),
         bucket_of=str,
     )
     return catalog.intake.write(plan, refused, grace=timedelta(days=7))
@@ -170,7 +170,7 @@ def test_declined_row_keeps_when_it_was_first_seen_and_can_be_forgiven(catalog):
     take(catalog, refused=[bad])
     take(catalog, refused=[bad])
     assert list(catalog.report.declined_rows()) == [bad]
-    catalog.intake.forgive(catalog.intake.declined_ids(10))
+    catalog.intake.clear_declined(catalog.intake.declined_ids(10))
     assert list(catalog.report.declined_rows()) == []
 
 
@@ -244,7 +244,7 @@ def test_worker_that_slept_through_its_lease_can_neither_renew_nor_record(catalo
     assert catalog.work.renew([sleeper], LEASE) == [sleeper]
     assert catalog.work.record_stored([(sleeper, WRITTEN)]) == [sleeper]
     with pytest.raises(errors.LeaseLost):
-        catalog.work.record_outcome(sleeper, Outcome(state=VersionState.MISSING, reason="late"))
+        catalog.work.record_outcome(sleeper, FetchOutcome(state=VersionState.MISSING, reason="late"))
     catalog.work.give_back([sleeper], LEASE, reason="late")
     assert (states(catalog), catalog.work.renew([other], LEASE)) == ({"cars/a.png-1": "pending"}, [])
     store(rival, other, WRITTEN)
@@ -273,7 +273,7 @@ def test_stored_version_is_not_claimed_again(catalog):
 def test_failed_version_is_due_only_at_its_time(catalog):
     take(catalog, row())
     claim = claim_row(catalog, "cars/a.png-1", LEASE)
-    catalog.work.record_outcome(claim, Outcome(state=VersionState.FAILED, reason="503", due_at=catalog.database.now() + LEASE))
+    catalog.work.record_outcome(claim, FetchOutcome(state=VersionState.FAILED, reason="503", due_at=catalog.database.now() + LEASE))
     assert catalog.work.dispatch(10, LEASE) == []
     assert claim_row(catalog, "cars/a.png-1", LEASE) is None
 
@@ -288,7 +288,7 @@ def test_give_back_does_not_count_the_attempt(catalog):
 def test_fresh_link_makes_an_expired_version_due(catalog):
     take(catalog, row())
     claim = claim_row(catalog, "cars/a.png-1", LEASE)
-    catalog.work.record_outcome(claim, Outcome(state=VersionState.EXPIRED, reason="the link has expired"))
+    catalog.work.record_outcome(claim, FetchOutcome(state=VersionState.EXPIRED, reason="the link has expired"))
     [(version, digest)] = catalog.work.refreshable(10)
     assert (version.source_id, digest != "") == ("cars/a.png-1", True)
     catalog.work.note_links([(version.id, "fresh", None)], checked=[version.id], due={version.id})

@@ -13,12 +13,12 @@ from alembic.config import Config
 
 from cbk.edges.catalog import Catalog, NewDelete, Verdict
 from cbk.edges.catalog.catalog import MIGRATIONS
-from cbk.edges.catalog.tables import brakes, files, metadata, removals, versions
+from cbk.edges.catalog.schema import brakes, files, metadata, removals, versions
 from cbk.errors import CatalogUnavailable, LeaseLost
 from cbk.model import AcceptedRow, RemovalKind, VersionState, Written
-from cbk.rules.intake import candidate_place_keys, plan_intake
-from tests.desk import claim_row
-from tests.desk import store as record_stored
+from cbk.rules.intake.intake import candidate_place_keys, plan_intake
+from tests.in_process_site import claim_row
+from tests.in_process_site import store as record_stored
 
 LEASE = timedelta(minutes=2)
 GRACE = timedelta(days=7)
@@ -84,7 +84,7 @@ def take(catalog, *named, grace=GRACE):
     plan = plan_intake(
         rows,
         known=catalog.intake.known_versions({(row.storage, row.key) for row in rows}),
-        taken=catalog.intake.taken_places(candidate_place_keys(rows, str)),
+        taken=catalog.intake.occupied_places(candidate_place_keys(rows, str)),
         bucket_of=str,
     )
     return catalog.intake.write(plan, grace=grace)
@@ -182,7 +182,7 @@ def test_delete_of_an_unknown_row_is_open_and_finds_its_file_later(catalog):
 def test_delete_that_ends_without_pruning_covers_nothing_any_more(catalog, outcome, still_deleted):
     store(catalog, ("a.txt", 1))
     removal = delete(catalog, "7")
-    catalog.removals.take_back(removal.id, outcome=outcome, reason="test")
+    catalog.removals.withdraw(removal.id, outcome=outcome, reason="test")
     assert are_deleted(catalog) == [still_deleted]
     assert (catalog.removals.of_delete("7").open, catalog.removals.count_open()) == (False, (0, 0))
 
@@ -190,7 +190,7 @@ def test_delete_that_ends_without_pruning_covers_nothing_any_more(catalog, outco
 def test_file_stays_deleted_while_another_delete_of_it_stands(catalog):
     store(catalog, ("a.txt", 1))
     first, _ = delete(catalog, "7"), delete(catalog, "8")
-    catalog.removals.take_back(first.id, outcome="taken back", reason="test")
+    catalog.removals.withdraw(first.id, outcome="taken back", reason="test")
     assert are_deleted(catalog) == [True]
 
 
@@ -198,10 +198,10 @@ def test_delete_that_was_carried_out_is_not_taken_back_by_who_looked_before(cata
     store(catalog, ("a.txt", 1))
     removal = delete(catalog, "7")
     catalog.removals.carry_out(removal.id, all_go)
-    catalog.removals.take_back(removal.id, outcome="taken back", reason="its row is gone", if_open=True)
+    catalog.removals.withdraw(removal.id, outcome="taken back", reason="its row is gone", if_open=True)
     assert catalog.removals.of_delete("7").outcome == "done"
     assert are_deleted(catalog) == [True]
-    catalog.removals.take_back(removal.id, outcome="rejected", reason="a person")
+    catalog.removals.withdraw(removal.id, outcome="rejected", reason="a person")
     assert are_deleted(catalog) == [False]
 
 
@@ -261,7 +261,7 @@ def test_row_that_was_written_after_a_prune_brings_the_version_back(catalog, rec
     store(catalog, ("a.txt", 1))
     removal = delete(catalog, "7", rows_through=30)
     [gone], _ = catalog.removals.carry_out(removal.id, all_go)
-    catalog.removals.take_bytes(gone.id, lambda: None, trash=NO_TIME)
+    catalog.removals.remove_bytes(gone.id, lambda: None, trash=NO_TIME)
     assert recreate()
     assert (states(catalog), are_deleted(catalog)) == (["pending"], [False])
     assert [version.source_id for version in catalog.work.dispatch(10, LEASE)] == ["40"]
@@ -281,7 +281,7 @@ def test_version_comes_back_only_when_its_old_bytes_are_gone(catalog, recreate):
     [gone], _ = catalog.removals.carry_out(removal.id, all_go)
     assert not recreate()
     assert (states(catalog), are_deleted(catalog)) == (["pruned"], [True])
-    catalog.removals.take_bytes(gone.id, lambda: None, trash=NO_TIME)
+    catalog.removals.remove_bytes(gone.id, lambda: None, trash=NO_TIME)
     assert recreate()
 
 
@@ -290,7 +290,7 @@ def test_version_stays_pruned_where_another_delete_speaks_of_it_still(catalog, r
     first, _ = delete(catalog, "7", rows_through=30), delete(catalog, "8", rows_through=50)
     [gone], _ = catalog.removals.carry_out(first.id, all_go)
     catalog.removals.carry_out(catalog.removals.of_delete("8").id, all_go)
-    catalog.removals.take_bytes(gone.id, lambda: None, trash=NO_TIME)
+    catalog.removals.remove_bytes(gone.id, lambda: None, trash=NO_TIME)
     assert recreate()
     assert (states(catalog), are_deleted(catalog)) == (["pruned"], [True])
 
@@ -311,7 +311,7 @@ def test_older_copies_are_listed_until_they_are_scheduled_and_in_turn(catalog):
 
 def test_version_that_a_person_keeps_gets_no_other_removal_and_one_that_is_free_does(catalog):
     store(catalog, ("a.txt", 1), ("a.txt", 2))
-    catalog.removals.take_back(replaced(catalog).id, outcome="rejected", reason="test")
+    catalog.removals.withdraw(replaced(catalog).id, outcome="rejected", reason="test")
     assert catalog.removals.files_with_older_copies(10) == []
     assert replaced(catalog) is None
 
@@ -319,8 +319,8 @@ def test_version_that_a_person_keeps_gets_no_other_removal_and_one_that_is_free_
 # ---- sending -----------------------------------------------------------------------------------------------------------------
 
 
-def arm(catalog, limit=100, *, hop=timedelta(minutes=15)):
-    return [planned.removal.delete_id for planned in catalog.removals.arm(limit, hop=hop, patience=LEASE)]
+def arm(catalog, limit=100, *, max_countdown=timedelta(minutes=15)):
+    return [planned.removal.delete_id for planned in catalog.removals.arm(limit, max_countdown=max_countdown, patience=LEASE)]
 
 
 def test_what_comes_due_within_the_hop_is_sent_once(catalog):
@@ -551,23 +551,23 @@ def pruned(catalog):
 def test_bytes_are_taken_once(catalog, pruned):
     taken = []
     for _ in range(2):
-        catalog.removals.take_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
+        catalog.removals.remove_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
     assert taken == [1]
     assert catalog.removals.leftovers(10) == []
 
 
 def test_bytes_that_could_not_be_taken_are_left_for_later(catalog, pruned):
     with pytest.raises(ZeroDivisionError):
-        catalog.removals.take_bytes(pruned.id, lambda: 1 / 0, trash=NO_TIME)
+        catalog.removals.remove_bytes(pruned.id, lambda: 1 / 0, trash=NO_TIME)
     assert [version.id for version in catalog.removals.leftovers(10)] == [pruned.id]
 
 
 def test_bytes_of_a_version_that_was_brought_back_are_not_taken(catalog, pruned):
     for delete_removal in catalog.removals.deletes_of_file(pruned.file_id):
-        catalog.removals.take_back(delete_removal.id, outcome="rejected", reason="a person")
+        catalog.removals.withdraw(delete_removal.id, outcome="rejected", reason="a person")
     assert catalog.work.make_due([pruned.id], reason="undeleted") == 1
     taken = []
-    catalog.removals.take_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
+    catalog.removals.remove_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
     assert taken == []
 
 
@@ -579,7 +579,7 @@ def test_version_that_is_deleted_is_not_made_due_by_who_looked_before(catalog, p
 
 
 def test_bytes_that_came_after_the_prune_have_to_go_too(catalog, pruned):
-    catalog.removals.take_bytes(pruned.id, lambda: None, trash=NO_TIME)
+    catalog.removals.remove_bytes(pruned.id, lambda: None, trash=NO_TIME)
     assert catalog.removals.note_leftover(pruned.id)
     assert [version.id for version in catalog.removals.leftovers(10)] == [pruned.id]
     store(catalog, ("b.txt", 1))
@@ -587,7 +587,7 @@ def test_bytes_that_came_after_the_prune_have_to_go_too(catalog, pruned):
 
 
 def test_trash_keeps_a_name_until_its_time_is_over(catalog, pruned):
-    catalog.removals.take_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
+    catalog.removals.remove_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
     [version] = catalog.removals.in_trash(file_id=pruned.file_id)
     assert version.trash_name == "1.gzip"
     assert catalog.removals.in_trash(over=True) == []
@@ -599,7 +599,7 @@ def test_trash_keeps_a_name_until_its_time_is_over(catalog, pruned):
 
 
 def test_copy_that_is_back_from_the_trash_counts(catalog, pruned):
-    catalog.removals.take_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
+    catalog.removals.remove_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
     now = catalog.database.now()
     written = Written(sha256=pruned.sha256, size=1, stored_size=2, stored_sha256="cd" * 32, stored_at=now)
     catalog.removals.out_of_trash(pruned, written)
@@ -621,13 +621,13 @@ def test_fingerprint_changes_with_removals_and_holds_and_with_nothing_else(catal
     hold = catalog.holds.add("a.txt", is_prefix=False, storage=None, until=None, reason="")
     prints.append(catalog.removals.fingerprint())
     catalog.holds.release([hold.id])
-    catalog.removals.take_back(removal.id, outcome="taken back", reason="")
+    catalog.removals.withdraw(removal.id, outcome="taken back", reason="")
     assert len(set(prints)) == 4
     assert catalog.removals.fingerprint() == prints[0]
 
 
 def test_plan_lists_pages_in_the_order_of_time_with_names(catalog, monkeypatch):
-    monkeypatch.setattr("cbk.edges.catalog.removals.PAGE", 2)
+    monkeypatch.setattr("cbk.edges.catalog.removals.REMOVALS_PAGE", 2)
     store(catalog, ("a_/x.txt", 1), ("aB/y.txt", 1), ("b.txt", 1), ("b.txt", 2))
     for number, key in enumerate(["a_/x.txt", "aB/y.txt", "b.txt"]):
         delete(catalog, str(number), key, grace=timedelta(minutes=9 - number))
@@ -674,7 +674,7 @@ def test_brake_holds_what_comes_due_in_its_slots_and_nothing_else(catalog):
     assert slot not in catalog.brakes.count_by_slot(SLOT)
     assert catalog.brakes.pull([slot], SLOT, stored_files=2) is None
     assert len(catalog.brakes.all()) == 1
-    assert arm(catalog, hop=GRACE * 2) == ["3"]
+    assert arm(catalog, max_countdown=GRACE * 2) == ["3"]
 
 
 def test_brake_is_joined_by_what_came_after_it(catalog):
@@ -883,7 +883,7 @@ def poll_questions(catalog):
     r.files_with_older_copies(1000)
     r.armed()
     r.waits_to_be_sent(timedelta(minutes=15))
-    r.arm(100, hop=timedelta(minutes=15), patience=LEASE)
+    r.arm(100, max_countdown=timedelta(minutes=15), patience=LEASE)
     r.leftovers(1000)
     r.in_trash(over=True)
     r.fingerprint()
@@ -900,7 +900,7 @@ def poll_questions(catalog):
     r.of_version(5)
     r.deletes_of_file(5)
     r.carry_out(r.of_delete("x.txt").id, all_go)
-    r.take_back(r.of_delete("y.txt").id, outcome="taken back", reason="")
+    r.withdraw(r.of_delete("y.txt").id, outcome="taken back", reason="")
     take(catalog, ("x.txt", 2), ("z.txt", 1))
 
 

@@ -7,9 +7,9 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from cbk.jobs import doctor
-from cbk.jobs.doctor import Level, examine
-from tests.desk import Desk
+from cbk.jobs.admin import doctor
+from cbk.jobs.admin.doctor import Level, examine
+from tests.in_process_site import InProcessSite
 from tests.origin import Origin
 
 
@@ -25,53 +25,53 @@ def environment(monkeypatch):
     for name in list(os.environ):
         if name.startswith("CBK_"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(doctor.machine, "clock_is_synchronised", lambda: True)
-    monkeypatch.setattr(doctor.machine, "shares_system_disk", lambda _: False)
+    monkeypatch.setattr(doctor.host, "clock_is_synchronised", lambda: True)
+    monkeypatch.setattr(doctor.host, "shares_system_disk", lambda _: False)
     return monkeypatch
 
 
 @pytest.fixture
-def make_desk(tmp_path, origin, broker_url):
-    desks = []
+def make_site(tmp_path, origin, broker_url):
+    sites = []
 
     def make(**settings):
-        desks.append(Desk(tmp_path, origin, **{"broker_url": broker_url} | settings))
-        return desks[-1]
+        sites.append(InProcessSite(tmp_path, origin, **{"broker_url": broker_url} | settings))
+        return sites[-1]
 
     yield make
-    for desk in desks:
-        desk.close()
+    for site in sites:
+        site.close()
 
 
 @pytest.fixture
-def desk(make_desk):
-    return make_desk()
+def site(make_site):
+    return make_site()
 
 
-def found(desk, part, level):
+def found(site, part, level):
     """The findings of a part at a level, as (message, hint)."""
-    findings = list(examine(desk.kit))
+    findings = list(examine(site.context))
     assert all(finding.hint for finding in findings if finding.level is not Level.OK)
     return [(finding.message, finding.hint) for finding in findings if (finding.part, finding.level) == (part, level)]
 
 
-def test_whole_kit_has_nothing_to_complain_about(desk):
-    findings = list(examine(desk.kit))
+def test_whole_kit_has_nothing_to_complain_about(site):
+    findings = list(examine(site.context))
     assert [finding for finding in findings if finding.level is not Level.OK] == []
     assert {finding.part for finding in findings} == {"settings", "source", "catalog", "broker", "disk", "clock"}
 
 
-def test_broker_is_named_with_its_version(desk):
-    [(message, _)] = found(desk, "broker", Level.OK)
+def test_broker_is_named_with_its_version(site):
+    [(message, _)] = found(site, "broker", Level.OK)
     assert message.startswith("Valkey ")
     assert message.endswith(" answers")
 
 
-def test_broker_that_throws_messages_away_is_odd(desk, broker_url):
+def test_broker_that_throws_messages_away_is_odd(site, broker_url):
     with redis.Redis.from_url(broker_url) as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         try:
-            [(message, hint)] = found(desk, "broker", Level.WARN)
+            [(message, hint)] = found(site, "broker", Level.WARN)
         finally:
             client.config_set("maxmemory-policy", "noeviction")
     assert "allkeys-lru" in message
@@ -79,33 +79,33 @@ def test_broker_that_throws_messages_away_is_odd(desk, broker_url):
 
 
 @pytest.mark.parametrize("url", ["redis://:hunter2@127.0.0.1:1/0", "redis://:hunter2@127.0.0.1:notaport/0"])
-def test_broker_that_is_away_is_broken_and_its_password_not_told(make_desk, url):
-    [(message, hint)] = found(make_desk(broker_url=url), "broker", Level.FAIL)
+def test_broker_that_is_away_is_broken_and_its_password_not_told(make_site, url):
+    [(message, hint)] = found(make_site(broker_url=url), "broker", Level.FAIL)
     assert "Redis does not answer" in message
     assert "hunter2" not in message + hint
 
 
-def test_hosts_that_are_not_named_are_odd(make_desk):
-    [(message, hint)] = found(make_desk(allowed_hosts=""), "settings", Level.WARN)
+def test_hosts_that_are_not_named_are_odd(make_site):
+    [(message, hint)] = found(make_site(allowed_hosts=""), "settings", Level.WARN)
     assert "any public host" in message
     assert "amazonaws.com" in hint
 
 
-def test_column_that_is_missing_is_broken_and_named(desk):
-    with desk.application.begin() as connection:
+def test_column_that_is_missing_is_broken_and_named(site):
+    with site.application.begin() as connection:
         connection.exec_driver_sql('ALTER TABLE "ObjectStorageFiles" DROP COLUMN "SignedDownloadUrl"')
-    [(message, hint)] = found(desk, "source", Level.FAIL)
+    [(message, hint)] = found(site, "source", Level.FAIL)
     assert "SignedDownloadUrl" in message
     assert "cbk schema sqlite" in hint
 
 
-def test_optional_column_that_is_missing_is_fine_and_named(desk):
-    with desk.application.begin() as connection:
+def test_optional_column_that_is_missing_is_fine_and_named(site):
+    with site.application.begin() as connection:
         connection.exec_driver_sql('ALTER TABLE "ObjectStorageFiles" DROP COLUMN "ContentType"')
-    assert ("works without the optional ObjectStorageFiles.ContentType", "") in found(desk, "source", Level.OK)
+    assert ("works without the optional ObjectStorageFiles.ContentType", "") in found(site, "source", Level.OK)
 
 
-def test_ids_without_an_order_are_odd(make_desk, tmp_path):
+def test_ids_without_an_order_are_odd(make_site, tmp_path):
     application = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
     with application.begin() as connection:
         connection.exec_driver_sql(
@@ -113,75 +113,75 @@ def test_ids_without_an_order_are_odd(make_desk, tmp_path):
             ' "Version" INTEGER, "Hash" TEXT, "SignedDownloadUrl" TEXT)'
         )
     application.dispose()
-    [(message, _)] = found(make_desk(), "source", Level.WARN)
+    [(message, _)] = found(make_site(), "source", Level.WARN)
     assert message == "Ids are not integers: every poll reads every row"
 
 
-def test_user_who_may_write_to_the_source_is_odd(make_desk, postgres, pg_database):
-    desk = make_desk(source_url=postgres.url(pg_database))
-    [(message, hint)] = found(desk, "source", Level.WARN)
+def test_user_who_may_write_to_the_source_is_odd(make_site, postgres, pg_database):
+    site = make_site(source_url=postgres.url(pg_database))
+    [(message, hint)] = found(site, "source", Level.WARN)
     assert message == "the database user may write to the tables"
     assert "may only SELECT" in hint
 
 
-def test_catalog_that_is_not_made_is_broken(desk):
-    with desk.kit.catalog.database.writing() as connection:
+def test_catalog_that_is_not_made_is_broken(site):
+    with site.context.catalog.database.writing() as connection:
         connection.exec_driver_sql("DROP TABLE alembic_version")
-    [(message, hint)] = found(desk, "catalog", Level.FAIL)
+    [(message, hint)] = found(site, "catalog", Level.FAIL)
     assert "revision none" in message
     assert hint == "run `cbk init`"
 
 
-def test_disk_that_is_not_mounted_is_broken(desk):
-    (desk.root / ".cbk").rename(desk.folder / "away")
-    [(message, hint)] = found(desk, "disk", Level.FAIL)
+def test_disk_that_is_not_mounted_is_broken(site):
+    (site.root / ".cbk").rename(site.folder / "away")
+    [(message, hint)] = found(site, "disk", Level.FAIL)
     assert "identity is missing" in message
     assert "mounted" in hint
 
 
-def test_disk_that_is_not_writable_is_broken(desk, environment):
+def test_disk_that_is_not_writable_is_broken(site, environment):
     access = os.access  # root may write everywhere
-    environment.setattr(os, "access", lambda path, mode: path != desk.root and access(path, mode))
-    [(message, _)] = found(desk, "disk", Level.FAIL)
-    assert message == f"{desk.root} is not writable"
+    environment.setattr(os, "access", lambda path, mode: path != site.root and access(path, mode))
+    [(message, _)] = found(site, "disk", Level.FAIL)
+    assert message == f"{site.root} is not writable"
 
 
-def test_disk_that_is_nearly_full_is_odd(desk, environment):
+def test_disk_that_is_nearly_full_is_odd(site, environment):
     environment.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 9 * 10**9, "total": 100 * 10**9})())
-    assert found(desk, "disk", Level.WARN) == [("9.0 GB free of 100.0 GB", "make room before it is full")]
+    assert found(site, "disk", Level.WARN) == [("9.0 GB free of 100.0 GB", "make room before it is full")]
 
 
-def test_backup_root_on_the_systems_disk_is_odd(desk, environment):
-    environment.setattr(doctor.machine, "shares_system_disk", lambda _: True)
-    [(message, _)] = found(desk, "disk", Level.WARN)
+def test_backup_root_on_the_systems_disk_is_odd(site, environment):
+    environment.setattr(doctor.host, "shares_system_disk", lambda _: True)
+    [(message, _)] = found(site, "disk", Level.WARN)
     assert message.endswith("is on the system's own disk")
 
 
 @pytest.mark.parametrize(("state", "told"), [(False, "is not synchronised"), (None, "does not tell whether")])
-def test_clock_that_may_be_wrong_is_odd(desk, environment, state, told):
-    environment.setattr(doctor.machine, "clock_is_synchronised", lambda: state)
-    [(message, _)] = found(desk, "clock", Level.WARN)
+def test_clock_that_may_be_wrong_is_odd(site, environment, state, told):
+    environment.setattr(doctor.host, "clock_is_synchronised", lambda: state)
+    [(message, _)] = found(site, "clock", Level.WARN)
     assert told in message
 
 
-def test_clocks_that_differ_are_odd(desk, environment):
-    now = doctor.machine.now
-    environment.setattr(doctor.machine, "now", lambda: now() + timedelta(seconds=30))
-    [(message, _)] = found(desk, "clock", Level.WARN)
+def test_clocks_that_differ_are_odd(site, environment):
+    now = doctor.host.now
+    environment.setattr(doctor.host, "now", lambda: now() + timedelta(seconds=30))
+    [(message, _)] = found(site, "clock", Level.WARN)
     assert message.startswith("this machine and the catalog's database differ by ")
 
 
-def test_clock_that_keeps_from_pruning_is_broken(desk, environment):
-    now = doctor.machine.now
-    environment.setattr(doctor.machine, "now", lambda: now() - timedelta(days=14, hours=1))
-    [(message, hint)] = found(desk, "clock", Level.FAIL)
+def test_clock_that_keeps_from_pruning_is_broken(site, environment):
+    now = doctor.host.now
+    environment.setattr(doctor.host, "now", lambda: now() - timedelta(days=14, hours=1))
+    [(message, hint)] = found(site, "clock", Level.FAIL)
     assert message == "nothing is pruned: this machine's clock and that of the catalog's database differ by 14 days"
     assert "--trust-clock" in hint
-    assert found(desk, "clock", Level.WARN) == []
+    assert found(site, "clock", Level.WARN) == []
 
 
-def test_service_to_tell_that_there_is_not_is_broken_and_its_url_is_not_shown(make_desk):
-    desk = make_desk(notify="json://127.0.0.1/, nosuch://user:sesame@example.com")
-    [(message, hint)] = found(desk, "settings", Level.FAIL)
+def test_service_to_tell_that_there_is_not_is_broken_and_its_url_is_not_shown(make_site):
+    site = make_site(notify="json://127.0.0.1/, nosuch://user:sesame@example.com")
+    [(message, hint)] = found(site, "settings", Level.FAIL)
     assert message == "URL 2 of CBK_NOTIFY is of no service that Apprise knows"
     assert "sesame" not in message + hint

@@ -14,22 +14,21 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cbk.edges.download import Downloader
-from cbk.edges.download import wire as wires
+from cbk.edges.download import Downloader, http_connections
 from cbk.errors import (
     DiskFull,
     LeaseLost,
     LinkDenied,
     LinkExpired,
+    LinkForbidden,
     NotTheObject,
     ObjectMissing,
     OriginUnavailable,
     SettingsError,
-    TargetRefused,
     TooLarge,
     TransferBroken,
 )
-from cbk.rules.links import AllowedHosts
+from cbk.rules.backup.links import AllowedHosts
 from tests.origin import (
     Origin,
     announce,
@@ -216,7 +215,7 @@ def test_fetch_ticks_with_the_bytes_so_far(origin, downloader):
     fetch(downloader, origin.put(PATH, os.urandom(3 * MIB)), tick=ticks.append)
     assert ticks == sorted(ticks)
     assert ticks[-1] == 3 * MIB
-    assert len(ticks) >= 3 * MIB // wires.READ_SIZE
+    assert len(ticks) >= 3 * MIB // http_connections.READ_SIZE
 
 
 def test_fetch_holds_a_few_pieces_of_a_large_object_at_most(origin, downloader):
@@ -225,7 +224,7 @@ def test_fetch_holds_a_few_pieces_of_a_large_object_at_most(origin, downloader):
             pass
 
         def write(self, data):
-            assert len(data) <= wires.READ_SIZE
+            assert len(data) <= http_connections.READ_SIZE
 
     link = origin.put(PATH, bytes(64 * MIB))
     tracemalloc.start()
@@ -589,7 +588,7 @@ def test_fetch_follows_the_redirect_anew_for_the_rest(origin, downloader):
 def test_fetch_does_not_follow_a_redirect_to_another_host(origin, downloader):
     with Origin() as other:
         target = other.put("/secret", DATA)
-        error = failure(downloader, origin.put(PATH, b"", redirect(target)), TargetRefused)
+        error = failure(downloader, origin.put(PATH, b"", redirect(target)), LinkForbidden)
         assert error.message == f"{other.address} is not an allowed host"
         assert other.connections == 0
 
@@ -597,9 +596,9 @@ def test_fetch_does_not_follow_a_redirect_to_another_host(origin, downloader):
 @pytest.mark.parametrize(
     ("to", "error_class"),
     [
-        ("ftp://files.example.com/secret", TargetRefused),
-        ("http://user:secret@127.0.0.1/", TargetRefused),
-        ("file:///etc/secret", TargetRefused),
+        ("ftp://files.example.com/secret", LinkForbidden),
+        ("http://user:secret@127.0.0.1/", LinkForbidden),
+        ("file:///etc/secret", LinkForbidden),
         ("http://[::1/secret", NotTheObject),
         ("", NotTheObject),
     ],
@@ -644,7 +643,7 @@ def test_fetch_gives_up_on_an_origin_that_drips_too_slowly(origin, make_download
 
 
 def test_watch_demands_the_speed_of_each_window_and_forgets_a_fast_past():
-    watch = wires.Watch(lambda: 0, bytes_per_second=1000, window_seconds=60)
+    watch = http_connections.Deadline(lambda: 0, bytes_per_second=1000, window_seconds=60)
     watch.received(100 * MIB, 60)
     watch.received(60_000, 60)
     with pytest.raises(TransferBroken):
@@ -772,7 +771,7 @@ class Network:
         self.connected.append(address)
         if address[0] in self.dead:
             raise TimeoutError
-        return wires.connect(socket.AF_INET, ("127.0.0.1", self.origin.port), timeout_seconds)
+        return http_connections.connect(socket.AF_INET, ("127.0.0.1", self.origin.port), timeout_seconds)
 
 
 @pytest.fixture(scope="module")
@@ -811,33 +810,33 @@ def test_fetch_connects_to_the_address_that_was_checked(tls_origin, make_public)
 )
 def test_fetch_refuses_a_public_name_with_a_private_address_beside_a_public_one(tls_origin, make_public, address):
     network, downloader = make_public([PUBLIC, address])
-    error = failure(downloader, public_link(tls_origin), TargetRefused)
+    error = failure(downloader, public_link(tls_origin), LinkForbidden)
     assert error.message == "files.example.com has an address that is not public"
     assert network.connected == []
 
 
 def test_fetch_refuses_a_name_that_turns_private_for_the_rest(tls_origin, make_public):
     network, downloader = make_public([PUBLIC], ["127.0.0.1"])
-    failure(downloader, public_link(tls_origin, cut(5000), serve()), TargetRefused)
+    failure(downloader, public_link(tls_origin, cut(5000), serve()), LinkForbidden)
     assert network.connected == [(PUBLIC, 443)]
 
 
 def test_fetch_refuses_a_redirect_to_a_name_with_a_private_address(tls_origin, make_public):
     network, downloader = make_public([PUBLIC], ["192.168.0.1"])
-    error = failure(downloader, public_link(tls_origin, redirect("https://printer.example.org/secret")), TargetRefused)
+    error = failure(downloader, public_link(tls_origin, redirect("https://printer.example.org/secret")), LinkForbidden)
     assert error.message == "printer.example.org has an address that is not public"
     assert network.connected == [(PUBLIC, 443)]
 
 
 def test_fetch_refuses_a_redirect_to_a_private_address(tls_origin, make_public):
     _, downloader = make_public([PUBLIC])
-    failure(downloader, public_link(tls_origin, redirect("https://192.168.0.1/secret")), TargetRefused)
+    failure(downloader, public_link(tls_origin, redirect("https://192.168.0.1/secret")), LinkForbidden)
 
 
 def test_fetch_refuses_a_redirect_from_https_to_http(origin, tls_origin, make_downloader):
     downloader = make_downloader(f"{origin.address}, {tls_origin.address}", ca_bundle=tls_origin.ca_file)
     link = tls_origin.put(PATH, b"", redirect(origin.put("/secret", DATA)))
-    assert "from https to plain http" in failure(downloader, link, TargetRefused).message
+    assert "from https to plain http" in failure(downloader, link, LinkForbidden).message
     assert origin.count("/secret") == 0
 
 
@@ -890,7 +889,7 @@ def test_fetch_from_a_port_where_nothing_listens_says_so(origin, make_downloader
 
 
 def test_fetch_refuses_a_link_before_it_connects(origin, downloader):
-    failure(downloader, "https://files.example.com/secret-path", TargetRefused)
+    failure(downloader, "https://files.example.com/secret-path", LinkForbidden)
     assert origin.connections == 0
 
 
@@ -901,7 +900,7 @@ def test_fetch_keeps_connections_to_a_few_hosts_only(origin, make_downloader):
     origin.put(PATH, DATA)
     for host in hosts:
         fetch(downloader, f"http://{host}{PATH}")
-    assert len(downloader._wire()._pools) == 8
+    assert len(downloader._connections()._pools) == 8
     fetch(downloader, f"http://{hosts[-1]}{PATH}")
     assert len(network.lookups) == 20
 
@@ -919,9 +918,9 @@ def test_close_ends_the_connections_of_every_thread(origin, downloader):
     for thread in threads:
         thread.start()
     done.wait()
-    connections = list(downloader._wires)
+    connections = list(downloader._all_connections)
     downloader.close()
-    assert [len(wire._pools) for wire in connections] == [0, 0, 0]
+    assert [len(each._pools) for each in connections] == [0, 0, 0]
     leave.set()
     for thread in threads:
         thread.join()

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog, Place
 from cbk.edges.catalog.intake import name_digest, place_digest
-from cbk.edges.catalog.tables import files, versions
+from cbk.edges.catalog.schema import files, versions
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

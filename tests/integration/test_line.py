@@ -6,8 +6,8 @@ import threading
 import pytest
 import redis
 
-from cbk.edges import line
-from cbk.edges.line import SharedLine
+from cbk.edges.redis import rate_limiter
+from cbk.edges.redis.rate_limiter import RateLimiter
 
 AWAY = "redis://:sesame@127.0.0.1:9/0"
 MB = 1_000_000
@@ -24,7 +24,7 @@ class Clock:
 
 
 def lines(url, number=2, clock=None):
-    return [SharedLine(url, holder=f"worker-{one}", **({"uptime": clock} if clock else {})) for one in range(number)]
+    return [RateLimiter(url, holder=f"worker-{one}", **({"uptime": clock} if clock else {})) for one in range(number)]
 
 
 def waits(shared, *counts, limit=MB):
@@ -127,14 +127,14 @@ def test_redis_that_is_away_is_one_line_without_its_password_and_tried_again_now
         clock.now += 1
         shared.take(MB, MB)
     assert len(asked) == 1
-    clock.now += line.RETRY_SECONDS
+    clock.now += rate_limiter.RETRY_SECONDS
     shared.take(MB, MB)
     assert len(asked) == 2
     facts = {"reason": "ConnectionError", "workers": 1}
-    assert [record.facts for record in caplog.records if record.name == line.__name__] == [facts, facts]
+    assert [record.facts for record in caplog.records if record.name == rate_limiter.__name__] == [facts, facts]
     assert "sesame" not in caplog.text
 
 
 def test_redis_behind_a_socket_is_found():
-    shared = SharedLine("redis+socket:///run/redis.sock?virtual_host=2", holder="one")
+    shared = RateLimiter("redis+socket:///run/redis.sock?virtual_host=2", holder="one")
     assert shared._url == "unix:///run/redis.sock?db=2"

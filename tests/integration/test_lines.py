@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from cbk.edges.catalog import Catalog
 from cbk.edges.source import Source
 from cbk.errors import CatalogUnavailable, SourceUnavailable
-from tests.desk import Desk
 from tests.faults.proxy import Proxy
+from tests.in_process_site import InProcessSite
 from tests.origin import Origin
 
 
@@ -92,24 +92,24 @@ def test_session_that_the_server_ends_is_made_anew(ask, postgres, pg_database):
 
 
 @pytest.fixture
-def desk(tmp_path, postgres, pg_database, behind):
+def site(tmp_path, postgres, pg_database, behind):
     with Origin() as origin:
-        desk = Desk(tmp_path, origin, catalog_url=postgres.url(pg_database))
-        desk.reopen(catalog_url=behind)
-        yield desk
-        desk.close()
+        site = InProcessSite(tmp_path, origin, catalog_url=postgres.url(pg_database))
+        site.reopen(catalog_url=behind)
+        yield site
+        site.close()
 
 
-def test_standby_that_answers_in_the_catalogs_place_is_told_and_nothing_is_lost(desk, postgres, pg_database):
-    row = desk.upload("a.txt", b"a")
+def test_standby_that_answers_in_the_catalogs_place_is_told_and_nothing_is_lost(site, postgres, pg_database):
+    row = site.upload("a.txt", b"a")
     postgres.execute(f'ALTER DATABASE "{pg_database}" SET default_transaction_read_only = on')
     postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{pg_database}'")
     with pytest.raises(CatalogUnavailable):
-        desk.poll()
+        site.poll()
     with pytest.raises(CatalogUnavailable):
-        desk.back_up(row)
-    assert desk.copies() == set()
+        site.back_up(row)
+    assert site.copies() == set()
     postgres.execute(f'ALTER DATABASE "{pg_database}" SET default_transaction_read_only = off')
     postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{pg_database}'")
-    desk.work()
-    assert desk.states() == {("a.txt", 1): "stored"}
+    site.work()
+    assert site.states() == {("a.txt", 1): "stored"}

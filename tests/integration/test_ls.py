@@ -5,40 +5,40 @@ from datetime import timedelta
 
 import pytest
 
-from cbk.jobs.listing import Asked, find
+from cbk.jobs.status.listing import VersionFilter, find
 from cbk.model import DeclinedRow
-from tests.desk import Desk
+from tests.in_process_site import InProcessSite
 from tests.origin import status
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def full(request, tmp_path_factory, origin):
-    """A desk with a little of everything, a deleted file too; for tests that only look."""
+    """A site with a little of everything, a deleted file too; for tests that only look."""
     settings = {"buckets": {"s3": "car-erp", "azure": "archive"}}
     if request.param == "postgresql":
         settings["catalog_url"] = request.getfixturevalue("postgres").create_database(f"listed_{uuid.uuid4().hex}")
-    desk = Desk(tmp_path_factory.mktemp("full"), origin, **settings)
+    site = InProcessSite(tmp_path_factory.mktemp("full"), origin, **settings)
     for key in ("cars/a.png", "cars/b/c.png", "Cars/d.png", "cars/50%_off.txt", "häuser/ß.png", "cars/[x].txt"):
-        desk.upload(key, key.encode())
-    desk.upload("cars/a.png", b"new", version=2, served_at="/new")
-    desk.upload("cars/a.png", b"elsewhere", storage="azure", served_at="/elsewhere")
-    desk.upload("failed.png", b"x", status(503))
-    desk.change(desk.upload("cars/declined.png", b"x"), Hash="nonsense")
-    desk.work()
-    desk.delete("2")
-    desk.poll()
-    yield desk
-    desk.close()
+        site.upload(key, key.encode())
+    site.upload("cars/a.png", b"new", version=2, served_at="/new")
+    site.upload("cars/a.png", b"elsewhere", storage="azure", served_at="/elsewhere")
+    site.upload("failed.png", b"x", status(503))
+    site.change(site.upload("cars/declined.png", b"x"), Hash="nonsense")
+    site.work()
+    site.delete("2")
+    site.poll()
+    yield site
+    site.close()
 
 
 @pytest.fixture(autouse=True)
 def short_pages(monkeypatch):
-    monkeypatch.setattr("cbk.edges.catalog.report.PAGE", 3)
+    monkeypatch.setattr("cbk.edges.catalog.reports.VERSIONS_PAGE", 3)
 
 
-def found(desk, **asked):
+def found(site, **asked):
     """Keys with version, in the order of the list."""
-    items = find(desk.kit, Asked(**asked))
+    items = find(site.context, VersionFilter(**asked))
     return [f"{item.key} declined" if isinstance(item, DeclinedRow) else f"{item.key} v{item.number}" for item in items]
 
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from cbk.cli.main import cli
-from cbk.edges import notify
-from cbk.edges.notify import Delivery, Notifier
+from cbk.edges.notify import notifier
+from cbk.edges.notify.notifier import Delivery, Notifier
 from cbk.settings import Settings
 
 NOBODY = "json://user:sesame@127.0.0.1:9/"
@@ -64,8 +64,8 @@ def receiver():
 
 
 @pytest.fixture
-def desk(make_desk, receiver):
-    return make_desk(notify=receiver.url)
+def site(make_site, receiver):
+    return make_site(notifier=receiver.url)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_service_that_shows_html_shows_the_text_as_it_was_written(receiver):
 
 def test_without_services_nobody_is_told_and_nothing_is_loaded():
     script = (
-        "import sys; from cbk.edges.notify import Notifier; n = Notifier([]);"
+        "import sys; from cbk.edges.notify.notifier import Notifier; n = Notifier([]);"
         "print(n.is_configured, n.unknown(), n.notify('subject', 'text'), 'apprise' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -126,7 +126,7 @@ def test_service_that_refuses_or_leads_nowhere_is_a_failure(receiver, answer):
 
 
 def test_service_that_falls_silent_is_given_up(receiver, monkeypatch):
-    monkeypatch.setattr(notify, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(notifier, "TIMEOUT_SECONDS", 0.2)
     receiver.open.clear()
     started = time.monotonic()
     assert not Notifier([receiver.url + "&rto=600"]).notify("subject", "text")
@@ -141,35 +141,35 @@ def test_one_service_that_took_it_is_enough(receiver, log):
 
 
 def test_urls_are_shown_by_nothing(receiver):
-    settings = Settings(source_url="sqlite://", notify=receiver.url)
+    settings = Settings(source_url="sqlite://", notifier=receiver.url)
     assert "sesame" not in repr(settings) + str(settings) + repr(Notifier(settings.notify_urls))
 
 
 # The command
 
 
-def run(desk, monkeypatch, *arguments):
-    for name, value in desk.environment.items():
+def run(site, monkeypatch, *arguments):
+    for name, value in site.environment.items():
         monkeypatch.setenv(name, value)
     done = CliRunner().invoke(cli, ["notify", *arguments])
     return done.exit_code, done.output
 
 
 @pytest.mark.parametrize(("urls", "code"), [("{}", 0), ("{} " + NOBODY, 3), (NOBODY, 1)])
-def test_test_message_tells_which_service_took_it(make_desk, receiver, monkeypatch, urls, code):
-    desk = make_desk(notify=urls.format(receiver.url))
-    exit_code, output = run(desk, monkeypatch, "--test")
+def test_test_message_tells_which_service_took_it(make_site, receiver, monkeypatch, urls, code):
+    site = make_site(notifier=urls.format(receiver.url))
+    exit_code, output = run(site, monkeypatch, "--test")
     assert exit_code == code
     assert ("JSON: sent" in output, "JSON: it did not take the message" in output) == (code != 1, code != 0)
     assert len(receiver.messages) == (code != 1)
 
 
-def test_test_message_as_json(desk, monkeypatch):
-    assert run(desk, monkeypatch, "--test", "--json") == (0, '{"service": "JSON", "sent": true, "problem": ""}\n')
+def test_test_message_as_json(site, monkeypatch):
+    assert run(site, monkeypatch, "--test", "--json") == (0, '{"service": "JSON", "sent": true, "problem": ""}\n')
 
 
-def test_test_message_to_nobody_is_wrong_usage(make_desk, monkeypatch):
-    for name, value in make_desk().environment.items():
+def test_test_message_to_nobody_is_wrong_usage(make_site, monkeypatch):
+    for name, value in make_site().environment.items():
         monkeypatch.setenv(name, value)
     done = CliRunner().invoke(cli, ["notify", "--test"])
     assert (type(done.exception).__name__, done.exception.message) == ("UsageError", "there is nobody to tell")

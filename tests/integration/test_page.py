@@ -12,15 +12,15 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
-from cbk.edges.catalog.tables import samples
+from cbk.edges.catalog.schema import samples
 from cbk.errors import BrokerUnavailable
-from cbk.jobs.intake import take_in
-from cbk.jobs.orders import pause
+from cbk.jobs.backup.overrides import pause
+from cbk.jobs.intake.rows import record_rows
 from cbk.page.app import DOWNLOADS, ENTRIES_PER_PAGE, make_page
-from cbk.page.guard import Credentials
-from cbk.page.workers import Roll
-from cbk.rules.health import HINTS, Kind
-from cbk.rules.samples import Sample
+from cbk.page.auth import Credentials
+from cbk.page.workers import WorkerCounts
+from cbk.rules.status.health import HINTS, Kind
+from cbk.rules.status.samples import Sample
 from tests.origin import status
 
 PAIR = "admin:dösé:x"
@@ -31,10 +31,10 @@ HOSTILE = "cars/<script>alert(1)</script>&'\"ünï 日本\x1b[31m\u202egnp.exe"
 class Visitor:
     """Somebody with the password; `workers` is what the workers would say."""
 
-    def __init__(self, desk):
+    def __init__(self, site):
         self.workers = {}
-        self.roll = Roll(self._ask)
-        self.page = make_page(desk.kit, Credentials(PAIR, TOKEN), self.roll)
+        self.worker_counts = WorkerCounts(self._ask)
+        self.page = make_page(site.context, Credentials(PAIR, TOKEN), self.worker_counts)
         self.client = self.page.test_client()
 
     def _ask(self):
@@ -60,22 +60,22 @@ class Visitor:
 
 
 @pytest.fixture
-def make_visitor(make_desk):
+def make_visitor(make_site):
     def make(**settings):
-        desk = make_desk(**settings)
-        return desk, Visitor(desk)
+        site = make_site(**settings)
+        return site, Visitor(site)
 
     return make
 
 
 @pytest.fixture
-def desk(make_desk):
-    return make_desk()
+def site(make_site):
+    return make_site()
 
 
 @pytest.fixture
-def visitor(desk):
-    return Visitor(desk)
+def visitor(site):
+    return Visitor(site)
 
 
 def only(links, start):
@@ -108,8 +108,8 @@ def test_token_opens_the_metrics_alone(visitor):
     assert visitor.get("/status.json", Authorization=f"Bearer {TOKEN}").status_code == 401
 
 
-def test_without_a_token_no_token_opens_the_metrics(desk):
-    page = make_page(desk.kit, Credentials(PAIR), Roll(dict)).test_client()
+def test_without_a_token_no_token_opens_the_metrics(site):
+    page = make_page(site.context, Credentials(PAIR), WorkerCounts(dict)).test_client()
     for given in ("", "None"):
         assert page.get("/metrics", headers={"Authorization": f"Bearer {given}"}).status_code == 401
 
@@ -152,9 +152,9 @@ def test_every_answer_has_the_headers_that_bind_a_browser(visitor, path):
     assert (headers["Cache-Control"], headers["Referrer-Policy"]) == ("no-store", "no-referrer")
 
 
-def test_page_needs_nothing_from_elsewhere_and_runs_nothing(desk, visitor):
-    desk.upload("a.txt", b"x")
-    desk.work()
+def test_page_needs_nothing_from_elsewhere_and_runs_nothing(site, visitor):
+    site.upload("a.txt", b"x")
+    site.work()
     pages = "".join(visitor.get(path).get_data(as_text=True) for path in ("/", "/browse", "/browse?bucket=car-erp", "/file/1"))
     assert not re.search(r"<script|javascript:|https?://|\son\w+=|\sstyle=|@import|url\(", pages + visitor.get("/style.css").text)
 
@@ -167,20 +167,20 @@ def test_page_is_red_before_anything_is_known(visitor):
     assert (code, "Not everything is protected" in text, "never read" in text) == (200, True, True)
 
 
-def test_page_is_green_where_everything_is_protected(desk, visitor):
-    desk.upload("a.txt", b"x" * 1234)
-    desk.work()
+def test_page_is_green_where_everything_is_protected(site, visitor):
+    site.upload("a.txt", b"x" * 1234)
+    site.work()
     _, text, _ = visitor.see()
     assert "Everything is protected" in text
     assert "If the cloud account were gone now: 1 of 1 file. Every row that was seen before 20" in text
 
 
-def test_page_names_what_is_not_protected_why_and_what_to_do(desk, visitor):
-    desk.upload("a.txt", b"x")
-    desk.upload("b.txt", b"x", status(403))
-    desk.work()
+def test_page_names_what_is_not_protected_why_and_what_to_do(site, visitor):
+    site.upload("a.txt", b"x")
+    site.upload("b.txt", b"x", status(403))
+    site.work()
     _, text, links = visitor.see()
-    [bad] = [version for version in desk.versions().values() if version.key == "b.txt"]
+    [bad] = [version for version in site.versions().values() if version.key == "b.txt"]
     assert "1 of 2 files" in text
     assert "s3/b.txt v1" in text
     assert bad.reason in text
@@ -188,46 +188,46 @@ def test_page_names_what_is_not_protected_why_and_what_to_do(desk, visitor):
     assert only(links, "/file/") == f"/file/{bad.file_id}"
 
 
-def test_page_without_the_disk_is_red_and_says_why(desk, visitor):
-    (desk.root / ".cbk").rename(desk.folder / "away")
+def test_page_without_the_disk_is_red_and_says_why(site, visitor):
+    (site.root / ".cbk").rename(site.folder / "away")
     code, text, _ = visitor.see()
     assert (code, "Nothing is known" in text, "identity is missing" in text) == (503, True, True)
     answer = visitor.get("/status.json")
     assert (answer.status_code, "identity is missing" in answer.get_json()["error"]) == (503, True)
 
 
-def test_page_without_a_catalog_is_red(desk, visitor):
-    with desk.kit.catalog.database.writing() as connection:
+def test_page_without_a_catalog_is_red(site, visitor):
+    with site.context.catalog.database.writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
     code, text, _ = visitor.see()
     assert (code, "the catalog is at revision 0000" in text) == (503, True)
 
 
 def test_page_tells_of_a_brake_and_what_decides(make_visitor):
-    desk, visitor = make_visitor(brake_files=1, brake_share=0, grace_period="1h")
-    rows = [desk.upload(f"{number}.txt", b"x") for number in range(3)]
-    desk.work()
+    site, visitor = make_visitor(brake_files=1, brake_share=0, grace_period="1h")
+    rows = [site.upload(f"{number}.txt", b"x") for number in range(3)]
+    site.work()
     for row in rows:
-        desk.delete(row)
-    desk.poll()
+        site.delete(row)
+    site.poll()
     _, text, _ = visitor.see()
     assert "Brake 1 holds 3 removals" in text
     assert "cbk prune --approve 1" in text
     assert visitor.metrics()["cbk_removals_braked",] == 3
 
 
-def test_page_draws_what_was_noted_over_time(desk, visitor):
-    now = desk.kit.catalog.database.now()
+def test_page_draws_what_was_noted_over_time(site, visitor):
+    now = site.context.catalog.database.now()
     for days in range(20, -1, -1):
         used = 1000 * (20 - days)
         numbers = {"files": 20 - days, "protected": 0, "lag": timedelta(hours=days), "copies": 0, "size": 0, "stored_size": used}
         one = Sample(
             at=now - timedelta(days=days),
             **numbers,
-            free=desk.kit.archive.usage().total - used,
-            total=desk.kit.archive.usage().total,
+            free=site.context.archive.usage().total - used,
+            total=site.context.archive.usage().total,
         )
-        desk.kit.catalog.samples.note(one)
+        site.context.catalog.samples.note(one)
     page = visitor.get("/").get_data(as_text=True)
     assert page.count("<polyline points=") == 4
 
@@ -235,26 +235,26 @@ def test_page_draws_what_was_noted_over_time(desk, visitor):
 def test_page_says_which_workers_are_there_and_when_that_is_not_known(visitor):
     assert "which workers are there is not known" in visitor.see()[1]
     visitor.workers = {"celery@pi": 2, "celery@other": 0}
-    visitor.roll.look()
+    visitor.worker_counts.look()
     assert "2 answer: celery@other: at rest celery@pi: 2 tasks" in visitor.see()[1]
     visitor.workers = {}
-    visitor.roll.look()
+    visitor.worker_counts.look()
     assert "No worker answers" in visitor.see()[1]
     visitor.workers = None
-    visitor.roll.look()
+    visitor.worker_counts.look()
     assert "which workers are there is not known" in visitor.see()[1]
 
 
-def test_page_says_who_fetches_what(desk, visitor):
-    row = desk.upload("a.txt", b"x")
-    desk.poll()
-    desk.kit.catalog.work.claim(row, timedelta(minutes=2))
+def test_page_says_who_fetches_what(site, visitor):
+    row = site.upload("a.txt", b"x")
+    site.poll()
+    site.context.catalog.work.claim(row, timedelta(minutes=2))
     assert "fetches s3/a.txt v1" in visitor.see()[1]
 
 
 def test_page_tells_of_a_pause_and_of_a_limit(make_visitor):
-    desk, visitor = make_visitor(bandwidth="2M")
-    pause(desk.kit, desk.kit.catalog.database.now() + timedelta(hours=1))
+    site, visitor = make_visitor(bandwidth="2M")
+    pause(site.context, site.context.catalog.database.now() + timedelta(hours=1))
     _, text, _ = visitor.see()
     assert "Paused until 20" in text
     assert "All workers together fetch 2" in text
@@ -262,21 +262,21 @@ def test_page_tells_of_a_pause_and_of_a_limit(make_visitor):
     assert (found["cbk_paused",], found["cbk_bandwidth_limit_bytes",]) == (1, 2_000_000)
 
 
-def test_json_is_that_of_the_command(desk, visitor):
-    desk.upload("a.txt", b"x")
-    desk.work()
+def test_json_is_that_of_the_command(site, visitor):
+    site.upload("a.txt", b"x")
+    site.work()
     answer = visitor.get("/status.json").get_json()
     assert (answer["protected"], answer["files"], answer["buckets"][0]["bucket"]) == (True, 1, "car-erp")
 
 
-def test_many_who_look_at_once_cost_one_count(desk, visitor):
+def test_many_who_look_at_once_cost_one_count(site, visitor):
     counted = []
 
     def count(_connection, _cursor, statement, *_):
         if "GROUP BY files.bucket" in statement:
             counted.append(statement)
 
-    sa.event.listen(desk.kit.catalog.engine, "after_cursor_execute", count)
+    sa.event.listen(site.context.catalog.engine, "after_cursor_execute", count)
     for path in ("/", "/metrics", "/status.json", "/"):
         visitor.get(path)
     assert len(counted) == 1
@@ -285,9 +285,9 @@ def test_many_who_look_at_once_cost_one_count(desk, visitor):
 # ---- looking around --------------------------------------------------------------------------------------------------------
 
 
-def test_files_are_found_by_bucket_and_folder_down_to_the_download(desk, visitor):
-    desk.upload("cars/id-1/thumbnail.png", b"png bytes")
-    desk.work()
+def test_files_are_found_by_bucket_and_folder_down_to_the_download(site, visitor):
+    site.upload("cars/id-1/thumbnail.png", b"png bytes")
+    site.work()
     path = "/browse"
     for start in ("/browse?bucket=car-erp", "/browse?bucket=car-erp&folder=cars/", "/browse?bucket=car-erp&folder=cars/id-1/"):
         path = only([link for link in visitor.see(path)[2] if link.startswith(start)], start)
@@ -299,10 +299,10 @@ def test_files_are_found_by_bucket_and_folder_down_to_the_download(desk, visitor
     assert visitor.get(only(links, "/download/")).data == b"png bytes"
 
 
-def test_folder_of_many_files_is_shown_a_page_at_a_time(desk, visitor):
+def test_folder_of_many_files_is_shown_a_page_at_a_time(site, visitor):
     for number in range(ENTRIES_PER_PAGE + 5):
-        desk.upload(f"{number:04}.txt", b"x")
-    desk.poll()
+        site.upload(f"{number:04}.txt", b"x")
+    site.poll()
     _, text, links = visitor.see("/browse?bucket=car-erp")
     assert ("0199.txt" in text, "0200.txt" in text) == (True, False)
     following = [link for link in links if "after=" in link]
@@ -311,19 +311,19 @@ def test_folder_of_many_files_is_shown_a_page_at_a_time(desk, visitor):
     assert not [link for link in links if "after=" in link]
 
 
-def test_folder_is_shown_from_a_name_on(desk, visitor):
+def test_folder_is_shown_from_a_name_on(site, visitor):
     for name in ("x/a", "x/b", "x/c"):
-        desk.upload(name, b"x")
-    desk.poll()
+        site.upload(name, b"x")
+    site.poll()
     text = visitor.see("/browse?bucket=car-erp&folder=x/&jump=b")[1]
     assert "buckets / car-erp / x/ " in text
     assert re.findall(r"(\w) v1 pending", text) == ["b", "c"]
 
 
 @pytest.mark.parametrize("key", [HOSTILE, "a\0b/c\uf8ffd", "é" * 2000, "/".join(["d"] * 1500), "a//b", "x/ y / z "])
-def test_any_key_can_be_found_and_downloaded(desk, visitor, key):
-    desk.upload(key, b"content", served_at="/object")
-    desk.work()
+def test_any_key_can_be_found_and_downloaded(site, visitor, key):
+    site.upload(key, b"content", served_at="/object")
+    site.work()
     path, seen = "/browse?bucket=car-erp", set()
     while path not in seen:
         seen.add(path)
@@ -339,8 +339,8 @@ def test_any_key_can_be_found_and_downloaded(desk, visitor, key):
     assert download.data == b"content"
 
 
-def test_key_that_is_no_unicode_can_be_found(desk, visitor, make_row):
-    take_in(desk.kit, [make_row(path="a\ud800/", name="\udfff\0.txt")])
+def test_key_that_is_no_unicode_can_be_found(site, visitor, make_row):
+    record_rows(site.context, [make_row(path="a\ud800/", name="\udfff\0.txt")])
     [folder] = [link for link in visitor.see("/browse?bucket=car-erp")[2] if "folder=" in link]
     _, text, links = visitor.see(folder)
     assert "\\udfff\\x00.txt v1 pending" in text
@@ -348,7 +348,7 @@ def test_key_that_is_no_unicode_can_be_found(desk, visitor, make_row):
 
 
 @pytest.mark.parametrize("path", ["/file/2", "/file/99999999999999999999", "/download/7", "/nothing", "/file/x"])
-def test_what_there_is_not_is_not_found(desk, visitor, path):
+def test_what_there_is_not_is_not_found(site, visitor, path):
     assert visitor.get(path).status_code == 404
 
 
@@ -366,17 +366,17 @@ def test_folder_of_nothing_is_empty(visitor, query):
 # ---- downloads -------------------------------------------------------------------------------------------------------------
 
 
-def stored(desk, content, key="a.bin"):
-    desk.upload(key, content)
-    desk.work()
-    [version] = desk.versions().values()
-    return f"/download/{version.id}", desk.root / version.place / "v1.gzip"
+def stored(site, content, key="a.bin"):
+    site.upload(key, content)
+    site.work()
+    [version] = site.versions().values()
+    return f"/download/{version.id}", site.root / version.place / "v1.gzip"
 
 
 @pytest.mark.parametrize("size", [0, 1, 64 * 1024, 300_000])
-def test_download_is_the_file_whole(desk, visitor, size):
+def test_download_is_the_file_whole(site, visitor, size):
     content = bytes(number % 251 for number in range(size))
-    path, _ = stored(desk, content)
+    path, _ = stored(site, content)
     answer = visitor.get(path)
     assert answer.data == content
     assert answer.headers["Content-Length"] == str(size)
@@ -385,8 +385,8 @@ def test_download_is_the_file_whole(desk, visitor, size):
     assert answer.headers["X-Content-SHA256"] == sha256(content).hexdigest()
 
 
-def test_download_of_a_bad_copy_gives_none_of_its_bytes(desk, visitor):
-    path, copy = stored(desk, b"good bytes" * 20_000)
+def test_download_of_a_bad_copy_gives_none_of_its_bytes(site, visitor):
+    path, copy = stored(site, b"good bytes" * 20_000)
     damaged = bytearray(copy.read_bytes())
     damaged[-20] ^= 1
     copy.write_bytes(damaged)
@@ -394,15 +394,15 @@ def test_download_of_a_bad_copy_gives_none_of_its_bytes(desk, visitor):
     assert (code, "good bytes" in text) == (503, False)
 
 
-def test_download_of_another_files_copy_gives_none_of_its_bytes(desk, visitor):
-    path, copy = stored(desk, b"mine")
+def test_download_of_another_files_copy_gives_none_of_its_bytes(site, visitor):
+    path, copy = stored(site, b"mine")
     copy.write_bytes(gzip.compress(b"secret"))
     assert visitor.get(path).status_code == 503
 
 
-def test_download_that_goes_bad_on_the_way_is_never_whole(desk, visitor, monkeypatch):
-    path, _ = stored(desk, b"good" * 100_000)
-    monkeypatch.setattr(desk.kit.archive, "open_copy", lambda _: iter([b"good" * 50_000, b"evil" * 50_000]))
+def test_download_that_goes_bad_on_the_way_is_never_whole(site, visitor, monkeypatch):
+    path, _ = stored(site, b"good" * 100_000)
+    monkeypatch.setattr(site.context.archive, "open_copy", lambda _: iter([b"good" * 50_000, b"evil" * 50_000]))
     got = bytearray()
     with pytest.raises(Exception, match="changed while it was read"):
         got.extend(b"".join(visitor.client.get(path, headers=HEADERS_OF_PAIR, buffered=False).iter_encoded()))
@@ -412,21 +412,21 @@ def test_download_that_goes_bad_on_the_way_is_never_whole(desk, visitor, monkeyp
 HEADERS_OF_PAIR = {"Authorization": "Basic " + base64.b64encode(PAIR.encode()).decode()}
 
 
-def test_download_of_a_copy_that_is_gone_is_not_found(desk, visitor):
-    path, copy = stored(desk, b"x")
+def test_download_of_a_copy_that_is_gone_is_not_found(site, visitor):
+    path, copy = stored(site, b"x")
     copy.unlink()
     assert visitor.get(path).status_code == 404
 
 
-def test_what_is_not_stored_cannot_be_downloaded(desk, visitor):
-    desk.upload("a.txt", b"x", status(403))
-    desk.work()
+def test_what_is_not_stored_cannot_be_downloaded(site, visitor):
+    site.upload("a.txt", b"x", status(403))
+    site.work()
     assert visitor.get("/download/1").status_code == 404
     assert "/download/1" not in visitor.see("/file/1")[2]
 
 
-def test_no_more_downloads_than_leave_room_for_others(desk, visitor):
-    path, _ = stored(desk, b"x" * 200_000)
+def test_no_more_downloads_than_leave_room_for_others(site, visitor):
+    path, _ = stored(site, b"x" * 200_000)
     running = [visitor.client.get(path, headers=HEADERS_OF_PAIR, buffered=False) for _ in range(DOWNLOADS)]
     assert visitor.get(path).status_code == 503
     assert visitor.get("/").status_code == 200
@@ -436,31 +436,31 @@ def test_no_more_downloads_than_leave_room_for_others(desk, visitor):
         answer.close()
 
 
-def test_head_of_a_download_has_its_length_and_ends_it(desk, visitor):
-    path, _ = stored(desk, b"12345")
+def test_head_of_a_download_has_its_length_and_ends_it(site, visitor):
+    path, _ = stored(site, b"12345")
     for _ in range(DOWNLOADS + 1):
         answer = visitor.get(path, method="HEAD")
         answer.close()
         assert (answer.status_code, answer.headers["Content-Length"], answer.data) == (200, "5", b"")
 
 
-def test_page_holds_no_file_open_so_that_the_disk_can_be_unmounted(desk, visitor):
-    path, _ = stored(desk, b"x" * 100_000)
+def test_page_holds_no_file_open_so_that_the_disk_can_be_unmounted(site, visitor):
+    path, _ = stored(site, b"x" * 100_000)
     for page in ("/", "/browse?bucket=car-erp", "/file/1", path, "/metrics"):
         visitor.get(page)
     opened = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    assert [name for name in opened if name.startswith((str(desk.root), str(desk.folder / "catalog.db")))] == []
+    assert [name for name in opened if name.startswith((str(site.root), str(site.folder / "catalog.db")))] == []
 
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------------
 
 
-def test_metrics_tell_how_things_stand(desk, visitor):
-    desk.upload("a.txt", b"x" * 100)
-    desk.upload("b.txt", b"x", status(403))
-    desk.work()
+def test_metrics_tell_how_things_stand(site, visitor):
+    site.upload("a.txt", b"x" * 100)
+    site.upload("b.txt", b"x", status(403))
+    site.work()
     visitor.workers = {"celery@pi": 2}
-    visitor.roll.look()
+    visitor.worker_counts.look()
     found = visitor.metrics()
     assert (found["cbk_known",], found["cbk_protected",], found["cbk_unprotected_files",]) == (1, 0, 1)
     assert (found["cbk_files", "stored"], found["cbk_files", "failed"], found["cbk_files", "expired"]) == (1, 1, 0)
@@ -470,22 +470,22 @@ def test_metrics_tell_how_things_stand(desk, visitor):
     assert 0 < found["cbk_disk_free_bytes",] < found["cbk_disk_size_bytes",]
 
 
-def test_metrics_have_every_kind_of_problem_and_which_of_them_there_are(desk, visitor):
-    desk.upload("b.txt", b"x", status(503))
-    desk.work()
+def test_metrics_have_every_kind_of_problem_and_which_of_them_there_are(site, visitor):
+    site.upload("b.txt", b"x", status(503))
+    site.work()
     found = visitor.metrics()
     kinds = {name[1]: value for name, value in found.items() if name[0] == "cbk_problem"}
     assert sorted(kinds) == sorted(set(Kind) - {Kind.CORRUPT})
     assert {kind for kind, value in kinds.items() if value} == {Kind.FAILED}
 
 
-def test_metrics_of_what_is_not_known_say_why_and_no_more(desk, visitor):
-    (desk.root / ".cbk").rename(desk.folder / "away")
+def test_metrics_of_what_is_not_known_say_why_and_no_more(site, visitor):
+    (site.root / ".cbk").rename(site.folder / "away")
     assert known_of(visitor) == {("cbk_known",): 0, ("cbk_problem", "disk_missing"): 1}
 
 
-def test_metrics_without_a_catalog_say_so(desk, visitor):
-    with desk.kit.catalog.database.writing() as connection:
+def test_metrics_without_a_catalog_say_so(site, visitor):
+    with site.context.catalog.database.writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
     assert known_of(visitor) == {("cbk_known",): 0, ("cbk_problem", "catalog"): 1}
 
@@ -494,9 +494,9 @@ def known_of(visitor):
     return {name: value for name, value in visitor.metrics().items() if name[0] != "cbk_info"}
 
 
-def test_samples_table_is_read_only_by_who_looks(desk, visitor):
+def test_samples_table_is_read_only_by_who_looks(site, visitor):
     """Looking writes nothing: not even a sample."""
     for path in ("/", "/metrics", "/status.json"):
         visitor.get(path)
-    with desk.kit.catalog.database.reading() as connection:
+    with site.context.catalog.database.reading() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(samples)) == 0

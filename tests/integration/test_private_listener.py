@@ -16,13 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from cbk.edges.download import Downloader
-from cbk.edges.download import wire as wires
-from cbk.edges.download.names import Names
+from cbk.edges.download import Downloader, http_connections
+from cbk.edges.download.dns_resolver import DnsResolver
 from cbk.errors import DownloadError
 from cbk.model import VersionState
-from cbk.rules.links import AllowedHosts
-from tests.desk import Desk, version_of_row
+from cbk.rules.backup.links import AllowedHosts
+from tests.in_process_site import InProcessSite, version_of_row
 from tests.origin import Origin, cut, redirect, serve, until_close
 
 CLONE_NEWNET = 0x40000000  # unshare(2)
@@ -236,14 +235,14 @@ def tls_origin(addresses):
 
 
 class Site:
-    """A desk whose downloads go through the system's sockets, and through its resolver but for the names of the internet."""
+    """A site whose downloads go through the system's sockets, and through its resolver but for the names of the internet."""
 
     def __init__(self, folder, origin, tls_origin, allowed):
         folder.mkdir()
-        self.desk = Desk(folder, origin, allowed_hosts=allowed)
+        self.site = InProcessSite(folder, origin, allowed_hosts=allowed)
         self.tls_origin = tls_origin
         self.names = {}
-        self.desk.kit.downloader = Downloader(
+        self.site.context.downloader = Downloader(
             AllowedHosts.parse(allowed),
             connect_timeout_seconds=2,
             read_timeout_seconds=2,
@@ -252,7 +251,7 @@ class Site:
             resolve=self._resolve,
             connect=self._connect,
         )
-        self._names = Names(timeout_seconds=10)
+        self._names = DnsResolver(timeout_seconds=10)
         self._number = 0
 
     def _resolve(self, host, port):
@@ -264,21 +263,21 @@ class Site:
 
     def _connect(self, family, address, timeout_seconds):
         if address[0] == PUBLIC:
-            return wires.connect(socket.AF_INET, ("127.0.0.1", self.tls_origin.port), timeout_seconds)
-        return wires.connect(family, address, timeout_seconds)
+            return http_connections.connect(socket.AF_INET, ("127.0.0.1", self.tls_origin.port), timeout_seconds)
+        return http_connections.connect(family, address, timeout_seconds)
 
     def run(self, link, content=b"content"):
         """Write a row with this link, and do its backup; gives the version, or None where the row was declined."""
         self._number += 1
         key = f"{self._number}.bin"
-        row_id = self.desk.upload(key, content, link=link)
+        row_id = self.site.upload(key, content, link=link)
         with suppress(DownloadError):
-            self.desk.back_up(row_id)
-        return version_of_row(self.desk.kit.catalog, row_id)
+            self.site.back_up(row_id)
+        return version_of_row(self.site.context.catalog, row_id)
 
     def close(self):
-        self.desk.kit.downloader.close()
-        self.desk.close()
+        self.site.context.downloader.close()
+        self.site.close()
 
 
 @pytest.fixture(scope="module")
@@ -366,13 +365,13 @@ def test_trick_as_a_redirect_of_an_origin_that_may_be_asked_reaches_nobody(publi
 
 
 def test_every_trick_at_once_polled_twice_reaches_nobody_and_is_visible(public, listener):
-    desk = public.desk
-    rows = {desk.upload(f"all/{number}", b"x", link=link.format(port=listener.port)) for number, link in enumerate(LINKS)}
-    desk.work()
-    desk.pass_backoff()
-    desk.work()
+    site = public.site
+    rows = {site.upload(f"all/{number}", b"x", link=link.format(port=listener.port)) for number, link in enumerate(LINKS)}
+    site.work()
+    site.pass_backoff()
+    site.work()
     assert listener.visits() == 0
-    versions = [version for version in desk.versions().values() if version.source_id in rows]
+    versions = [version for version in site.versions().values() if version.source_id in rows]
     assert len(versions) == len(rows)
     assert all(refused(version) for version in versions)
 

@@ -1,4 +1,4 @@
-"""Restoring on a desk: every byte back under its own name, past all that can be wrong with a copy, a name or a target."""
+"""Restoring on a site: every byte back under its own name, past all that can be wrong with a copy, a name or a target."""
 
 import errno
 import json
@@ -19,14 +19,15 @@ import pytest
 import sqlalchemy as sa
 
 from cbk.cli.main import main
-from cbk.edges.catalog import selection, tables
-from cbk.edges.catalog.engine import is_frozen
-from cbk.edges.targets import FolderTarget, open_target
-from cbk.errors import CatalogUnavailable, TargetError, TargetUnavailable, UsageError
-from cbk.jobs.restore import Outcome, planned_restore
+from cbk.edges.catalog import restore as catalog_restore
+from cbk.edges.catalog import schema
+from cbk.edges.catalog.connection import is_frozen
+from cbk.edges.destinations import FolderDestination, open_destination
+from cbk.errors import CatalogUnavailable, DestinationError, DestinationUnavailable, UsageError
+from cbk.jobs.restore.restore import RestoreOutcome, planned_restore
 from cbk.model import RestoreItem
-from cbk.rules.restore import Wish
-from tests.desk import Desk
+from cbk.rules.restore import RestoreFilter
+from tests.in_process_site import InProcessSite
 
 UNICODE = [
     "Fotos/Straße nach Čáslav.jpeg",
@@ -62,11 +63,11 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def restore(desk, out, *, overwrite=False, dry_run=False, jobs=4, **wish):
+def restore(site, out, *, overwrite=False, dry_run=False, jobs=4, **restore_filter):
     """All results, in the order of keys."""
     with (
-        closing(open_target(str(out), overwrite=overwrite)) as target,
-        planned_restore(desk.kit, target, Wish(**wish), dry_run=dry_run) as planned,
+        closing(open_destination(str(out), overwrite=overwrite)) as target,
+        planned_restore(site.context, target, RestoreFilter(**restore_filter), dry_run=dry_run) as planned,
         closing(planned.results(lambda _: None, jobs=jobs)) as results,
     ):
         return sorted(results, key=lambda result: (result.version.storage, result.version.key))
@@ -85,9 +86,9 @@ def content_of(key):
     return random.Random(key.encode("utf-8", "surrogatepass")).randbytes(100 + 7 * len(key))
 
 
-def location(desk, key, number=1):
-    version = desk.versions()[key, number]
-    return desk.root / version.place / f"v{number}.gzip"
+def location(site, key, number=1):
+    version = site.versions()[key, number]
+    return site.root / version.place / f"v{number}.gzip"
 
 
 def flip_bit(path, at=-20):
@@ -98,10 +99,10 @@ def flip_bit(path, at=-20):
 
 @pytest.fixture
 def cbk(monkeypatch, capfdbinary):
-    """A function that runs `cbk` on a desk and gives its exit code, its standard output as bytes and its standard error."""
+    """A function that runs `cbk` on a site and gives its exit code, its standard output as bytes and its standard error."""
 
-    def run(desk, *arguments):
-        for name, value in desk.environment.items():
+    def run(site, *arguments):
+        for name, value in site.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "argv", ["cbk", *map(str, arguments)])
         with pytest.raises(SystemExit) as ending:
@@ -115,13 +116,13 @@ def cbk(monkeypatch, capfdbinary):
 # ---- byte by byte ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_file_comes_back_byte_by_byte_under_its_own_name(desk, out):
+def test_every_file_comes_back_byte_by_byte_under_its_own_name(site, out):
     for key in [*UNICODE, *COLLIDING, *PLAIN]:
-        desk.upload(key, content_of(key))
-    desk.upload("empty.txt", b"")
-    desk.work()
-    results = restore(desk, out)
-    assert {result.outcome for result in results} == {Outcome.RESTORED}
+        site.upload(key, content_of(key))
+    site.upload("empty.txt", b"")
+    site.work()
+    results = restore(site, out)
+    assert {result.outcome for result in results} == {RestoreOutcome.RESTORED}
     restored = tree(out / "car-erp")
     assert len(restored) == len(results)
     for key in {*UNICODE, *COLLIDING, *PLAIN} - {"cars", "cars/thumb", "%long/x"}:
@@ -133,80 +134,80 @@ def test_every_file_comes_back_byte_by_byte_under_its_own_name(desk, out):
         assert restored[own] == content_of(key)
 
 
-def test_hostile_names_stay_within_the_target_and_lose_no_byte(desk, out, tmp_path):
+def test_hostile_names_stay_within_the_target_and_lose_no_byte(site, out, tmp_path):
     for number, key in enumerate(HOSTILE):
-        desk.upload(key, content_of(key), served_at=f"/hostile/{number}")
-    desk.work()
+        site.upload(key, content_of(key), served_at=f"/hostile/{number}")
+    site.work()
     before = {path for path in tmp_path.rglob("*") if out not in path.parents}
-    results = restore(desk, out)
-    assert {result.version.key for result in results if result.outcome is Outcome.RESTORED} == set(HOSTILE)
+    results = restore(site, out)
+    assert {result.version.key for result in results if result.outcome is RestoreOutcome.RESTORED} == set(HOSTILE)
     assert {path for path in tmp_path.rglob("*") if out not in path.parents} == before | {out}
     assert {result.path: content_of(result.version.key) for result in results} == tree(out)
 
 
-def test_same_key_in_two_storages_of_one_bucket_gives_two_files(make_desk, out):
-    desk = make_desk(buckets={"s3": "one", "azure": "one"})
-    desk.upload("a.txt", b"from s3", served_at="/s3")
-    desk.upload("a.txt", b"from azure", storage="azure", served_at="/azure")
-    desk.work()
-    restore(desk, out)
+def test_same_key_in_two_storages_of_one_bucket_gives_two_files(make_site, out):
+    site = make_site(buckets={"s3": "one", "azure": "one"})
+    site.upload("a.txt", b"from s3", served_at="/s3")
+    site.upload("a.txt", b"from azure", storage="azure", served_at="/azure")
+    site.work()
+    restore(site, out)
     assert sorted(tree(out).values()) == [b"from azure", b"from s3"]
 
 
-def test_names_that_the_targets_disk_takes_for_one_give_two_files(desk, out, monkeypatch):
-    monkeypatch.setattr(FolderTarget, "folds_names", lambda _: True)  # no such file system is everywhere
+def test_names_that_the_targets_disk_takes_for_one_give_two_files(site, out, monkeypatch):
+    monkeypatch.setattr(FolderDestination, "folds_names", lambda _: True)  # no such file system is everywhere
     for key in ("A.txt", "a.txt", "dir/x", "DIR"):
-        desk.upload(key, content_of(key))
-    desk.work()
-    results = restore(desk, out)
+        site.upload(key, content_of(key))
+    site.work()
+    results = restore(site, out)
     assert len({result.path.lower() for result in results}) == 4
     assert {result.path: content_of(result.version.key) for result in results} == tree(out)
     assert "car-erp/dir/x" in tree(out)
 
 
 def test_ordinary_disk_is_found_not_to_fold_names_and_keeps_nothing_of_the_trial(out):
-    with closing(FolderTarget(out)) as target:
+    with closing(FolderDestination(out)) as target:
         assert not target.folds_names()
     assert list(out.iterdir()) == []
 
 
-def test_files_over_many_pages_are_all_restored(desk, out, monkeypatch):
-    monkeypatch.setattr(selection, "BATCH", 2)
+def test_files_over_many_pages_are_all_restored(site, out, monkeypatch):
+    monkeypatch.setattr(catalog_restore, "BATCH", 2)
     for number in range(7):
-        desk.upload(f"{number}.txt", b"%d" % number)
-    desk.work()
-    assert len(restore(desk, out, jobs=1)) == 7
+        site.upload(f"{number}.txt", b"%d" % number)
+    site.work()
+    assert len(restore(site, out, jobs=1)) == 7
     assert len(tree(out)) == 7
 
 
-def test_bytes_that_are_dealt_with_add_up_to_all_of_them(desk, out):
+def test_bytes_that_are_dealt_with_add_up_to_all_of_them(site, out):
     for number in range(5):
-        desk.upload(f"{number}.txt", b"x" * 100_000)
-    desk.upload("gone.txt", b"y" * 100_000)
-    desk.work()
-    location(desk, "gone.txt").unlink()
-    restore(desk, out, key="0.txt")
+        site.upload(f"{number}.txt", b"x" * 100_000)
+    site.upload("gone.txt", b"y" * 100_000)
+    site.work()
+    location(site, "gone.txt").unlink()
+    restore(site, out, key="0.txt")
     advanced = []
     with (
-        closing(open_target(str(out))) as target,
-        planned_restore(desk.kit, target, Wish()) as planned,
+        closing(open_destination(str(out))) as target,
+        planned_restore(site.context, target, RestoreFilter()) as planned,
         closing(planned.results(advanced.append)) as results,
     ):
         list(results)
     assert sum(advanced) == planned.size == 600_000
 
 
-def test_memory_is_flat_in_the_number_of_files(desk, out, monkeypatch):
-    monkeypatch.setattr(selection, "BATCH", 50)
-    desk.upload("a.txt", b"x")
-    desk.work()
+def test_memory_is_flat_in_the_number_of_files(site, out, monkeypatch):
+    monkeypatch.setattr(catalog_restore, "BATCH", 50)
+    site.upload("a.txt", b"x")
+    site.work()
     peaks = []
     for files_there in (100, 1_000):
-        multiply(desk, "a.txt", files_there)
+        multiply(site, "a.txt", files_there)
         tracemalloc.start()
         with (
-            closing(open_target(str(out))) as target,
-            planned_restore(desk.kit, target, Wish(), dry_run=True) as planned,
+            closing(open_destination(str(out))) as target,
+            planned_restore(site.context, target, RestoreFilter(), dry_run=True) as planned,
             closing(planned.results(lambda _: None)) as results,
         ):
             assert planned.files == files_there
@@ -216,21 +217,21 @@ def test_memory_is_flat_in_the_number_of_files(desk, out, monkeypatch):
     assert peaks[1] < peaks[0] * 1.2
 
 
-def multiply(desk, key, files_there):
+def multiply(site, key, files_there):
     """Add rows to the catalog until it has so many files, all like the one of `key`."""
-    version = desk.versions()[key, 1]
-    with desk.kit.catalog.database.writing() as connection:
-        first = connection.scalar(sa.select(sa.func.count()).select_from(tables.files)) + 1
+    version = site.versions()[key, 1]
+    with site.context.catalog.database.writing() as connection:
+        first = connection.scalar(sa.select(sa.func.count()).select_from(schema.files)) + 1
         digests = [sha256(b"%d" % number).hexdigest() for number in range(first, files_there + 1)]
         like = {"storage": version.storage, "bucket": version.bucket}
         named = [
             {"id": number, "key": f"folder-{number}/a.txt", "place": f"p/{number}", "name_digest": digest, "place_digest": digest}
             for number, digest in enumerate(digests, start=first)
         ]
-        connection.execute(sa.insert(tables.files), [like | row for row in named])
+        connection.execute(sa.insert(schema.files), [like | row for row in named])
         like = {"number": 1, "source_id": "9", "sha256": version.sha256, "state": "stored", "newest": True, "size": 1}
         rows = [like | {"file_id": row["id"], "first_seen_at": version.first_seen_at} for row in named]
-        connection.execute(sa.insert(tables.versions), rows)
+        connection.execute(sa.insert(schema.versions), rows)
 
 
 # ---- what is there already ---------------------------------------------------------------------------------------------------
@@ -238,21 +239,21 @@ def multiply(desk, key, files_there):
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory, origin):
-    """The folder of a desk with three stored files."""
+    """The folder of a site with three stored files."""
     folder = tmp_path_factory.mktemp("ready")
-    desk = Desk(folder, origin)
+    site = InProcessSite(folder, origin)
     for key in ("a.txt", "b.txt", "c/d.txt"):
-        desk.upload(key, content_of(key))
-    desk.work()
-    desk.close()
+        site.upload(key, content_of(key))
+    site.work()
+    site.close()
     return folder
 
 
 @pytest.fixture
-def three(ready, make_desk, tmp_path):
-    """A desk of its own with three stored files, copied: that is quicker."""
+def three(ready, make_site, tmp_path):
+    """A site of its own with three stored files, copied: that is quicker."""
     shutil.copytree(ready, tmp_path, dirs_exist_ok=True)
-    return make_desk()
+    return make_site()
 
 
 def test_what_is_there_and_right_is_not_written_again(three, out):
@@ -269,9 +270,9 @@ def test_file_of_another_content_is_replaced_only_with_overwrite(three, out, oth
     (out / "car-erp").mkdir(parents=True)
     (out / "car-erp/a.txt").write_bytes(other)
     (failed, *others) = restore(three, out)
-    assert (failed.outcome, failed.reason) == (Outcome.FAILED, "something else is there already: 'car-erp/a.txt'")
+    assert (failed.outcome, failed.reason) == (RestoreOutcome.FAILED, "something else is there already: 'car-erp/a.txt'")
     assert "--overwrite" in failed.hint
-    assert {result.outcome for result in others} == {Outcome.RESTORED}
+    assert {result.outcome for result in others} == {RestoreOutcome.RESTORED}
     assert (out / "car-erp/a.txt").read_bytes() == other
     restore(three, out, overwrite=True)
     assert (out / "car-erp/a.txt").read_bytes() == content_of("a.txt")
@@ -283,7 +284,7 @@ def test_symbolic_link_to_a_folder_is_not_followed(three, out, tmp_path):
     out.mkdir()
     (out / "car-erp").symlink_to(outside)
     results = restore(three, out, overwrite=True)
-    assert {result.outcome for result in results} == {Outcome.FAILED}
+    assert {result.outcome for result in results} == {RestoreOutcome.FAILED}
     assert "symbolic link" in results[0].hint
     assert list(outside.iterdir()) == []
 
@@ -316,23 +317,23 @@ def test_file_in_a_folders_place_fails_that_file_alone(three, out):
 # ---- copies that are not what they should be ---------------------------------------------------------------------------------
 
 
-def test_one_flipped_bit_fails_that_file_alone_and_leaves_nothing_of_it(desk, out):
+def test_one_flipped_bit_fails_that_file_alone_and_leaves_nothing_of_it(site, out):
     for key in ("a.bin", "b.bin", "c.bin"):
-        desk.upload(key, content_of(key) * 5000)
-    desk.work()
-    flip_bit(location(desk, "b.bin"))
-    first, bad, third = restore(desk, out)
-    assert [first.outcome, bad.outcome, third.outcome] == [Outcome.RESTORED, Outcome.FAILED, Outcome.RESTORED]
+        site.upload(key, content_of(key) * 5000)
+    site.work()
+    flip_bit(location(site, "b.bin"))
+    first, bad, third = restore(site, out)
+    assert [first.outcome, bad.outcome, third.outcome] == [RestoreOutcome.RESTORED, RestoreOutcome.FAILED, RestoreOutcome.RESTORED]
     assert "car-erp/b/v1.gzip" in bad.reason
     assert "cbk resync" in bad.hint
     assert sorted(path.name for path in (out / "car-erp").iterdir()) == ["a.bin", "c.bin"]
 
 
 def test_file_of_another_size_than_the_catalog_says_fails(three, out):
-    with three.kit.catalog.engine.begin() as connection:
-        connection.execute(sa.update(tables.versions).where(tables.versions.c.number == 1).values(size=1))
+    with three.context.catalog.engine.begin() as connection:
+        connection.execute(sa.update(schema.versions).where(schema.versions.c.number == 1).values(size=1))
     results = restore(three, out)
-    assert {result.outcome for result in results} == {Outcome.FAILED}
+    assert {result.outcome for result in results} == {RestoreOutcome.FAILED}
     assert "but the catalog says 1" in results[0].reason
 
 
@@ -355,23 +356,23 @@ def test_missing_copy_fails_that_file_alone(three, out):
     assert not (out / "car-erp/c").exists()
 
 
-def test_copy_that_goes_while_the_restore_runs_gives_way_to_what_the_catalog_says_by_then(make_desk, out):
-    desk = make_desk(keep_versions=2)
+def test_copy_that_goes_while_the_restore_runs_gives_way_to_what_the_catalog_says_by_then(make_site, out):
+    site = make_site(keep_versions=2)
     for number in range(10):
         for version in (1, 2):
-            desk.upload(f"{number}.txt", b"%d" % version, version=version, served_at=f"/{number}/{version}")
-    desk.work()
+            site.upload(f"{number}.txt", b"%d" % version, version=version, served_at=f"/{number}/{version}")
+    site.work()
     with (
-        closing(open_target(str(out))) as target,
-        planned_restore(desk.kit, target, Wish()) as planned,
+        closing(open_destination(str(out))) as target,
+        planned_restore(site.context, target, RestoreFilter()) as planned,
         closing(planned.results(lambda _: None, jobs=1)) as results,
     ):
         seen = [next(results)]
-        location(desk, "9.txt", 2).unlink()
-        desk.kit.catalog.work.make_due([desk.versions()["9.txt", 2].id], reason="its copy was corrupt")
+        location(site, "9.txt", 2).unlink()
+        site.context.catalog.work.make_due([site.versions()["9.txt", 2].id], reason="its copy was corrupt")
         seen += results
     (last,) = [result for result in seen if result.version.key == "9.txt"]
-    assert (last.outcome, last.version.number) == (Outcome.RESTORED, 1)
+    assert (last.outcome, last.version.number) == (RestoreOutcome.RESTORED, 1)
     assert last.reason == "older version: v2 is pending (its copy was corrupt)"
     assert (out / "car-erp/9.txt").read_bytes() == b"1"
 
@@ -386,58 +387,58 @@ def test_disk_that_is_another_one_is_not_read(three, out):
 # ---- which version -----------------------------------------------------------------------------------------------------------
 
 
-def now(desk):
+def now(site):
     """The catalog's clock, on an instant at which nothing happens."""
-    instant = before = desk.kit.catalog.database.now()
+    instant = before = site.context.catalog.database.now()
     while (instant - before).total_seconds() < 0.002:
-        instant = desk.kit.catalog.database.now()
-    while desk.kit.catalog.database.now() == instant:
+        instant = site.context.catalog.database.now()
+    while site.context.catalog.database.now() == instant:
         pass
     return instant
 
 
-def test_instant_brings_back_what_was_live_then_around_updates_and_deletes(make_desk, out):
-    desk = make_desk(keep_versions=9)
-    row = desk.upload("a.txt", b"one", served_at="/1")
-    desk.upload("b.txt", b"other")
-    instants = [now(desk)]
-    desk.work()
-    instants.append(now(desk))
-    desk.upload("a.txt", b"two", version=2, served_at="/2")
-    desk.work()
-    instants.append(now(desk))
-    delete = desk.delete(row)
-    desk.work()
-    instants.append(now(desk))
-    desk.take_back(delete)
-    desk.work()
-    instants.append(now(desk))
-    desk.delete(row, delete_id=99)
-    desk.work()
-    desk.upload("a.txt", b"three", version=3, served_at="/3")
-    desk.work()
-    instants.append(now(desk))
+def test_instant_brings_back_what_was_live_then_around_updates_and_deletes(make_site, out):
+    site = make_site(keep_versions=9)
+    row = site.upload("a.txt", b"one", served_at="/1")
+    site.upload("b.txt", b"other")
+    instants = [now(site)]
+    site.work()
+    instants.append(now(site))
+    site.upload("a.txt", b"two", version=2, served_at="/2")
+    site.work()
+    instants.append(now(site))
+    delete = site.delete(row)
+    site.work()
+    instants.append(now(site))
+    site.withdraw(delete)
+    site.work()
+    instants.append(now(site))
+    site.delete(row, delete_id=99)
+    site.work()
+    site.upload("a.txt", b"three", version=3, served_at="/3")
+    site.work()
+    instants.append(now(site))
     found = []
     for number, instant in enumerate(instants):
         with suppress(UsageError):
-            restore(desk, out / str(number), at=instant)
+            restore(site, out / str(number), at=instant)
         found.append(tree(out / str(number)).get("car-erp/a.txt") if (out / str(number)).exists() else "nothing")
     assert found == ["nothing", b"one", b"two", None, b"two", b"three"]
     assert all(earlier < later for earlier, later in pairwise(instants))
 
 
-def test_instant_says_where_the_version_of_then_has_no_copy_any_more(desk, out):
-    desk.upload("a.txt", b"one", served_at="/1")
-    desk.work()
-    instant = now(desk)
-    desk.upload("a.txt", b"two", version=2, served_at="/2")
-    desk.work()
-    desk.poll()
-    desk.pass_grace()
-    desk.let_go()
-    assert desk.states()["a.txt", 1] == "pruned"
-    (result,) = restore(desk, out, at=instant)
-    assert (result.outcome, result.version.number) == (Outcome.FAILED, 1)
+def test_instant_says_where_the_version_of_then_has_no_copy_any_more(site, out):
+    site.upload("a.txt", b"one", served_at="/1")
+    site.work()
+    instant = now(site)
+    site.upload("a.txt", b"two", version=2, served_at="/2")
+    site.work()
+    site.poll()
+    site.pass_grace()
+    site.let_go()
+    assert site.states()["a.txt", 1] == "pruned"
+    (result,) = restore(site, out, at=instant)
+    assert (result.outcome, result.version.number) == (RestoreOutcome.FAILED, 1)
     assert result.reason.startswith("v1 has no copy: it is pruned")
 
 
@@ -451,35 +452,35 @@ def test_deleted_file_is_left_out_unless_it_is_asked_for(three, out):
     assert "--deleted" in nothing.value.hint
 
 
-def test_older_copy_is_restored_where_the_newest_version_has_none(desk, out):
-    desk.upload("a.txt", b"one", served_at="/1")
-    desk.work()
-    desk.upload("a.txt", b"two", version=2, served_at="/2", hash_of=b"something else")
-    desk.work()
-    (result,) = restore(desk, out)
-    assert (result.outcome, result.version.number, result.is_older) == (Outcome.RESTORED, 1, True)
+def test_older_copy_is_restored_where_the_newest_version_has_none(site, out):
+    site.upload("a.txt", b"one", served_at="/1")
+    site.work()
+    site.upload("a.txt", b"two", version=2, served_at="/2", hash_of=b"something else")
+    site.work()
+    (result,) = restore(site, out)
+    assert (result.outcome, result.version.number, result.is_older) == (RestoreOutcome.RESTORED, 1, True)
     assert result.reason.startswith("older version: v2 is mismatch")
 
 
-def test_named_version_is_restored(make_desk, out):
-    desk = make_desk(keep_versions=2)
-    desk.upload("a.txt", b"one", served_at="/1")
-    desk.upload("a.txt", b"two", version=2, served_at="/2")
-    desk.upload("b.txt", b"only one")
-    desk.work()
-    assert outcomes(restore(desk, out, number=2)) == {("a.txt", 2): "restored"}
+def test_named_version_is_restored(make_site, out):
+    site = make_site(keep_versions=2)
+    site.upload("a.txt", b"one", served_at="/1")
+    site.upload("a.txt", b"two", version=2, served_at="/2")
+    site.upload("b.txt", b"only one")
+    site.work()
+    assert outcomes(restore(site, out, number=2)) == {("a.txt", 2): "restored"}
     assert tree(out) == {"car-erp/a.txt": b"two"}
 
 
-def test_only_what_is_named_is_restored(desk, out):
+def test_only_what_is_named_is_restored(site, out):
     keys = ["cars/a.txt", "cars/A.txt", "Cars/a.txt", "100%_.txt", "100%x.txt", "pri\uf8ff.txt", "pri\uf8fe.txt"]
     for number, key in enumerate(keys):
-        desk.upload(key, b"x", served_at=f"/named/{number}")
-    desk.upload("other.txt", b"x", storage="azure")
-    desk.work()
+        site.upload(key, b"x", served_at=f"/named/{number}")
+    site.upload("other.txt", b"x", storage="azure")
+    site.work()
 
-    def restored(**wish):
-        return {result.version.key for result in restore(desk, out, **wish)}
+    def restored(**restore_filter):
+        return {result.version.key for result in restore(site, out, **restore_filter)}
 
     assert restored(prefix="cars/") == {"cars/a.txt", "cars/A.txt"}
     assert restored(prefix="Cars/") == {"Cars/a.txt"}
@@ -536,33 +537,33 @@ def test_target_that_the_backup_root_lies_in_is_refused(three, way):
 
 def test_target_beside_the_backup_root_whose_name_begins_alike_is_taken(three):
     beside = three.root.with_name(f"{three.root.name}-restored")
-    assert {result.outcome for result in restore(three, beside)} == {Outcome.RESTORED}
+    assert {result.outcome for result in restore(three, beside)} == {RestoreOutcome.RESTORED}
 
 
 def test_one_restore_at_a_time_works_in_a_folder(three, out):
-    with closing(FolderTarget(out)) as busy:
+    with closing(FolderDestination(out)) as busy:
         busy.folds_names()
-        with pytest.raises(TargetUnavailable, match="another restore is at work"):
+        with pytest.raises(DestinationUnavailable, match="another restore is at work"):
             restore(three, out)
-    assert {result.outcome for result in restore(three, out)} == {Outcome.RESTORED}
+    assert {result.outcome for result in restore(three, out)} == {RestoreOutcome.RESTORED}
 
 
 def test_target_that_is_a_file_is_said_so_once(three, out):
     out.write_text("a file")
-    with pytest.raises(TargetUnavailable, match=r"cannot use .*out"):
+    with pytest.raises(DestinationUnavailable, match=r"cannot use .*out"):
         restore(three, out)
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "://", ""])
 def test_target_of_an_unknown_kind_is_refused(url):
     with pytest.raises(UsageError):
-        open_target(url)
+        open_destination(url)
 
 
-def test_full_target_ends_the_restore_at_once_and_leaves_nothing_unfinished(desk, out, monkeypatch):
+def test_full_target_ends_the_restore_at_once_and_leaves_nothing_unfinished(site, out, monkeypatch):
     for number in range(40):
-        desk.upload(f"{number}.txt", b"x" * 1000)
-    desk.work()
+        site.upload(f"{number}.txt", b"x" * 1000)
+    site.work()
     write = os.write
     written = []
 
@@ -573,14 +574,14 @@ def test_full_target_ends_the_restore_at_once_and_leaves_nothing_unfinished(desk
         return write(descriptor, data)
 
     monkeypatch.setattr(os, "write", limited)
-    with pytest.raises(TargetUnavailable, match=r"no space left on device \(ENOSPC\)") as full:
-        restore(desk, out, jobs=2)
+    with pytest.raises(DestinationUnavailable, match=r"no space left on device \(ENOSPC\)") as full:
+        restore(site, out, jobs=2)
     assert "make room" in full.value.hint
     assert len(written) < 20
     assert {len(content) for content in tree(out).values()} == {1000}
 
 
-class SlowTarget(FolderTarget):
+class SlowTarget(FolderDestination):
     """Takes a while for each chunk."""
 
     def write(self, item, chunks):
@@ -592,13 +593,13 @@ class SlowTarget(FolderTarget):
         super().write(item, slowly())
 
 
-def test_restore_that_is_left_half_way_leaves_nothing_unfinished(desk, out):
-    desk.upload("first.txt", b"x")
-    desk.upload("large.bin", b"\0" * 60_000_000)
+def test_restore_that_is_left_half_way_leaves_nothing_unfinished(site, out):
+    site.upload("first.txt", b"x")
+    site.upload("large.bin", b"\0" * 60_000_000)
     for number in range(10):
-        desk.upload(f"{number}.txt", b"x")
-    desk.work()
-    with closing(SlowTarget(out)) as target, planned_restore(desk.kit, target, Wish()) as planned:
+        site.upload(f"{number}.txt", b"x")
+    site.work()
+    with closing(SlowTarget(out)) as target, planned_restore(site.context, target, RestoreFilter()) as planned:
         with closing(planned.results(lambda _: None, jobs=1)) as results:
             assert next(results).version.key == "first.txt"
         assert tree(out) == {"car-erp/first.txt": b"x"}
@@ -610,7 +611,7 @@ def an_item(content, path="b/a.txt"):
 
 
 def test_what_a_killed_restore_left_is_taken_away_by_the_next(out):
-    with closing(FolderTarget(out)) as target:
+    with closing(FolderDestination(out)) as target:
         (out / "b").mkdir(parents=True)
         (out / "b" / target._temporary("b/a.txt")).write_bytes(b"half")
         target.write(an_item(b"whole"), [b"who", b"le"])
@@ -622,7 +623,7 @@ def test_error_of_the_bytes_passes_through_and_leaves_nothing(out):
         yield b"half"
         raise KeyError("mine")
 
-    with closing(FolderTarget(out)) as target, pytest.raises(KeyError):
+    with closing(FolderDestination(out)) as target, pytest.raises(KeyError):
         target.write(an_item(b"half and half"), chunks())
     assert tree(out) == {}
 
@@ -633,11 +634,11 @@ def test_file_that_appears_while_another_is_written_is_not_lost_unless_overwritt
         yield b"ours"
         (out / "b/a.txt").write_bytes(b"theirs")
 
-    with closing(FolderTarget(out, overwrite=overwrite)) as target:
+    with closing(FolderDestination(out, overwrite=overwrite)) as target:
         if overwrite:
             target.write(an_item(b"ours"), chunks())
         else:
-            with pytest.raises(TargetError, match="something else is there"):
+            with pytest.raises(DestinationError, match="something else is there"):
                 target.write(an_item(b"ours"), chunks())
     assert tree(out) == {"b/a.txt": b"ours" if overwrite else b"theirs"}
 
@@ -648,7 +649,7 @@ def test_folder_is_entered_once_for_files_that_follow_one_another(out, monkeypat
     monkeypatch.setattr(os, "mkdir", lambda name, *rest, **more: (made.append(name), mkdir(name, *rest, **more)))
     out.mkdir()
     made.clear()
-    with closing(FolderTarget(out)) as target:
+    with closing(FolderDestination(out)) as target:
         for path in ("b/c/1", "b/c/2", "b/d/3"):
             assert not target.holds(an_item(b"x", path))
             target.write(an_item(b"x", path), [b"x"])
@@ -657,7 +658,7 @@ def test_folder_is_entered_once_for_files_that_follow_one_another(out, monkeypat
 
 
 def test_folder_that_is_removed_between_two_files_is_made_again(out):
-    with closing(FolderTarget(out)) as target:
+    with closing(FolderDestination(out)) as target:
         target.write(an_item(b"first", "b/first"), [b"first"])
         shutil.rmtree(out / "b")
         target.write(an_item(b"second", "b/second"), [b"second"])
@@ -667,7 +668,7 @@ def test_folder_that_is_removed_between_two_files_is_made_again(out):
 def test_symbolic_link_that_takes_a_folders_place_between_two_files_leads_nowhere(out, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    with closing(FolderTarget(out)) as target:
+    with closing(FolderDestination(out)) as target:
         target.write(an_item(b"first", "b/first"), [b"first"])
         (out / "b").rename(out / "moved")
         (out / "b").symlink_to(elsewhere)
@@ -681,7 +682,7 @@ def open_descriptors():
 
 def test_no_folder_stays_open_after_the_end(out):
     before = open_descriptors()
-    with closing(FolderTarget(out)) as target, ThreadPoolExecutor(2) as pool:
+    with closing(FolderDestination(out)) as target, ThreadPoolExecutor(2) as pool:
         both = threading.Barrier(2, timeout=10)
 
         def write(path):
@@ -697,9 +698,9 @@ def test_disk_without_hard_links_gets_whole_files_and_keeps_what_is_there(three,
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    with closing(FolderTarget(out)) as target:
+    with closing(FolderDestination(out)) as target:
         target.write(an_item(b"first"), [b"first"])
-        with pytest.raises(TargetError, match="something else is there"):
+        with pytest.raises(DestinationError, match="something else is there"):
             target.write(an_item(b"second"), [b"second"])
     assert tree(out) == {"b/a.txt": b"first"}
 
@@ -709,7 +710,7 @@ def test_share_that_locks_no_folders_gets_unfinished_files_of_names_of_their_own
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with closing(FolderTarget(out)) as one, closing(FolderTarget(out)) as two:
+    with closing(FolderDestination(out)) as one, closing(FolderDestination(out)) as two:
         one.folds_names()
         two.folds_names()
         assert one._temporary("b/a.txt") != two._temporary("b/a.txt")
@@ -852,24 +853,24 @@ def test_wrong_usage_ends_with_2_and_writes_nothing(three, cbk, monkeypatch, tmp
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_stdout_gives_the_bytes_and_nothing_else(desk, cbk):
+def test_stdout_gives_the_bytes_and_nothing_else(site, cbk):
     content = bytes(range(256)) * 1000
-    desk.upload("a.bin", content)
-    desk.work()
-    assert cbk(desk, "restore", "--stdout", "--key", "a.bin") == (0, content, "")
-    assert cbk(desk, "cat", "/a.bin") == (0, content, "")
+    site.upload("a.bin", content)
+    site.work()
+    assert cbk(site, "restore", "--stdout", "--key", "a.bin") == (0, content, "")
+    assert cbk(site, "cat", "/a.bin") == (0, content, "")
 
 
-def test_cat_gives_the_version_that_is_named_or_says_that_it_is_an_older_one(desk, cbk):
-    desk.upload("a.txt", b"one", served_at="/1")
-    desk.work()
-    desk.upload("a.txt", b"two", version=2, served_at="/2", hash_of=b"something else")
-    desk.work()
-    code, said, complained = cbk(desk, "cat", "a.txt")
+def test_cat_gives_the_version_that_is_named_or_says_that_it_is_an_older_one(site, cbk):
+    site.upload("a.txt", b"one", served_at="/1")
+    site.work()
+    site.upload("a.txt", b"two", version=2, served_at="/2", hash_of=b"something else")
+    site.work()
+    code, said, complained = cbk(site, "cat", "a.txt")
     assert (code, said) == (0, b"one")
     assert complained.startswith("cbk: v1 is an older version: v2 is mismatch")
-    assert cbk(desk, "cat", "a.txt", "--version", "1") == (0, b"one", "")
-    code, said, complained = cbk(desk, "cat", "a.txt", "--version", "2")
+    assert cbk(site, "cat", "a.txt", "--version", "1") == (0, b"one", "")
+    code, said, complained = cbk(site, "cat", "a.txt", "--version", "2")
     assert (code, said) == (1, b"")
     assert "v2 has no copy: it is mismatch" in complained
 
@@ -880,24 +881,24 @@ def test_cat_gives_a_deleted_file_in_its_grace(three, cbk):
     assert cbk(three, "cat", "a.txt") == (0, content_of("a.txt"), "")
 
 
-def test_cat_of_a_key_that_two_storages_have_asks_which(make_desk, cbk):
-    desk = make_desk()
-    desk.upload("a.txt", b"from s3", served_at="/s3")
-    desk.upload("a.txt", b"from azure", storage="azure", served_at="/azure")
-    desk.work()
-    code, said, complained = cbk(desk, "cat", "a.txt")
+def test_cat_of_a_key_that_two_storages_have_asks_which(make_site, cbk):
+    site = make_site()
+    site.upload("a.txt", b"from s3", served_at="/s3")
+    site.upload("a.txt", b"from azure", storage="azure", served_at="/azure")
+    site.work()
+    code, said, complained = cbk(site, "cat", "a.txt")
     assert (code, said) == (2, b"")
     assert "several files" in complained
-    assert cbk(desk, "cat", "a.txt", "--storage", "azure") == (0, b"from azure", "")
-    assert cbk(desk, "cat", "a.txt", "--bucket", "car-erp") == (0, b"from s3", "")
+    assert cbk(site, "cat", "a.txt", "--storage", "azure") == (0, b"from azure", "")
+    assert cbk(site, "cat", "a.txt", "--bucket", "car-erp") == (0, b"from s3", "")
 
 
 @pytest.mark.parametrize("command", [["cat", "b.bin"], ["restore", "--stdout", "--key", "b.bin"]])
-def test_corrupt_copy_ends_with_1_and_says_that_what_came_out_is_not_the_file(desk, cbk, command):
-    desk.upload("b.bin", random.Random(1).randbytes(500_000))
-    desk.work()
-    flip_bit(location(desk, "b.bin"), at=-1000)
-    code, said, complained = cbk(desk, *command)
+def test_corrupt_copy_ends_with_1_and_says_that_what_came_out_is_not_the_file(site, cbk, command):
+    site.upload("b.bin", random.Random(1).randbytes(500_000))
+    site.work()
+    flip_bit(location(site, "b.bin"), at=-1000)
+    code, said, complained = cbk(site, *command)
     assert code == 1
     assert len(said) <= 500_000
     assert "what came out is not the file" in complained

@@ -1,4 +1,4 @@
-"""Everything that may happen to files on one desk, in any order, against a simple model of what must be there.
+"""Everything that may happen to files on one site, in any order, against a simple model of what must be there.
 
 Time is the only thing that is not real: the catalog's clock and the machine's stand still but for what a step lets pass. A worker
 dies at any commit of the catalog and around any change of the disk, as `kill -9` has it: what was under way is not done.
@@ -20,14 +20,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from cbk.edges import machine
-from cbk.edges.archive import Archive
-from cbk.edges.catalog import engine as catalog_engine
-from cbk.edges.catalog.tables import files, removals, versions
+from cbk.edges import host
+from cbk.edges.archive.archive import Archive
+from cbk.edges.catalog import connection as catalog_engine
+from cbk.edges.catalog.schema import files, removals, versions
 from cbk.errors import CbkError
-from cbk.jobs.undelete import undelete
-from cbk.rules.layout import copy_location
-from tests.desk import Desk
+from cbk.jobs.retention.undelete import undelete
+from cbk.rules.intake.layout import copy_location
+from tests.in_process_site import InProcessSite
 from tests.origin import Origin
 
 KEYS = ("a/x.txt", "a/x.png", "b.txt")
@@ -87,9 +87,9 @@ class MortalArchive(Archive):
 
     fate = Fate()
 
-    def take_from_trash(self, name, location):
+    def restore_from_trash(self, name, location):
         self.fate.step()
-        super().take_from_trash(name, location)
+        super().restore_from_trash(name, location)
         self.fate.step()
 
     @contextmanager
@@ -128,8 +128,8 @@ class MortalArchive(Archive):
         self.fate.step()
 
 
-class ModelDesk(Desk):
-    """A desk that is copied from one that was prepared once."""
+class ModelDesk(InProcessSite):
+    """A site that is copied from one that was prepared once."""
 
     template = None
 
@@ -147,11 +147,11 @@ class ModelDesk(Desk):
             shutil.copytree(ModelDesk.template, self.folder, dirs_exist_ok=True)
 
     def open(self, **settings):
-        kit = super().open(**settings)
-        kit.archive = MortalArchive(self.root)
-        kit.archive.fate = self._fate
-        sa.event.listen(kit.catalog.engine, "commit", self._fate.step)
-        return kit
+        context = super().open(**settings)
+        context.archive = MortalArchive(self.root)
+        context.archive.fate = self._fate
+        sa.event.listen(context.catalog.engine, "commit", self._fate.step)
+        return context
 
 
 @dataclass
@@ -192,9 +192,9 @@ def world():
             if name.startswith("CBK_"):
                 patch.delenv(name)
         patch.setattr(catalog_engine, "datetime", CLOCK)
-        patch.setattr(machine, "now", CLOCK.now)
-        patch.setattr(machine, "uptime", CLOCK.uptime)
-        patch.setattr(machine, "clock_is_synchronised", lambda: True)
+        patch.setattr(host, "now", CLOCK.now)
+        patch.setattr(host, "uptime", CLOCK.uptime)
+        patch.setattr(host, "clock_is_synchronised", lambda: True)
         World.folder, World.origin = Path(folder), origin
         try:
             yield
@@ -221,7 +221,7 @@ class Retention(RuleBasedStateMachine):
         CLOCK.__init__()
         self.folder = Path(tempfile.mkdtemp(dir=World.folder))
         self.fate = Fate()
-        self.desk = ModelDesk(
+        self.site = ModelDesk(
             self.folder,
             World.origin,
             self.fate,
@@ -252,7 +252,7 @@ class Retention(RuleBasedStateMachine):
             if self.sound:
                 self.check_the_end()
         finally:
-            self.desk.close()
+            self.site.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @initialize(replaced=st.booleans())
@@ -299,7 +299,7 @@ class Retention(RuleBasedStateMachine):
     def mend_objects(self):
         """What was not there yet is."""
         for key, number in self.broken:
-            self.desk.origin.put(self._served_at(key, number), self._content(key, number))
+            self.site.origin.put(self._served_at(key, number), self._content(key, number))
         self.broken.clear()
 
     @rule(data=st.data(), dated=st.booleans())
@@ -308,15 +308,15 @@ class Retention(RuleBasedStateMachine):
         row_id = data.draw(st.sampled_from([*self._rows_of(*KEYS), UNKNOWN_ROW]))
         self.delete_ids += 1
         self._tick()
-        self.desk.delete(row_id, delete_id=self.delete_ids, deleted_at=CLOCK.time if dated else ANCIENT)
+        self.site.delete(row_id, delete_id=self.delete_ids, deleted_at=CLOCK.time if dated else ANCIENT)
         self.log[self.delete_ids] = row_id
 
     @precondition(lambda self: self._waiting_deletes())
     @rule(data=st.data())
-    def take_back(self, data):
+    def withdraw(self, data):
         """Take a delete back before it is carried out."""
         delete_id = data.draw(st.sampled_from(self._waiting_deletes()))
-        self.desk.take_back(delete_id)
+        self.site.withdraw(delete_id)
         del self.log[delete_id]
 
     @precondition(lambda self: self._waiting_deletes())
@@ -326,7 +326,7 @@ class Retention(RuleBasedStateMachine):
         delete_id = data.draw(st.sampled_from(self._waiting_deletes()))
         row_id = data.draw(st.sampled_from([*self._rows_of(*KEYS), UNKNOWN_ROW]))
         self._tick()
-        self.desk.change_delete(delete_id, FileId=row_id, DeletedAt=CLOCK.time)
+        self.site.change_delete(delete_id, FileId=row_id, DeletedAt=CLOCK.time)
         self.log[delete_id] = row_id
 
     # The kit
@@ -335,36 +335,36 @@ class Retention(RuleBasedStateMachine):
     def poll(self, fate):
         """A poll, which may die at any of its steps."""
         with self._mortal(fate) as life:
-            life.polled = self.desk.poll().outcome == "polled"
+            life.polled = self.site.poll().outcome == "polled"
         if life.polled:
             self._note_recreations()
 
-    @precondition(lambda self: self.desk.courier.sent)
+    @precondition(lambda self: self.site.publisher.sent)
     @rule(data=st.data(), fate=st.none() | st.integers(0, 8), twice=st.booleans(), lost=st.booleans())
     def deliver_backup(self, data, fate, twice, lost):
         """One of the messages that were sent arrives, once or twice, or is lost."""
-        row_id = data.draw(st.sampled_from(self.desk.courier.sent))
+        row_id = data.draw(st.sampled_from(self.site.publisher.sent))
         if lost or not twice:
-            self.desk.courier.sent.remove(row_id)
+            self.site.publisher.sent.remove(row_id)
         if not lost:
             with self._mortal(fate), suppress(CbkError):
-                self.desk.back_up(row_id)
+                self.site.back_up(row_id)
 
     @rule()
     def work(self):
         """A poll, and all backups that it sends."""
         self.poll(None)
-        for row_id in self.desk.courier.take():
+        for row_id in self.site.publisher.take():
             with suppress(CbkError):
-                self.desk.back_up(row_id)
+                self.site.back_up(row_id)
 
-    @precondition(lambda self: self.desk.courier.prunes)
+    @precondition(lambda self: self.site.publisher.prunes)
     @rule(data=st.data(), fate=st.none() | st.integers(0, 12), twice=st.booleans(), lost=st.booleans())
     def deliver_prune(self, data, fate, twice, lost):
         """As `deliver_backup`; its countdown may have been cut short."""
-        message = data.draw(st.sampled_from(self.desk.courier.prunes))
+        message = data.draw(st.sampled_from(self.site.publisher.prunes))
         if lost or not twice:
-            self.desk.courier.prunes.remove(message)
+            self.site.publisher.prunes.remove(message)
         if not lost:
             self._prune(message[0].delete_id, message[0].version_id, fate)
 
@@ -386,7 +386,7 @@ class Retention(RuleBasedStateMachine):
     def let_go(self):
         """Poll, and carry out every prune that was sent."""
         self.poll(None)
-        messages, self.desk.courier.prunes = self.desk.courier.prunes, []
+        messages, self.site.publisher.prunes = self.site.publisher.prunes, []
         for removal, _ in messages:
             self._prune(removal.delete_id, removal.version_id, None)
 
@@ -394,7 +394,7 @@ class Retention(RuleBasedStateMachine):
     def start_anew(self, grace, keep, trash):
         """Other settings, a new process."""
         self.grace, self.keep, self.trash = GRACES[grace], keep, trash
-        self.desk.settings |= {"grace_period": grace, "keep_versions": keep, "trash": trash}
+        self.site.settings |= {"grace_period": grace, "keep_versions": keep, "trash": trash}
         self._restart()
 
     # The person, the disk and time
@@ -404,7 +404,7 @@ class Retention(RuleBasedStateMachine):
         """Keep a file, or all of a folder."""
         key, is_prefix = named
         ends = None if until is None else CLOCK.time + until
-        self.desk.kit.catalog.holds.add(key, is_prefix=is_prefix, storage=None, until=ends, reason="")
+        self.site.context.catalog.holds.add(key, is_prefix=is_prefix, storage=None, until=ends, reason="")
         if named in self.holds and (self.holds[named] is None or ends is None):
             ends = None
         elif named in self.holds:
@@ -415,7 +415,7 @@ class Retention(RuleBasedStateMachine):
     @rule()
     def release(self):
         """Release every hold."""
-        catalog = self.desk.kit.catalog
+        catalog = self.site.context.catalog
         catalog.holds.release([hold.id for hold in catalog.holds.all()])
         catalog.removals.disarm_all()
         self.holds.clear()
@@ -425,7 +425,7 @@ class Retention(RuleBasedStateMachine):
     def want_back(self, key, fate):
         """A person wants a file back that the application deleted."""
         with self._mortal(fate), suppress(CbkError):
-            undelete(self.desk.kit, key)
+            undelete(self.site.context, key)
 
     @precondition(lambda self: self._good())
     @rule(data=st.data(), gone=st.booleans())
@@ -556,8 +556,8 @@ class Retention(RuleBasedStateMachine):
             self.let_go()
         for key in KEYS:
             self._check_end_of(key)
-        assert self.desk.parts() == set()
-        trash = self.desk.root / ".cbk" / "trash"
+        assert self.site.parts() == set()
+        trash = self.site.root / ".cbk" / "trash"
         assert not trash.exists() or not list(trash.iterdir())
 
     def _check_end_of(self, key):
@@ -660,7 +660,7 @@ class Retention(RuleBasedStateMachine):
         return f"/{key}/{number}"
 
     def _path(self, name):
-        return self.desk.root / copy_location(self.stand.versions[name].place, name[1])
+        return self.site.root / copy_location(self.stand.versions[name].place, name[1])
 
     # Doing
 
@@ -668,23 +668,23 @@ class Retention(RuleBasedStateMachine):
         self._tick()
         row_id = row_id or (max(self.rows, default=0) // ROW_STEP + 1) * ROW_STEP
         content = self._content(key, number)
-        self.desk.upload(key, content, version=number, row_id=row_id, served_at=self._served_at(key, number))
-        self.desk.change(row_id, CreatedAt=CLOCK.time if dated else ANCIENT)
+        self.site.upload(key, content, version=number, row_id=row_id, served_at=self._served_at(key, number))
+        self.site.change(row_id, CreatedAt=CLOCK.time if dated else ANCIENT)
         self.rows[row_id] = Row(key, number)
         if broken:
-            self.desk.origin.remove(self._served_at(key, number))
+            self.site.origin.remove(self._served_at(key, number))
             self.broken.add((key, number))
         else:
             self.broken.discard((key, number))
 
     def _drop(self, row_ids):
         for row_id in row_ids:
-            self.desk.drop(row_id)
+            self.site.drop(row_id)
             self.rows[row_id].there = False
 
     def _prune(self, delete_id, version_id, fate):
         with self._mortal(fate), suppress(CbkError):
-            self.desk.prune(delete_id, version_id)
+            self.site.prune(delete_id, version_id)
 
     @contextmanager
     def _mortal(self, fate):
@@ -703,15 +703,15 @@ class Retention(RuleBasedStateMachine):
 
     def _restart(self):
         self.fate.left = None
-        self.desk.kit.close()
-        self.desk.reopen()
+        self.site.context.close()
+        self.site.reopen()
 
     @staticmethod
     def _tick():
         CLOCK.move(timedelta(seconds=1))
 
     def _look(self):
-        with self.desk.kit.catalog.database.reading() as connection:
+        with self.site.context.catalog.database.reading() as connection:
             listed = connection.execute(sa.select(versions, files.c.key, files.c.place).join_from(versions, files)).all()
             return Stand(
                 versions={(row.key, row.number): row for row in listed},

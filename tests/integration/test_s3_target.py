@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import ClientError
 
-from cbk.edges.targets.objects import MIB
-from cbk.edges.targets.s3 import S3Target
-from cbk.errors import CopyCorrupt, TargetError, TargetUnavailable, UsageError
+from cbk.edges.destinations.objects import MIB
+from cbk.edges.destinations.s3 import S3Destination
+from cbk.errors import CopyCorrupt, DestinationError, DestinationUnavailable, UsageError
 from cbk.model import RestoreItem
 from local_servers import free_port
 from tests.origin import Origin
@@ -120,12 +120,12 @@ def place(client, bucket):
 
 
 @pytest.fixture
-def open_target(bucket):
+def open_destination(bucket):
     """A function that opens a target with the environment as it is."""
     targets = []
 
     def make(url=f"s3://{bucket}", **options):
-        targets.append(S3Target(url, **{"part_size": PART, "attempts": 1, **options}))
+        targets.append(S3Destination(url, **{"part_size": PART, "attempts": 1, **options}))
         return targets[-1]
 
     yield make
@@ -136,7 +136,7 @@ def open_target(bucket):
 @pytest.fixture(scope="module")
 def target(person, bucket):
     """The one that most tests share: opening one takes a while."""
-    target = S3Target(f"s3://{bucket}", part_size=PART, attempts=1)
+    target = S3Destination(f"s3://{bucket}", part_size=PART, attempts=1)
     yield target
     target.close()
 
@@ -151,15 +151,15 @@ def test_object_has_its_bytes_under_its_key(target, place, key):
     assert place.body(key) == b"content"
 
 
-def test_prefix_of_the_address_stands_before_the_key(open_target, place, bucket):
-    open_target(f"s3://{bucket}/{place.prefix}/back/").write(item(b"x", "a/b"), [b"x"])
+def test_prefix_of_the_address_stands_before_the_key(open_destination, place, bucket):
+    open_destination(f"s3://{bucket}/{place.prefix}/back/").write(item(b"x", "a/b"), [b"x"])
     assert place.keys() == ["back/a/b"]
 
 
-def test_bucket_may_be_that_of_each_file(open_target, place, bucket):
-    target = open_target(f"s3://{{bucket}}/{place.prefix}/{{bucket}}")
+def test_bucket_may_be_that_of_each_file(open_destination, place, bucket):
+    target = open_destination(f"s3://{{bucket}}/{place.prefix}/{{bucket}}")
     target.write(item(b"1", "a", bucket=bucket), [b"1"])
-    with pytest.raises(TargetError, match="no such bucket"):
+    with pytest.raises(DestinationError, match="no such bucket"):
         target.write(item(b"2", "a", bucket=f"no-{uuid.uuid4().hex}"), [b"2"])
     assert place.keys() == [f"{bucket}/a"]
 
@@ -252,7 +252,7 @@ def test_good_copy_of_other_bytes_leaves_nothing(target, place, content):
 
 @pytest.mark.parametrize("key", ["a/../b", "\ud800", "x" * 1025])
 def test_key_that_s3_does_not_have_is_refused(target, place, key):
-    with pytest.raises(TargetError) as refused:
+    with pytest.raises(DestinationError) as refused:
         target.write(place.item(b"x", key), [b"x"])
     assert "folder" in refused.value.hint
     assert place.keys() == []
@@ -274,16 +274,16 @@ def test_object_that_somebody_else_put_is_read(target, place):
 def test_other_object_is_never_replaced(target, place, there):
     place.put("a", there)
     wanted = place.item(b"same bytes", "a")
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.holds(wanted)
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.write(wanted, [b"same bytes"])
     assert place.body("a") == there
 
 
 @pytest.mark.parametrize("content", [b"small", LARGE], ids=["one request", "parts"])
-def test_other_object_is_replaced_where_that_is_allowed(open_target, place, content):
-    target = open_target(overwrite=True)
+def test_other_object_is_replaced_where_that_is_allowed(open_destination, place, content):
+    target = open_destination(overwrite=True)
     place.put("a", b"other")
     wanted = place.item(content, "a")
     assert not target.holds(wanted)
@@ -296,7 +296,7 @@ def test_note_is_not_believed_of_bytes_that_were_replaced_under_it(target, place
     wanted = place.item(b"right bytes", "a")
     target.write(wanted, [b"right bytes"])
     place.put("a", b"wrong bytes", Metadata=place.get("a")["Metadata"])
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.holds(wanted)
 
 
@@ -304,7 +304,7 @@ def test_note_on_parts_is_not_believed_of_an_object_in_one(target, place):
     wanted = place.item(LARGE, "a")
     target.write(wanted, in_chunks(LARGE))
     place.put("a", b"X" + LARGE[1:], Metadata=place.get("a")["Metadata"])
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.holds(wanted)
 
 
@@ -318,7 +318,7 @@ def appearing(place, content, there):
 
 @pytest.mark.parametrize("content", [b"small", LARGE], ids=["one request", "parts"])
 def test_object_that_appears_meanwhile_is_not_replaced(target, place, content):
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         target.write(place.item(content, "a"), appearing(place, content, b"the application's own"))
     assert place.body("a") == b"the application's own"
     assert place.uploads() == []
@@ -334,12 +334,12 @@ def test_same_object_that_appears_meanwhile_is_as_good(target, place, content):
 # What goes wrong
 
 
-def refusal(open_target, url="s3://some-bucket", **options):
+def refusal(open_destination, url="s3://some-bucket", **options):
     """The error of a target that cannot be used, after a look at what it says."""
-    target = open_target(url, **options)
-    with pytest.raises(TargetUnavailable) as refused:
+    target = open_destination(url, **options)
+    with pytest.raises(DestinationUnavailable) as refused:
         target.write(item(b"x"), [b"x"])
-    with pytest.raises(TargetUnavailable) as again:
+    with pytest.raises(DestinationUnavailable) as again:
         target.holds(item(b"x"))
     said = f"{refused.value}{refused.value.hint}"
     assert said == f"{again.value}{again.value.hint}"
@@ -349,49 +349,49 @@ def refusal(open_target, url="s3://some-bucket", **options):
     return said
 
 
-def test_missing_bucket_is_named_and_not_made(open_target, s3):
+def test_missing_bucket_is_named_and_not_made(open_destination, s3):
     name = f"no-{uuid.uuid4().hex}"
-    assert "no such bucket" in refusal(open_target, f"s3://{name}")
+    assert "no such bucket" in refusal(open_destination, f"s3://{name}")
     with pytest.raises(ClientError):
         s3.client().head_bucket(Bucket=name)
 
 
-def test_bucket_name_that_cannot_be_is_said(open_target):
-    assert "bucket name" in refusal(open_target, "s3://no bucket")
+def test_bucket_name_that_cannot_be_is_said(open_destination):
+    assert "bucket name" in refusal(open_destination, "s3://no bucket")
 
 
-def test_wrong_secret_key_is_said(open_target, monkeypatch):
+def test_wrong_secret_key_is_said(open_destination, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong" * 8)
-    assert "secret key" in refusal(open_target)
+    assert "secret key" in refusal(open_destination)
 
 
-def test_unknown_access_key_is_said(open_target, monkeypatch):
+def test_unknown_access_key_is_said(open_destination, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
-    assert "access key" in refusal(open_target)
+    assert "access key" in refusal(open_destination)
 
 
-def test_missing_credentials_are_said(open_target, monkeypatch):
+def test_missing_credentials_are_said(open_destination, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    assert "AWS_ACCESS_KEY_ID" in refusal(open_target)
+    assert "AWS_ACCESS_KEY_ID" in refusal(open_destination)
 
 
-def test_endpoint_that_is_down_is_said(open_target, monkeypatch):
+def test_endpoint_that_is_down_is_said(open_destination, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    assert "AWS_ENDPOINT_URL" in refusal(open_target)
+    assert "AWS_ENDPOINT_URL" in refusal(open_destination)
 
 
-def test_certificate_that_is_not_trusted_is_said(open_target, monkeypatch):
+def test_certificate_that_is_not_trusted_is_said(open_destination, monkeypatch):
     with Origin(tls=True) as stranger:
         monkeypatch.setenv("AWS_ENDPOINT_URL", stranger.url(""))
-        assert "AWS_CA_BUNDLE" in refusal(open_target)
+        assert "AWS_CA_BUNDLE" in refusal(open_destination)
 
 
 @pytest.mark.parametrize(("name", "value"), [("AWS_ENDPOINT_URL", "no address"), ("AWS_PROFILE", "nobody")])
 def test_settings_that_make_no_sense_are_wrong_usage(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError) as refused:
-        S3Target("s3://some-bucket")
+        S3Destination("s3://some-bucket")
     assert name in refused.value.hint
 
 
@@ -464,9 +464,9 @@ def gateway(s3, monkeypatch):
 
 
 @pytest.fixture
-def through(gateway, open_target):
+def through(gateway, open_destination):
     """A target behind the gateway."""
-    return open_target()
+    return open_destination()
 
 
 def error(code):
@@ -494,7 +494,7 @@ def test_endpoint_that_knows_no_newer_headers_is_asked_without_them(gateway, thr
     assert place.body("a") == content
     known = len(refused)
     assert known <= 2
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         through.write(wanted, in_chunks(content))
     assert len(refused) == known
 
@@ -510,7 +510,7 @@ def test_look_at_one_object_says_nothing_about_another(gateway, through, place):
     gateway.before = lambda method, path, headers: (501, error("NotImplemented")) if "if-none-match" in headers else None
     place.put("b", b"other")
     assert not through.holds(place.item(b"x", "a"))
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         through.write(place.item(b"x", "b"), [b"x"])
     assert place.body("b") == b"other"
 
@@ -520,7 +520,7 @@ def test_look_at_an_object_counts_for_one_write(gateway, through, place):
     wanted = place.item(b"x", "a")
     assert not through.holds(wanted)
     through.write(wanted, [b"x"])
-    with pytest.raises(TargetError, match="already"):
+    with pytest.raises(DestinationError, match="already"):
         through.write(wanted, [b"x"])
 
 
@@ -562,7 +562,7 @@ def test_object_that_comes_back_with_other_bytes_is_said(gateway, through, place
         return b"CONTENT" if body == b"content" else body
 
     gateway.after = after
-    with pytest.raises(TargetError, match="other bytes"):
+    with pytest.raises(DestinationError, match="other bytes"):
         through.write(place.item(b"content", "a"), [b"content"])
 
 
@@ -573,13 +573,13 @@ def test_part_that_arrives_with_another_checksum_is_never_part_of_an_object(gate
         return body
 
     gateway.after = after
-    with pytest.raises(TargetError, match="other bytes"):
+    with pytest.raises(DestinationError, match="other bytes"):
         through.write(place.item(LARGE, "a"), in_chunks(LARGE))
     assert (place.keys(), place.uploads()) == ([], [])
 
 
 @pytest.mark.parametrize("content", [b"small", LARGE], ids=["one request", "parts"])
-def test_answer_that_gets_lost_does_no_harm(gateway, open_target, place, content):
+def test_answer_that_gets_lost_does_no_harm(gateway, open_destination, place, content):
     lost = []
 
     def after(method, headers, body):
@@ -590,13 +590,13 @@ def test_answer_that_gets_lost_does_no_harm(gateway, open_target, place, content
         return body
 
     gateway.after = after
-    open_target(attempts=3).write(place.item(content, "a"), in_chunks(content))
+    open_destination(attempts=3).write(place.item(content, "a"), in_chunks(content))
     assert lost
     assert place.body("a") == content
     assert place.uploads() == []
 
 
-def test_upload_that_is_over_when_it_is_asked_again_does_no_harm(gateway, open_target, place):
+def test_upload_that_is_over_when_it_is_asked_again_does_no_harm(gateway, open_destination, place):
     asked = []
 
     def before(method, path, headers):
@@ -607,7 +607,7 @@ def test_upload_that_is_over_when_it_is_asked_again_does_no_harm(gateway, open_t
 
     gateway.before = before
     gateway.after = lambda method, headers, body: None if b"CompleteMultipartUploadResult" in body else body
-    open_target(attempts=2).write(place.item(LARGE, "a"), in_chunks(LARGE))
+    open_destination(attempts=2).write(place.item(LARGE, "a"), in_chunks(LARGE))
     assert place.body("a") == LARGE
 
 
@@ -622,10 +622,10 @@ def test_copy_that_is_bad_is_said_where_its_parts_cannot_be_removed_either(gatew
     assert place.keys() == []
 
 
-def test_refusals_that_pass_are_tried_again(gateway, open_target, place):
+def test_refusals_that_pass_are_tried_again(gateway, open_destination, place):
     refusals = [(503, error("SlowDown")), (500, error("InternalError"))]
     gateway.before = lambda method, path, headers: refusals.pop() if refusals and method == "PUT" else None
-    open_target(attempts=3).write(place.item(b"x", "a"), [b"x"])
+    open_destination(attempts=3).write(place.item(b"x", "a"), [b"x"])
     assert place.body("a") == b"x"
 
 
@@ -640,16 +640,16 @@ def test_refusals_that_pass_are_tried_again(gateway, open_target, place):
         (502, "", "for now"),
     ],
 )
-def test_refusals_are_told_apart(gateway, open_target, status, code, expected):
+def test_refusals_are_told_apart(gateway, open_destination, status, code, expected):
     gateway.before = lambda method, path, headers: (status, error(code)) if method == "GET" else None
-    assert expected in refusal(open_target)
+    assert expected in refusal(open_destination)
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT"])
 def test_session_that_expires_in_the_middle_is_said(gateway, through, method, place):
     through.write(place.item(b"x", "a"), [b"x"])
     gateway.before = lambda asked, path, headers: (400, error("ExpiredToken")) if asked in {method, "GET"} else None
-    with pytest.raises(TargetUnavailable, match="expired"):
+    with pytest.raises(DestinationUnavailable, match="expired"):
         through.write(place.item(b"x", "b"), [b"x"])
 
 
@@ -657,14 +657,14 @@ def test_refusal_of_one_object_is_about_that_object(gateway, through, place):
     gateway.before = lambda method, path, headers: (
         (400, error("EntityTooLarge")) if path.endswith("/a") and method == "PUT" else None
     )
-    with pytest.raises(TargetError, match="EntityTooLarge") as refused:
+    with pytest.raises(DestinationError, match="EntityTooLarge") as refused:
         through.write(place.item(b"x", "a"), [b"x"])
-    assert not isinstance(refused.value, TargetUnavailable)
+    assert not isinstance(refused.value, DestinationUnavailable)
     through.write(place.item(b"x", "b"), [b"x"])
 
 
 def test_connection_that_breaks_while_an_object_is_read_back_is_said(gateway, through, place):
     place.put("a", b"content")
     gateway.after = lambda method, headers, body: None if body == b"content" else body
-    with pytest.raises(TargetUnavailable):
+    with pytest.raises(DestinationUnavailable):
         through.holds(place.item(b"content", "a"))

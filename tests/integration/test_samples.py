@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from cbk.edges.catalog import Catalog
-from cbk.rules.samples import COARSE, EVERY, FINE_FOR, KEPT_FOR, Sample
+from cbk.rules.status.samples import COARSE, EVERY, FINE_FOR, KEPT_FOR, Sample
 
 NUMBERS = {"files": 3, "protected": 2, "lag": timedelta(seconds=90), "copies": 2, "size": 20, "stored_size": 16}
 
@@ -65,10 +65,10 @@ def test_samples_that_lie_in_the_future_go(catalog):
     assert noted(catalog, now + FINE_FOR, now) == [now]
 
 
-def test_poll_notes_how_things_stand_once_in_a_while(desk):
-    desk.upload("a.txt", b"x" * 100)
-    desk.poll()
-    desk.work()
-    [one] = desk.kit.catalog.samples.since(desk.kit.catalog.database.now() - EVERY)
+def test_poll_notes_how_things_stand_once_in_a_while(site):
+    site.upload("a.txt", b"x" * 100)
+    site.poll()
+    site.work()
+    [one] = site.context.catalog.samples.since(site.context.catalog.database.now() - EVERY)
     assert (one.files, one.protected) == (1, 0)
     assert 0 < one.free < one.total

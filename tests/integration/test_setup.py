@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from cbk.appside.schema import ddl, grants
 from cbk.cli.main import cli
-from cbk.edges import machine
+from cbk.edges import host
 from cbk.edges.catalog.catalog import MIGRATIONS, Catalog
 from cbk.settings import load_settings
 
@@ -25,9 +25,9 @@ def environment(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("CBK_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("CBK_CONFIG", str(tmp_path / "etc/cbk.toml"))
-    monkeypatch.setattr(machine, "shares_system_disk", lambda _: False)
-    monkeypatch.setattr(machine, "is_on_sd_card", lambda _: False)
-    monkeypatch.setattr(machine, "clock_is_synchronised", lambda: True)
+    monkeypatch.setattr(host, "shares_system_disk", lambda _: False)
+    monkeypatch.setattr(host, "is_on_sd_card", lambda _: False)
+    monkeypatch.setattr(host, "clock_is_synchronised", lambda: True)
     (tmp_path / "backups").mkdir()
     return monkeypatch
 
@@ -133,7 +133,7 @@ def test_value_that_makes_no_sense_is_named(answers, config):
 
 
 def test_systems_own_disk_needs_a_yes(answers, config, environment):
-    environment.setattr(machine, "shares_system_disk", lambda _: True)
+    environment.setattr(host, "shares_system_disk", lambda _: True)
     code, said = cbk("setup", "--answers", answers())
     assert code == 1
     assert "is on the system's own disk; nothing was written" in said
@@ -144,7 +144,7 @@ def test_systems_own_disk_needs_a_yes(answers, config, environment):
 
 
 def test_sd_card_needs_a_yes_of_its_own(answers, environment):
-    environment.setattr(machine, "is_on_sd_card", lambda _: True)
+    environment.setattr(host, "is_on_sd_card", lambda _: True)
     assert 'accept = ["sd-card"]' in cbk("setup", "--answers", answers('accept = ["system-disk"]'))[1]
 
 
@@ -180,7 +180,7 @@ def test_person_is_asked_again_where_an_answer_does_not_hold(source_url, broker_
 def test_person_who_says_no_is_asked_for_another_disk(source_url, broker_url, tmp_path, environment):
     other = tmp_path / "other"
     other.mkdir()
-    environment.setattr(machine, "shares_system_disk", lambda root: root != other)
+    environment.setattr(host, "shares_system_disk", lambda root: root != other)
     typed = [source_url, tmp_path / "backups", "n", other, "", "", broker_url, "", ""]
     assert cbk("setup", typed="".join(f"{line}\n" for line in typed))[0] == 0
     assert load_settings().backup_root == other

@@ -8,11 +8,11 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog, Scope
 from cbk.edges.catalog import verification as module
-from cbk.edges.catalog.tables import facts, files, versions
+from cbk.edges.catalog.schema import facts, files, versions
 from cbk.model import AcceptedRow, VersionState, Written
-from cbk.rules.intake import candidate_place_keys, plan_intake
-from cbk.rules.scrub import Batch
-from tests.desk import claim_row, version_of_row
+from cbk.rules.intake.intake import candidate_place_keys, plan_intake
+from cbk.rules.verification import Batch
+from tests.in_process_site import claim_row, version_of_row
 
 LEASE = timedelta(minutes=2)
 HOUR = timedelta(hours=1)
@@ -67,7 +67,7 @@ def store(catalog):
         plan = plan_intake(
             [row],
             known=catalog.intake.known_versions({(storage, key)}),
-            taken=catalog.intake.taken_places(candidate_place_keys([row], str)),
+            taken=catalog.intake.occupied_places(candidate_place_keys([row], str)),
             bucket_of=str,
         )
         catalog.intake.write(plan, grace=HOUR)

@@ -4,7 +4,7 @@ import pytest
 from urllib3._collections import HTTPHeaderDict
 
 from cbk.errors import LinkDenied, LinkExpired, NotTheObject, ObjectMissing, OriginUnavailable, TransferBroken
-from cbk.rules.answers import FRESH_LINK, Entity, check_resumed, classify_refusal, read_entity, retry_after_seconds
+from cbk.rules.backup.http_responses import FRESH_LINK, Entity, check_resumed, classify_refusal, read_entity, retry_after_seconds
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)

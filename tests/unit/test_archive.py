@@ -21,9 +21,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cbk.edges import archive as module
-from cbk.edges.archive import Archive
-from cbk.edges.plain import plain_tools
+from cbk.edges.archive import archive as module
+from cbk.edges.archive.archive import Archive
+from cbk.edges.disk_tools import plain_tools
 from cbk.errors import (
     ArchiveError,
     CopyCorrupt,
@@ -37,7 +37,7 @@ from cbk.errors import (
 )
 from cbk.model import CopyHeader
 from cbk.rules.gzip_format import encode_header
-from cbk.rules.layout import copy_location, places
+from cbk.rules.intake.layout import copy_location, places
 from tests.disk import publish
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -546,7 +546,7 @@ def test_no_descriptor_is_left_open(archive):
 
 @pytest.mark.parametrize("beside_from", [0, 1 << 40], ids=["in a thread beside", "in the same thread"])
 def test_stored_bytes_are_hashed_alike_in_any_thread(archive, monkeypatch, beside_from):
-    monkeypatch.setattr(module, "_BESIDE_FROM_BYTES", beside_from)
+    monkeypatch.setattr(module, "_BACKGROUND_FROM_BYTES", beside_from)
     before = threading.active_count()
     written = store(archive, MEDIA)
     assert written.stored_sha256 == hashlib.sha256(on_disk(archive).read_bytes()).hexdigest()
@@ -571,7 +571,7 @@ def no_threads(monkeypatch):
 
 
 def test_stored_bytes_are_hashed_where_no_thread_can_be_had(archive, monkeypatch, no_threads):
-    monkeypatch.setattr(module, "_BESIDE_FROM_BYTES", 0)
+    monkeypatch.setattr(module, "_BACKGROUND_FROM_BYTES", 0)
     written = store(archive, MEDIA)
     assert written.stored_sha256 == hashlib.sha256(on_disk(archive).read_bytes()).hexdigest()
 
@@ -584,7 +584,7 @@ def test_stored_bytes_are_hashed_by_a_thread_that_outlives_the_main_one(archive)
         threading._register_atexit(pools_are_closed.set)  # called after those that are registered later
 
         import concurrent.futures.thread
-        from cbk.edges.archive import Archive
+        from cbk.edges.archive.archive import Archive
 
         def digest():
             assert pools_are_closed.wait(30)
@@ -614,9 +614,9 @@ def test_error_of_a_thread_beside_is_raised(archive, monkeypatch):
         raise MemoryError
 
     def take_more_than_may_wait():
-        with module._Beside(fail, "cbk-hash") as beside:
+        with module._BackgroundWorker(fail, "cbk-hash") as beside:
             for _ in range(10):
-                beside.take(b"x")
+                beside.feed(b"x")
 
     with pytest.raises(MemoryError):
         take_more_than_may_wait()
@@ -624,8 +624,8 @@ def test_error_of_a_thread_beside_is_raised(archive, monkeypatch):
 
 @pytest.mark.parametrize("trail_from", [1, 1 << 40], ids=["read back meanwhile", "read back afterwards"])
 def test_memory_stays_flat_while_a_large_copy_comes_in(archive, monkeypatch, trail_from):
-    monkeypatch.setattr(module, "_TRAIL_FROM_BYTES", trail_from)
-    monkeypatch.setattr(module, "_TRAIL_STEP_BYTES", 5_000_000)
+    monkeypatch.setattr(module, "_READBACK_FROM_BYTES", trail_from)
+    monkeypatch.setattr(module, "_READBACK_STEP_BYTES", 5_000_000)
     content = MEDIA * 8
     sha256 = hashlib.sha256(content).hexdigest()
     tracemalloc.start()
@@ -649,8 +649,8 @@ STEP, GAP = 300_000, 10_000
 
 
 @pytest.fixture
-def trail(monkeypatch):
-    """Any copy is large. `trail.calls` has what was done to the disk, in order, as (thread, call, offset that it reached)."""
+def readback(monkeypatch):
+    """Any copy is large. `readback.calls` has what was done to the disk, in order, as (thread, call, offset that it reached)."""
     seen = SimpleNamespace(calls=[], moved=threading.Condition(), before_reading=lambda *_: None, flush=os.fdatasync)
     real_read, real_fsync, real_advise = os.read, os.fsync, os.posix_fadvise
 
@@ -680,7 +680,7 @@ def trail(monkeypatch):
         return real_advise(descriptor, offset, *arguments)
 
     for name, value in {"FROM_BYTES": 1, "STEP_BYTES": STEP, "GAP_BYTES": GAP, "TICK_SECONDS": 0.001}.items():
-        monkeypatch.setattr(module, f"_TRAIL_{name}", value)
+        monkeypatch.setattr(module, f"_READBACK_{name}", value)
     for name, value in {"read": read, "fdatasync": fdatasync, "fsync": fsync, "posix_fadvise": advise}.items():
         monkeypatch.setattr(os, name, value)
     seen.wait_for = lambda happened: wait_for(seen, happened)
@@ -704,7 +704,7 @@ def come_in(part, content=MEDIA):
 def write_on_after_the_reader(part):
     """Go on with a copy of which more is to come, once its reader has ended."""
     come_in(part, MEDIA[: STEP * 3])
-    part._trail._thread.join(30)
+    part._readback._thread.join(30)
     part.write(b"x")
 
 
@@ -721,10 +721,10 @@ def trailed(archive, content=MEDIA, expected=SIZE, sha256_of=MEDIA, *, before_th
         return part.written
 
 
-def test_large_copy_is_read_back_afterwards_where_no_thread_can_be_had(archive, trail, no_threads):
+def test_large_copy_is_read_back_afterwards_where_no_thread_can_be_had(archive, readback, no_threads):
     before = open_descriptors()
     trailed(archive)
-    assert not any(map(read_by_trail, trail.calls))
+    assert not any(map(read_by_trail, readback.calls))
     assert open_descriptors() == before
 
 
@@ -735,34 +735,34 @@ def assert_nothing_is_left(archive, descriptors, threads):
 
 
 @pytest.mark.parametrize("content", [MEDIA, CONTENT * 3000], ids=["media", "text"])
-def test_large_copy_is_the_same_as_one_that_was_read_back_afterwards(archive, trail, content):
+def test_large_copy_is_the_same_as_one_that_was_read_back_afterwards(archive, readback, content):
     found = trailed(archive, content, len(content), content)
     bytes_found = on_disk(archive).read_bytes()
     on_disk(archive).unlink()
-    assert any(map(read_by_trail, trail.calls))
-    trail.calls.clear()
+    assert any(map(read_by_trail, readback.calls))
+    readback.calls.clear()
     written = store(archive, content)
-    assert not any(map(read_by_trail, trail.calls))
+    assert not any(map(read_by_trail, readback.calls))
     assert dataclasses.replace(found, stored_at=written.stored_at) == written
     assert bytes_found == on_disk(archive).read_bytes()
 
 
-def test_large_copy_says_when_its_file_was_written(archive, trail):
+def test_large_copy_says_when_its_file_was_written(archive, readback):
     assert trailed(archive).stored_at == archive.examine(LOCATION).stored_at
 
 
-def test_large_copy_is_read_back_before_all_of_it_came(archive, trail):
+def test_large_copy_is_read_back_before_all_of_it_came(archive, readback):
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(SIZE)
         come_in(part, MEDIA[:1_500_000])
-        trail.wait_for(lambda call: read_by_trail(call) and call[2] > 1_000_000)
+        readback.wait_for(lambda call: read_by_trail(call) and call[2] > 1_000_000)
 
 
-def test_large_copy_is_read_only_as_far_as_its_reader_has_flushed_it(archive, trail):
+def test_large_copy_is_read_only_as_far_as_its_reader_has_flushed_it(archive, readback):
     trailed(archive)
     end = on_disk(archive).stat().st_size
     flushed = 0
-    for thread, call, offset in trail.calls:
+    for thread, call, offset in readback.calls:
         if thread == "trail" and call == "flush":
             flushed = offset
         elif thread == "trail":
@@ -770,37 +770,37 @@ def test_large_copy_is_read_only_as_far_as_its_reader_has_flushed_it(archive, tr
     assert flushed == end
 
 
-def test_end_of_a_large_copy_is_read_only_after_its_writer_has_flushed_it(archive, trail):
+def test_end_of_a_large_copy_is_read_only_after_its_writer_has_flushed_it(archive, readback):
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(SIZE)
         come_in(part)
         part.finish()
         end = (archive.root / ".cbk/incoming/1-1").stat().st_size
-        trail.wait_for(lambda call: read_by_trail(call) and call[2] >= end - STEP - GAP)
-        part._trail._thread.join(0.2)  # which it would do in this time
+        readback.wait_for(lambda call: read_by_trail(call) and call[2] >= end - STEP - GAP)
+        part._readback._thread.join(0.2)  # which it would do in this time
         part.flush()
         part.read_back()
-    assert trail.calls.index(("writer", "flush", end)) < trail.calls.index(("trail", "read", end))
+    assert readback.calls.index(("writer", "flush", end)) < readback.calls.index(("trail", "read", end))
 
 
-def test_large_copy_is_dropped_from_the_page_cache_before_it_is_read(archive, trail):
+def test_large_copy_is_dropped_from_the_page_cache_before_it_is_read(archive, readback):
     dropped = []
-    trail.before_reading = lambda offset, _flushed: dropped.append(offset)
+    readback.before_reading = lambda offset, _flushed: dropped.append(offset)
     trailed(archive)
     reached = 0
-    flushes = [index for index, call in enumerate(trail.calls) if call[:2] == ("trail", "flush")]
+    flushes = [index for index, call in enumerate(readback.calls) if call[:2] == ("trail", "flush")]
     for index, offset in zip(flushes, dropped, strict=True):
-        reached = max((call[2] for call in trail.calls[:index] if read_by_trail(call)), default=0)
+        reached = max((call[2] for call in readback.calls[:index] if read_by_trail(call)), default=0)
         assert offset == max(0, reached - GAP)  # a page that reaches over the limit is dropped whole
     assert reached > 0
 
 
-def test_damage_of_a_large_copy_is_told_while_it_still_comes_in(archive, trail):
+def test_damage_of_a_large_copy_is_told_while_it_still_comes_in(archive, readback):
     def damage(_offset, _flushed):
         with (archive.root / ".cbk/incoming/1-1").open("r+b") as file:
             file.write(b"x")
 
-    trail.before_reading = damage
+    readback.before_reading = damage
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(1 << 40)
         with pytest.raises(CopyCorrupt, match="part 1-1: is not a gzip file"):
@@ -808,7 +808,7 @@ def test_damage_of_a_large_copy_is_told_while_it_still_comes_in(archive, trail):
 
 
 @pytest.mark.parametrize("at", [0, 1_000_000, 2_990_000], ids=["begin", "middle", "end"])
-def test_damage_between_the_flush_and_the_reading_of_a_large_copy_is_found(archive, trail, at):
+def test_damage_between_the_flush_and_the_reading_of_a_large_copy_is_found(archive, readback, at):
     before = open_descriptors(), threading.active_count()
     damaged = []
 
@@ -820,14 +820,14 @@ def test_damage_between_the_flush_and_the_reading_of_a_large_copy_is_found(archi
                 byte = os.pread(file.fileno(), 1, at)
                 os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), at)
 
-    trail.before_reading = damage
+    readback.before_reading = damage
     with pytest.raises(CopyCorrupt, match="part 1-1"):
         trailed(archive)
     assert damaged == [at]
     assert_nothing_is_left(archive, *before)
 
 
-def test_large_object_that_is_not_the_rows_is_refused(archive, trail):
+def test_large_object_that_is_not_the_rows_is_refused(archive, readback):
     before = open_descriptors(), threading.active_count()
     with pytest.raises(HashMismatch) as caught:
         trailed(archive, sha256_of=b"another")
@@ -836,11 +836,11 @@ def test_large_object_that_is_not_the_rows_is_refused(archive, trail):
 
 
 @pytest.mark.parametrize("expected", [1_000_000, SIZE - 1, SIZE + 1, 10**18 - 1])
-def test_large_object_of_another_size_than_was_announced_is_a_right_copy(archive, trail, expected):
+def test_large_object_of_another_size_than_was_announced_is_a_right_copy(archive, readback, expected):
     before = threading.active_count()
 
     def wait_until_the_header_was_read(_part):
-        trail.wait_for(read_by_trail)
+        readback.wait_for(read_by_trail)
 
     assert trailed(archive, expected=expected, before_the_end=wait_until_the_header_was_read).size == SIZE
     assert archive.inspect(LOCATION) == make_header(MEDIA, size=SIZE)
@@ -857,11 +857,11 @@ def test_announced_size_that_no_header_can_name_is_not_believed(archive):
         assert part.read_back().size == SIZE
 
 
-def test_large_object_that_goes_on_after_its_announced_size_is_a_right_copy(archive, trail):
+def test_large_object_that_goes_on_after_its_announced_size_is_a_right_copy(archive, readback):
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(500_000)
         come_in(part, MEDIA[:2_000_000])
-        part._trail._thread.join(30)  # it has found more than the header says
+        part._readback._thread.join(30)  # it has found more than the header says
         come_in(part, MEDIA[2_000_000:])
         part.finish()
         part.flush()
@@ -869,7 +869,7 @@ def test_large_object_that_goes_on_after_its_announced_size_is_a_right_copy(arch
 
 
 @pytest.mark.parametrize("expected", [SIZE, SIZE - 1])
-def test_large_copy_fails_where_its_reader_cannot_flush_it_though_its_writer_can(archive, trail, expected):
+def test_large_copy_fails_where_its_reader_cannot_flush_it_though_its_writer_can(archive, readback, expected):
     before = open_descriptors(), threading.active_count()
     came = threading.Event()
 
@@ -879,28 +879,28 @@ def test_large_copy_fails_where_its_reader_cannot_flush_it_though_its_writer_can
 
     def wait_until_it_failed(part):
         came.set()
-        part._trail._thread.join(30)
+        part._readback._thread.join(30)
 
-    trail.flush = fail
+    readback.flush = fail
     with pytest.raises(DiskFailed, match=r"cannot write part 1-1: .*EIO"):
         trailed(archive, expected=expected, before_the_end=wait_until_it_failed)
     assert_nothing_is_left(archive, *before)
 
 
-def test_large_copy_fails_where_its_reader_cannot_flush_its_end(archive, trail):
+def test_large_copy_fails_where_its_reader_cannot_flush_its_end(archive, readback):
     before = open_descriptors(), threading.active_count()
 
     def fail_at_the_end(descriptor):
-        if ("writer", "flush", os.fstat(descriptor).st_size) in trail.calls:
+        if ("writer", "flush", os.fstat(descriptor).st_size) in readback.calls:
             raise OSError(errno.EIO, "x")
 
-    trail.flush = fail_at_the_end
+    readback.flush = fail_at_the_end
     with pytest.raises(DiskFailed, match=r"cannot write part 1-1: .*EIO"):
         trailed(archive)
     assert_nothing_is_left(archive, *before)
 
 
-def test_large_copy_fails_where_it_cannot_be_read(archive, trail, monkeypatch):
+def test_large_copy_fails_where_it_cannot_be_read(archive, readback, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "x")
 
@@ -909,22 +909,22 @@ def test_large_copy_fails_where_it_cannot_be_read(archive, trail, monkeypatch):
         trailed(archive)
 
 
-def test_disk_that_fails_the_reader_ends_the_writing_of_a_large_copy(archive, trail):
+def test_disk_that_fails_the_reader_ends_the_writing_of_a_large_copy(archive, readback):
     def full(_descriptor):
         raise OSError(errno.ENOSPC, "x")
 
-    trail.flush = full
+    readback.flush = full
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(1 << 40)
         with pytest.raises(DiskFull, match="cannot write part 1-1"):
             write_on_after_the_reader(part)
 
 
-def test_whatever_ends_the_reader_of_a_large_copy_ends_the_copy(archive, trail):
+def test_whatever_ends_the_reader_of_a_large_copy_ends_the_copy(archive, readback):
     def fail(*_):
         raise MemoryError
 
-    trail.before_reading = fail
+    readback.before_reading = fail
     with pytest.raises(MemoryError):
         trailed(archive)
     assert list(archive.walk()) == []
@@ -949,7 +949,7 @@ def flushes_it(part):
 
 
 @pytest.mark.parametrize("gets_to", [expects, comes_half, finishes, flushes_it])
-def test_large_part_that_is_discarded_leaves_nothing(archive, trail, gets_to):
+def test_large_part_that_is_discarded_leaves_nothing(archive, readback, gets_to):
     before = open_descriptors(), threading.active_count()
     with suppress(Lost), archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(SIZE)
@@ -958,7 +958,7 @@ def test_large_part_that_is_discarded_leaves_nothing(archive, trail, gets_to):
     assert_nothing_is_left(archive, *before)
 
 
-def test_large_part_that_was_published_leaves_no_thread_and_no_descriptor(archive, trail):
+def test_large_part_that_was_published_leaves_no_thread_and_no_descriptor(archive, readback):
     trailed(archive)
     before = open_descriptors(), threading.active_count()
     on_disk(archive).unlink()
@@ -966,7 +966,7 @@ def test_large_part_that_was_published_leaves_no_thread_and_no_descriptor(archiv
     assert (open_descriptors(), threading.active_count()) == before
 
 
-def test_waiting_for_a_large_copy_ticks_and_ends_where_the_tick_raises(archive, trail):
+def test_waiting_for_a_large_copy_ticks_and_ends_where_the_tick_raises(archive, readback):
     before = open_descriptors(), threading.active_count()
     goes_on, ticks = threading.Event(), []
 
@@ -976,18 +976,18 @@ def test_waiting_for_a_large_copy_ticks_and_ends_where_the_tick_raises(archive, 
             goes_on.set()
             raise Lost
 
-    trail.flush = lambda _: goes_on.wait(30)
+    readback.flush = lambda _: goes_on.wait(30)
     with pytest.raises(Lost):
         trailed(archive, tick=tick)
     assert len(ticks) == 3
     assert_nothing_is_left(archive, *before)
 
 
-def test_large_copy_whose_file_was_replaced_is_read_under_its_name(archive, trail):
+def test_large_copy_whose_file_was_replaced_is_read_under_its_name(archive, readback):
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(SIZE)
         flushes_it(part)
-        part._trail._thread.join(30)
+        part._readback._thread.join(30)
         replace_with_a_damaged_one(archive)
         with pytest.raises(CopyCorrupt, match="part 1-1"):
             part.read_back()
@@ -1010,7 +1010,7 @@ def test_header_of_an_announced_size_is_written_once(archive, monkeypatch):
     assert written_again == []
 
 
-def test_size_that_is_announced_after_the_first_byte_changes_nothing(archive, trail):
+def test_size_that_is_announced_after_the_first_byte_changes_nothing(archive, readback):
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.write(MEDIA[:1])
         part.expect(SIZE)
@@ -1018,10 +1018,10 @@ def test_size_that_is_announced_after_the_first_byte_changes_nothing(archive, tr
         part.finish()
         part.flush()
         assert part.read_back().size == SIZE
-    assert not any(map(read_by_trail, trail.calls))
+    assert not any(map(read_by_trail, readback.calls))
 
 
-def test_last_size_that_is_announced_before_the_first_byte_counts(archive, trail):
+def test_last_size_that_is_announced_before_the_first_byte_counts(archive, readback):
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(5)
         part.expect(SIZE)
@@ -1030,7 +1030,7 @@ def test_last_size_that_is_announced_before_the_first_byte_counts(archive, trail
         assert part.read_back().size == SIZE
 
 
-def test_part_is_not_read_back_before_it_was_flushed(archive, trail):
+def test_part_is_not_read_back_before_it_was_flushed(archive, readback):
     with archive.incoming("1-1", make_header(MEDIA)) as part:
         part.expect(SIZE)
         finishes(part)
@@ -1098,7 +1098,7 @@ def test_large_part_is_flushed_now_and_then(archive, monkeypatch):
 def test_kill_between_seal_and_publish_leaves_a_part_that_sweep_removes(archive):
     script = f"""
         import os, hashlib
-        from cbk.edges.archive import Archive
+        from cbk.edges.archive.archive import Archive
         from cbk.model import CopyHeader
         content = b"hello"
         header = CopyHeader(storage="s3", path="", name="x", version=1, sha256=hashlib.sha256(content).hexdigest(), size=0)

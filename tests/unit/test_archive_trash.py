@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from cbk.edges import archive as module
-from cbk.edges.archive import Archive
+from cbk.edges.archive import archive as module
+from cbk.edges.archive.archive import Archive
 from cbk.errors import ArchiveError, CopyExists, CopyMissing, DiskFailed, RootMissing
 from tests.unit.test_archive import CONTENT, LOCATION, NOW, files_below, on_disk, store
 
@@ -125,9 +125,9 @@ def test_trash_folder_that_is_a_planted_link_leads_nowhere(stored, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x.gzip", "a/b.gzip"])
-@pytest.mark.parametrize("verb", ["trash", "take_from_trash", "empty_trash"])
+@pytest.mark.parametrize("verb", ["trash", "restore_from_trash", "empty_trash"])
 def test_name_in_the_trash_is_a_plain_one(stored, name, verb):
-    arguments = {"trash": (LOCATION, name), "take_from_trash": (name, LOCATION), "empty_trash": (name,)}[verb]
+    arguments = {"trash": (LOCATION, name), "restore_from_trash": (name, LOCATION), "empty_trash": (name,)}[verb]
     with pytest.raises(ValueError, match="plain"):
         getattr(stored, verb)(*arguments)
 
@@ -137,7 +137,7 @@ def test_what_is_no_place_of_a_copy_is_neither_trashed_nor_filled(trashed, locat
     with pytest.raises(ArchiveError):
         trashed.trash(location, "other.gzip")
     with pytest.raises(ArchiveError):
-        trashed.take_from_trash(NAME, location)
+        trashed.restore_from_trash(NAME, location)
     assert content_of(in_trash(trashed)) == CONTENT
 
 
@@ -152,10 +152,10 @@ def test_disk_that_fails_while_it_trashes_keeps_the_copy(stored, monkeypatch):
     assert content_of(on_disk(stored)) == CONTENT
 
 
-@pytest.mark.parametrize("verb", ["trash", "take_from_trash", "empty_trash"])
+@pytest.mark.parametrize("verb", ["trash", "restore_from_trash", "empty_trash"])
 def test_disk_that_is_not_mounted_is_not_touched(trashed, verb):
     (trashed.root / ".cbk/identity").unlink()
-    arguments = {"trash": (LOCATION, NAME), "take_from_trash": (NAME, LOCATION), "empty_trash": (NAME,)}[verb]
+    arguments = {"trash": (LOCATION, NAME), "restore_from_trash": (NAME, LOCATION), "empty_trash": (NAME,)}[verb]
     with pytest.raises(RootMissing):
         getattr(trashed, verb)(*arguments)
     assert in_trash(trashed).exists()
@@ -165,21 +165,21 @@ def test_disk_that_is_not_mounted_is_not_touched(trashed, verb):
 
 
 def test_copy_comes_back_to_its_place_though_its_folders_were_gone(trashed):
-    trashed.take_from_trash(NAME, LOCATION)
+    trashed.restore_from_trash(NAME, LOCATION)
     assert content_of(on_disk(trashed)) == CONTENT
     assert not in_trash(trashed).exists()
 
 
 def test_copy_that_is_back_stays_where_it_is_asked_for_again(trashed):
-    trashed.take_from_trash(NAME, LOCATION)
+    trashed.restore_from_trash(NAME, LOCATION)
     with pytest.raises(CopyMissing, match="not in the trash"):
-        trashed.take_from_trash(NAME, LOCATION)
+        trashed.restore_from_trash(NAME, LOCATION)
     assert content_of(on_disk(trashed)) == CONTENT
 
 
 def test_copy_that_never_was_in_the_trash_is_missing_and_makes_no_folders(archive):
     with pytest.raises(CopyMissing):
-        archive.take_from_trash(NAME, LOCATION)
+        archive.restore_from_trash(NAME, LOCATION)
     assert not (archive.root / "car-erp").exists()
 
 
@@ -197,7 +197,7 @@ def test_place_that_is_taken_is_never_overwritten(trashed, monkeypatch, move):
             break
     store(trashed, b"stored again")
     with pytest.raises(CopyExists, match="there already"):
-        trashed.take_from_trash(NAME, LOCATION)
+        trashed.restore_from_trash(NAME, LOCATION)
     assert content_of(on_disk(trashed)) == b"stored again"
     assert content_of(in_trash(trashed)) == CONTENT
 
@@ -207,7 +207,7 @@ def test_copy_is_brought_back_by_one_of_many_at_once(trashed):
 
     def take():
         try:
-            trashed.take_from_trash(NAME, LOCATION)
+            trashed.restore_from_trash(NAME, LOCATION)
         except (CopyMissing, CopyExists) as error:
             outcomes.append(type(error).__name__)
         else:
@@ -226,10 +226,10 @@ def test_copy_is_brought_back_by_one_of_many_at_once(trashed):
 @pytest.mark.parametrize("after", [False, True])
 def test_process_that_dies_while_it_brings_back_loses_nothing_and_is_made_good(trashed, monkeypatch, after):
     with dying(monkeypatch, module, "_move", after=after):
-        trashed.take_from_trash(NAME, LOCATION)
+        trashed.restore_from_trash(NAME, LOCATION)
     assert [on_disk(trashed).exists(), in_trash(trashed).exists()] == [after, not after]
     if not after:
-        trashed.take_from_trash(NAME, LOCATION)
+        trashed.restore_from_trash(NAME, LOCATION)
     assert content_of(on_disk(trashed)) == CONTENT
 
 
@@ -245,7 +245,7 @@ def test_folders_that_another_worker_removes_meanwhile_are_made_again(trashed):
     pruner.start()
     try:
         for _ in range(30):
-            trashed.take_from_trash(NAME, LOCATION)
+            trashed.restore_from_trash(NAME, LOCATION)
             assert trashed.trash(LOCATION, NAME)
     finally:
         stop.set()

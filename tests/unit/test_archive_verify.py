@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cbk.edges import archive as module
-from cbk.edges.archive import Archive
+from cbk.edges.archive import archive as module
+from cbk.edges.archive.archive import Archive
 from cbk.errors import CopyMissing, CopySwapped, RootMissing
 from cbk.model import CopyHeader
 from tests.disk import publish

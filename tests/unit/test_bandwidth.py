@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cbk.rules.bandwidth import Timetable, describe_limit
+from cbk.rules.backup.bandwidth import Timetable, describe_limit
 
 # 2026-11-23 is a Monday.
 DAYS = {"mon": 23, "tue": 24, "wed": 25, "thu": 26, "fri": 27, "sat": 28, "sun": 29}

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cbk.rules.batches import LARGEST, SHARES, share_out
+from cbk.rules.backup.batches import LARGEST, SHARES, share_out
 from tests.unit.test_wanted import version
 
 

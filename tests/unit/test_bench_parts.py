@@ -212,7 +212,7 @@ UNSAFE = """
 import tempfile
 from bench import unsafe
 from cbk.edges.catalog.database import Database
-from cbk.edges.catalog.engine import open_engine
+from cbk.edges.catalog.connection import open_engine
 
 unsafe.let_nothing_be_flushed()
 with tempfile.TemporaryDirectory() as folder:

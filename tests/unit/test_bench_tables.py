@@ -213,15 +213,25 @@ def test_page_says_that_a_shrunken_run_is_none_to_quote(performance_page):
     assert "only 5% of the files" in performance_page.read_text()
 
 
-ARCHIVE = "Publication.flush (/srv/cbk/edges/archive.py:10)"
+ARCHIVE = "Publication.flush (/srv/cbk/edges/archive/archive.py:10)"
 
 
 @pytest.mark.parametrize(
     ("frames", "part"),
     [
-        (["back_up (/srv/cbk/jobs/backup.py:1)", ARCHIVE, "_sync (/srv/cbk/edges/archive.py:90)"], "archive: publish"),
-        (["back_up (/srv/cbk/jobs/backup.py:1)", "claim (/srv/cbk/edges/catalog/work.py:1)", "x (sqlalchemy/a.py:1)"], "catalog"),
-        (["poll (/srv/cbk/jobs/poll.py:1)", "claim (/srv/cbk/edges/catalog/work.py:1)"], "poll"),
+        (
+            ["back_up (/srv/cbk/jobs/backup/backup.py:1)", ARCHIVE, "_sync (/srv/cbk/edges/archive/archive.py:90)"],
+            "archive: publish",
+        ),
+        (
+            [
+                "back_up (/srv/cbk/jobs/backup/backup.py:1)",
+                "claim (/srv/cbk/edges/catalog/work_queue.py:1)",
+                "x (sqlalchemy/a.py:1)",
+            ],
+            "catalog",
+        ),
+        (["poll (/srv/cbk/jobs/poll/poll.py:1)", "claim (/srv/cbk/edges/catalog/work_queue.py:1)"], "poll"),
         (["main (/usr/lib/python3.11/threading.py:1)"], "Python itself"),
     ],
 )
@@ -231,7 +241,7 @@ def test_stack_belongs_to_the_part_that_was_at_work(frames, part):
 
 def test_profile_shares_out_the_processor_time_among_busy_stacks():
     idle = "run (/usr/lib/python3.11/threading.py:1);_worker (/usr/lib/python3.11/concurrent/futures/thread.py:81) 96"
-    folded = f"{idle}\npoll (/srv/cbk/jobs/poll.py:1) 1\nback_up (/srv/cbk/jobs/backup.py:1);{ARCHIVE} 3\n"
+    folded = f"{idle}\npoll (/srv/cbk/jobs/poll/poll.py:1) 1\nback_up (/srv/cbk/jobs/backup/backup.py:1);{ARCHIVE} 3\n"
     assert "| archive: publish (folders, rename, flush of folders) | 75.0% | 7.50 |" in profile_table(
         folded, files=100, seconds=1.0
     )

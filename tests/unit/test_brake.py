@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbk.rules.brake import SLOTS_PER_WINDOW, continues, find_burst, limit_of
+from cbk.rules.retention.brake import SLOTS_PER_WINDOW, continues, find_burst, limit_of
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from kombu.utils.imports import symbol_by_name
 
 from cbk.cluster.config import kit_config
 from cbk.errors import SettingsError
-from cbk.jobs.kit import downloads
+from cbk.jobs.context import downloads
 from cbk.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -82,19 +82,23 @@ def test_misspelt_queue_is_refused_instead_of_being_made():
 
 
 def test_message_is_acknowledged_when_its_work_is_done():
-    kit = config()
-    assert (kit["task_acks_late"], kit["task_reject_on_worker_lost"], kit["worker_prefetch_multiplier"]) == (True, True, 1)
+    context = config()
+    assert (context["task_acks_late"], context["task_reject_on_worker_lost"], context["worker_prefetch_multiplier"]) == (
+        True,
+        True,
+        1,
+    )
 
 
 def test_results_are_kept_nowhere():
-    kit = config()
-    assert kit["task_ignore_result"] is True
-    assert "result_backend" not in kit
+    context = config()
+    assert context["task_ignore_result"] is True
+    assert "result_backend" not in context
 
 
 def test_nothing_but_json_travels():
-    kit = config()
-    assert (kit["task_serializer"], kit["result_serializer"], kit["accept_content"]) == ("json", "json", ["json"])
+    context = config()
+    assert (context["task_serializer"], context["result_serializer"], context["accept_content"]) == ("json", "json", ["json"])
 
 
 def test_each_queue_is_one_list():
@@ -140,8 +144,8 @@ def test_beat_keeps_no_file():
 
 
 def test_events_are_on_for_flower():
-    kit = config()
-    assert (kit["worker_send_task_events"], kit["task_send_sent_event"]) == (True, True)
+    context = config()
+    assert (context["worker_send_task_events"], context["task_send_sent_event"]) == (True, True)
 
 
 @pytest.mark.parametrize(("workers", "each"), [(1, 8), (2, 4), (3, 3), (9, 1)])
@@ -154,16 +158,16 @@ def test_downloads_that_were_asked_for_are_those_of_each_worker():
 
 
 def test_concurrency_is_the_settings_and_leaves_room_in_the_pool_of_connections():
-    kit = config(concurrency=40)
-    assert kit["worker_concurrency"] == 51  # 40 downloads, 10 that store, and a poll
-    assert kit["broker_pool_limit"] > 40
+    context = config(concurrency=40)
+    assert context["worker_concurrency"] == 51  # 40 downloads, 10 that store, and a poll
+    assert context["broker_pool_limit"] > 40
     assert config()["worker_concurrency"] == 11
 
 
 def test_redis_that_went_away_is_waited_for_without_end():
-    kit = config()
-    assert kit["broker_connection_retry_on_startup"] is True
-    assert kit["broker_connection_max_retries"] is None
+    context = config()
+    assert context["broker_connection_retry_on_startup"] is True
+    assert context["broker_connection_max_retries"] is None
 
 
 def test_configuration_without_settings_raises_what_is_wrong(environment, tmp_path):

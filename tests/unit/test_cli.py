@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cbk.cli.main import cli, main
-from cbk.edges import plain
-from cbk.jobs.status import take_status
+from cbk.edges import disk_tools
+from cbk.jobs.status.status import gather_status
 from cbk.model import VersionState
-from tests.desk import Desk
+from tests.in_process_site import InProcessSite
 from tests.origin import Origin, status
 
 AWAY = "redis://:hunter2@127.0.0.1:1/0"
@@ -51,22 +51,22 @@ def environment(monkeypatch, tmp_path):
 
 @pytest.fixture
 def live_in(environment):
-    """A function that puts a desk's settings into the environment."""
+    """A function that puts a site's settings into the environment."""
 
-    def live_in(desk):
-        for name, value in desk.environment.items():
+    def live_in(site):
+        for name, value in site.environment.items():
             environment.setenv(name, value)
-        return desk
+        return site
 
     return live_in
 
 
 @pytest.fixture
-def desk(tmp_path, origin, live_in):
+def site(tmp_path, origin, live_in):
     """A kit that is ready; its broker is away."""
-    desk = live_in(Desk(tmp_path, origin, broker_url=AWAY))
-    yield desk
-    desk.close()
+    site = live_in(InProcessSite(tmp_path, origin, broker_url=AWAY))
+    yield site
+    site.close()
 
 
 @pytest.fixture
@@ -158,20 +158,20 @@ def test_wrong_settings_end_with_2_and_are_all_told(cbk, environment, command):
     assert "hunter2" not in err
 
 
-def test_config_file_that_is_named_is_read(cbk, desk, environment, tmp_path):
+def test_config_file_that_is_named_is_read(cbk, site, environment, tmp_path):
     file = tmp_path / "cbk.toml"
-    file.write_text(f'source_url = "{desk.settings["source_url"]}"\ncatalog_url = "sqlite:///{tmp_path}/other.db"\n')
+    file.write_text(f'source_url = "{site.settings["source_url"]}"\ncatalog_url = "sqlite:///{tmp_path}/other.db"\n')
     for name in ("CBK_SOURCE_URL", "CBK_CATALOG_URL"):
         environment.delenv(name)
     code, _, err = cbk("--config", file, "ls")
     assert (code, "run `cbk init`" in err) == (1, True)
 
 
-def test_interrupt_ends_with_130_and_no_traceback(cbk, desk, environment):
-    def interrupted(_kit):
+def test_interrupt_ends_with_130_and_no_traceback(cbk, site, environment):
+    def interrupted(_context):
         raise KeyboardInterrupt
 
-    environment.setattr("cbk.cli.status.take_status", interrupted)
+    environment.setattr("cbk.cli.status.gather_status", interrupted)
     code, out, err = cbk("status")
     assert (code, out, err.strip()) == (130, "", "")
 
@@ -179,7 +179,7 @@ def test_interrupt_ends_with_130_and_no_traceback(cbk, desk, environment):
 # ---- init ------------------------------------------------------------------------------------------------------------------
 
 
-def test_init_prepares_disk_and_catalog_and_a_second_time_changes_nothing(cbk, desk, environment, tmp_path):
+def test_init_prepares_disk_and_catalog_and_a_second_time_changes_nothing(cbk, site, environment, tmp_path):
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "disk"))
     environment.delenv("CBK_CATALOG_URL")
     code, out, _ = cbk("init")
@@ -191,7 +191,7 @@ def test_init_prepares_disk_and_catalog_and_a_second_time_changes_nothing(cbk, d
     assert out.splitlines()[1].endswith("was ready")
 
 
-def test_dry_init_says_what_would_be_done_and_does_nothing(cbk, desk, environment, tmp_path):
+def test_dry_init_says_what_would_be_done_and_does_nothing(cbk, site, environment, tmp_path):
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "disk"))
     environment.setenv("CBK_CATALOG_URL", f"sqlite:///{tmp_path}/fresh.db")
     before = files_below(tmp_path)
@@ -204,22 +204,22 @@ def test_dry_init_says_what_would_be_done_and_does_nothing(cbk, desk, environmen
     assert files_below(tmp_path) == before
 
 
-def test_init_puts_the_readme_and_the_restore_script_on_the_disk_and_refreshes_them(cbk, desk, environment):
+def test_init_puts_the_readme_and_the_restore_script_on_the_disk_and_refreshes_them(cbk, site, environment):
     for name in ("README.txt", "restore.sh"):
-        assert (desk.root / ".cbk" / name).read_bytes() == (Path(plain.__file__).parent / name).read_bytes()
-        (desk.root / ".cbk" / name).write_text("of an earlier release")
+        assert (site.root / ".cbk" / name).read_bytes() == (Path(disk_tools.__file__).parent / name).read_bytes()
+        (site.root / ".cbk" / name).write_text("of an earlier release")
     assert cbk("init")[0] == 0
     for name in ("README.txt", "restore.sh"):
-        assert (desk.root / ".cbk" / name).read_bytes() == (Path(plain.__file__).parent / name).read_bytes()
+        assert (site.root / ".cbk" / name).read_bytes() == (Path(disk_tools.__file__).parent / name).read_bytes()
 
 
-def test_init_of_a_new_catalog_says_that_the_disk_has_copies_already(cbk, desk, environment, tmp_path):
-    desk.leave_copy("a.txt", b"content", location="car-erp/a/v1.gzip")
+def test_init_of_a_new_catalog_says_that_the_disk_has_copies_already(cbk, site, environment, tmp_path):
+    site.leave_copy("a.txt", b"content", location="car-erp/a/v1.gzip")
     environment.setenv("CBK_CATALOG_URL", f"sqlite:///{tmp_path}/fresh.db")
     assert "let `cbk rebuild` take them in before workers start" in cbk("init")[1]
 
 
-def test_init_where_no_folder_can_be_made_ends_with_1_and_a_hint(cbk, desk, environment, tmp_path):
+def test_init_where_no_folder_can_be_made_ends_with_1_and_a_hint(cbk, site, environment, tmp_path):
     (tmp_path / "file").write_text("")
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "file" / "disk"))
     environment.setenv("CBK_CATALOG_URL", f"sqlite:///{tmp_path}/fresh.db")
@@ -229,7 +229,7 @@ def test_init_where_no_folder_can_be_made_ends_with_1_and_a_hint(cbk, desk, envi
     assert "\nHINT: " in err
 
 
-def test_init_of_another_disk_than_the_catalogs_ends_with_1(cbk, desk, environment, tmp_path):
+def test_init_of_another_disk_than_the_catalogs_ends_with_1(cbk, site, environment, tmp_path):
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "disk"))
     code, _, err = cbk("init")
     assert code == 1
@@ -242,7 +242,7 @@ def test_init_of_another_disk_than_the_catalogs_ends_with_1(cbk, desk, environme
 
 @pytest.mark.parametrize("command", ["status", "ls"])
 @pytest.mark.parametrize("catalog", ["sqlite:///{folder}/fresh.db", ""])
-def test_command_before_init_ends_with_1_and_names_it(cbk, desk, environment, tmp_path, command, catalog):
+def test_command_before_init_ends_with_1_and_names_it(cbk, site, environment, tmp_path, command, catalog):
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "disk"))
     environment.delenv("CBK_CATALOG_URL")
     if catalog:
@@ -253,8 +253,8 @@ def test_command_before_init_ends_with_1_and_names_it(cbk, desk, environment, tm
 
 
 @pytest.mark.parametrize("command", ["status", "ls"])
-def test_command_on_a_catalog_of_another_release_ends_with_1_and_names_init(cbk, desk, command):
-    with desk.kit.catalog.database.writing() as connection:
+def test_command_on_a_catalog_of_another_release_ends_with_1_and_names_init(cbk, site, command):
+    with site.context.catalog.database.writing() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
     code, out, err = cbk(command)
     assert (code, out) == (1, "")
@@ -262,7 +262,7 @@ def test_command_on_a_catalog_of_another_release_ends_with_1_and_names_init(cbk,
     assert "HINT: run `cbk init`" in err
 
 
-def test_status_before_the_first_poll_is_not_protected(cbk, desk):
+def test_status_before_the_first_poll_is_not_protected(cbk, site):
     code, out, _ = cbk("status")
     assert code == 4
     assert out.startswith("not everything is protected\n")
@@ -270,9 +270,9 @@ def test_status_before_the_first_poll_is_not_protected(cbk, desk):
     assert "last poll   never" in out
 
 
-def test_status_of_everything_stored_is_protected(cbk, desk):
-    desk.upload("a.txt", b"x" * 1234)
-    desk.work()
+def test_status_of_everything_stored_is_protected(cbk, site):
+    site.upload("a.txt", b"x" * 1234)
+    site.work()
     code, out, _ = cbk("status")
     assert code == 0
     assert out.splitlines()[:2] == [
@@ -282,10 +282,10 @@ def test_status_of_everything_stored_is_protected(cbk, desk):
     assert "1.2 kB of objects" in out
 
 
-def test_status_names_the_reasons_and_a_few_examples(cbk, desk):
+def test_status_names_the_reasons_and_a_few_examples(cbk, site):
     for i in range(5):
-        desk.upload(f"{i}.txt", b"x", status(503))
-    desk.work()
+        site.upload(f"{i}.txt", b"x", status(503))
+    site.work()
     code, out, _ = cbk("status")
     assert code == 4
     assert "- 5 files are failed\n  HINT: is tried again by itself" in out
@@ -293,11 +293,11 @@ def test_status_names_the_reasons_and_a_few_examples(cbk, desk):
     assert "      s3/0.txt v1, s3/1.txt v1, s3/2.txt v1 ...\n" in out
 
 
-def test_status_as_json_has_the_documented_shape(cbk, desk):
-    desk.upload("good.txt", b"x" * 10)
-    desk.upload("bad.txt", b"x", status(503))
-    desk.change(desk.upload("declined.txt", b"x"), Hash="nonsense")
-    desk.work()
+def test_status_as_json_has_the_documented_shape(cbk, site):
+    site.upload("good.txt", b"x" * 10)
+    site.upload("bad.txt", b"x", status(503))
+    site.change(site.upload("declined.txt", b"x"), Hash="nonsense")
+    site.work()
     code, out, _ = cbk("status", "--json")
     assert code == 4
     shown = json.loads(out)
@@ -326,52 +326,52 @@ def test_status_as_json_has_the_documented_shape(cbk, desk):
     }
 
 
-def test_status_tells_of_each_bucket_where_there_are_several(cbk, desk):
-    desk.upload("good.txt", b"x")
-    desk.upload("bad.txt", b"x", status(503), storage="azure")
-    desk.work()
+def test_status_tells_of_each_bucket_where_there_are_several(cbk, site):
+    site.upload("good.txt", b"x")
+    site.upload("bad.txt", b"x", status(503), storage="azure")
+    site.work()
     out = cbk("status")[1]
     assert "  .................... azure: 0 of 1 file, 0 B\n" in out
     assert "  #################### car-erp: 1 of 1 file, " in out
 
 
-def test_status_is_complete_up_to_when_the_oldest_row_was_seen_that_is_not_protected(cbk, desk):
-    desk.change(desk.upload("declined.txt", b"x"), Hash="nonsense")
-    desk.work()
+def test_status_is_complete_up_to_when_the_oldest_row_was_seen_that_is_not_protected(cbk, site):
+    site.change(site.upload("declined.txt", b"x"), Hash="nonsense")
+    site.work()
     declined = json.loads(cbk("status", "--json")[1])["protected_until"]
-    desk.upload("good.txt", b"x")
-    desk.work()
+    site.upload("good.txt", b"x")
+    site.work()
     shown = json.loads(cbk("status", "--json")[1])
     assert shown["protected_until"] == declined < shown["newest_protected_at"]
 
 
-def test_status_is_watched_until_it_is_interrupted(cbk, desk, environment):
+def test_status_is_watched_until_it_is_interrupted(cbk, site, environment):
     looks = iter(range(2))
     environment.setattr(
-        "cbk.cli.status.take_status", lambda kit: take_status(kit) if next(looks, None) is not None else interrupt()
+        "cbk.cli.status.gather_status", lambda context: gather_status(context) if next(looks, None) is not None else interrupt()
     )
     code, out, _ = cbk("status", "--watch", "0.1")
     assert (code, out.count("not everything is protected")) == (130, 2)
 
 
-def test_status_that_is_watched_as_json_is_one_object_per_line(cbk, desk, environment):
+def test_status_that_is_watched_as_json_is_one_object_per_line(cbk, site, environment):
     looks = iter(range(2))
     environment.setattr(
-        "cbk.cli.status.take_status", lambda kit: take_status(kit) if next(looks, None) is not None else interrupt()
+        "cbk.cli.status.gather_status", lambda context: gather_status(context) if next(looks, None) is not None else interrupt()
     )
     lines = cbk("status", "--json", "--watch", "0.1")[1].splitlines()
     assert [json.loads(line)["protected"] for line in lines] == [False, False]
 
 
-def test_status_goes_on_watching_a_disk_that_is_away(cbk, desk, environment):
-    def look(kit):
-        if (desk.folder / "away").exists():
-            (desk.folder / "away").rename(desk.root / ".cbk")
+def test_status_goes_on_watching_a_disk_that_is_away(cbk, site, environment):
+    def look(context):
+        if (site.folder / "away").exists():
+            (site.folder / "away").rename(site.root / ".cbk")
             interrupt()
-        (desk.root / ".cbk").rename(desk.folder / "away")
-        return take_status(kit)
+        (site.root / ".cbk").rename(site.folder / "away")
+        return gather_status(context)
 
-    environment.setattr("cbk.cli.status.take_status", look)
+    environment.setattr("cbk.cli.status.gather_status", look)
     code, out, _ = cbk("status", "--watch", "0.1")
     assert code == 130
     assert "nothing is known: " in out
@@ -382,8 +382,8 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-def test_status_of_a_disk_that_is_not_mounted_is_an_error_not_an_answer(cbk, desk):
-    (desk.root / ".cbk").rename(desk.folder / "away")
+def test_status_of_a_disk_that_is_not_mounted_is_an_error_not_an_answer(cbk, site):
+    (site.root / ".cbk").rename(site.folder / "away")
     code, out, err = cbk("status")
     assert (code, out) == (1, "")
     assert "identity is missing" in err
@@ -392,7 +392,7 @@ def test_status_of_a_disk_that_is_not_mounted_is_an_error_not_an_answer(cbk, des
 # ---- page ------------------------------------------------------------------------------------------------------------------
 
 
-def test_page_is_never_served_open(cbk, desk):
+def test_page_is_never_served_open(cbk, site):
     code, out, err = cbk("page")
     assert (code, out) == (2, "")
     assert "CBK_PAGE_AUTH: is required for the page (user:password)" in err
@@ -404,13 +404,13 @@ def test_page_is_never_served_open(cbk, desk):
 @pytest.fixture(scope="module")
 def three(tmp_path_factory, origin):
     """A stored, a failed and a declined one; for commands that only look."""
-    desk = Desk(tmp_path_factory.mktemp("three"), origin, broker_url=AWAY)
-    desk.upload("cars/a.png", b"x")
-    desk.upload("cars/b.png", b"x", status(503))
-    desk.change(desk.upload("declined.txt", b"x", storage="azure"), Hash="nonsense")
-    desk.work()
-    yield desk
-    desk.close()
+    site = InProcessSite(tmp_path_factory.mktemp("three"), origin, broker_url=AWAY)
+    site.upload("cars/a.png", b"x")
+    site.upload("cars/b.png", b"x", status(503))
+    site.change(site.upload("declined.txt", b"x", storage="azure"), Hash="nonsense")
+    site.work()
+    yield site
+    site.close()
 
 
 @pytest.fixture
@@ -532,7 +532,7 @@ def test_long_ls_on_a_terminal_has_more_columns(cbk, listed, environment):
 def test_ls_on_a_terminal_begins_another_table_after_so_many_lines(cbk, listed, environment):
     environment.setenv("FORCE_COLOR", "1")
     environment.setenv("COLUMNS", "150")
-    environment.setattr("cbk.cli.look.TABLE_ROWS", 2)
+    environment.setattr("cbk.cli.ls.TABLE_ROWS", 2)
     lines = cbk("ls")[1].splitlines()
     assert [number for number, line in enumerate(lines) if "location or reason" in line] == [0, 3]
     assert len(lines) == 5
@@ -545,11 +545,11 @@ def test_ls_knows_every_state(cbk, listed):
 # ---- history ---------------------------------------------------------------------------------------------------------------
 
 
-def test_history_tells_state_and_events_of_each_version_newest_first(cbk, desk):
+def test_history_tells_state_and_events_of_each_version_newest_first(cbk, site):
     for number in (1, 2):
-        desk.upload("cars/a.png", b"%d" % number, version=number, served_at=f"/{number}")
-    desk.delete(desk.upload("cars/b.png", b"b"))
-    desk.work()
+        site.upload("cars/a.png", b"%d" % number, version=number, served_at=f"/{number}")
+    site.delete(site.upload("cars/b.png", b"b"))
+    site.work()
     code, out, err = cbk("history", "cars/a.png")
     assert (code, err) == (0, "")
     lines = [line.split("+00:00  ")[-1] for line in out.splitlines()]
@@ -593,13 +593,13 @@ def test_history_of_an_unknown_file_ends_with_2_and_says_how_to_find_it(cbk, lis
 @pytest.fixture(scope="module")
 def hostile_rows(tmp_path_factory, origin):
     """Two files with the same hostile name, one stored and one not, and a row that is hostile in every column."""
-    desk = Desk(tmp_path_factory.mktemp("hostile"), origin, broker_url=AWAY)
-    desk.upload(HOSTILE + ".png", b"x", served_at="/hostile")
-    desk.upload(HOSTILE + ".txt", b"x", status(503), served_at="/failing")
-    desk.change(desk.upload("x", b"x", storage=HOSTILE), Hash=HOSTILE, Name=HOSTILE)
-    desk.work()
-    yield desk
-    desk.close()
+    site = InProcessSite(tmp_path_factory.mktemp("hostile"), origin, broker_url=AWAY)
+    site.upload(HOSTILE + ".png", b"x", served_at="/hostile")
+    site.upload(HOSTILE + ".txt", b"x", status(503), served_at="/failing")
+    site.change(site.upload("x", b"x", storage=HOSTILE), Hash=HOSTILE, Name=HOSTILE)
+    site.work()
+    yield site
+    site.close()
 
 
 @pytest.fixture
@@ -627,10 +627,10 @@ def test_control_characters_of_a_key_do_not_reach_the_terminal(cbk, hostile, com
     assert out.isascii() or "ünï 日本" in out
 
 
-def test_control_characters_of_a_reason_do_not_reach_the_terminal(cbk, desk):
-    desk.upload("a.txt", b"x", status(503))
-    desk.work()
-    with desk.kit.catalog.database.writing() as connection:
+def test_control_characters_of_a_reason_do_not_reach_the_terminal(cbk, site):
+    site.upload("a.txt", b"x", status(503))
+    site.work()
+    with site.context.catalog.database.writing() as connection:
         connection.exec_driver_sql("UPDATE versions SET reason = ?", (HOSTILE,))
     for command in ("status", "ls"):
         assert "\\x1b[31mred\\nforged\\x9b2J\\u202egnp.exe" in cbk(command)[1]
@@ -650,11 +650,11 @@ def test_table_on_a_terminal_shows_escapes_as_text(cbk, hostile, environment):
     assert "\\x1b[31mred\\nforged\\x9b2J\\u202egnp.exe" in out
 
 
-def test_markup_in_a_key_is_no_markup(cbk, desk, environment):
+def test_markup_in_a_key_is_no_markup(cbk, site, environment):
     environment.setenv("FORCE_COLOR", "1")
     environment.setenv("NO_COLOR", "1")
-    desk.upload("[red]a[/red].txt", b"x", status(503))
-    desk.work()
+    site.upload("[red]a[/red].txt", b"x", status(503))
+    site.work()
     assert "s3/[red]a[/red].txt v1" in cbk("status")[1]
     assert "s3/[red]a[/red].txt" in cbk("ls")[1]
 
@@ -668,7 +668,7 @@ def test_terminal_that_knows_only_ascii_gets_the_rest_as_escapes(hostile):
 # ---- doctor ----------------------------------------------------------------------------------------------------------------
 
 
-def test_doctor_looks_at_every_part_and_ends_with_1_where_one_is_broken(cbk, desk):
+def test_doctor_looks_at_every_part_and_ends_with_1_where_one_is_broken(cbk, site):
     code, out, _ = cbk("doctor")
     assert code == 1
     parts = {line[5:13].strip(): line[:4].strip() for line in reversed(out.splitlines()) if not line.startswith(" ")}
@@ -677,7 +677,7 @@ def test_doctor_looks_at_every_part_and_ends_with_1_where_one_is_broken(cbk, des
     assert "\n              HINT: is it running, is CBK_BROKER_URL right?\n" in out
 
 
-def test_doctor_as_json_is_one_object_per_line(cbk, desk):
+def test_doctor_as_json_is_one_object_per_line(cbk, site):
     code, out, _ = cbk("doctor", "--json")
     findings = [json.loads(line) for line in out.splitlines()]
     assert code == 1
@@ -687,13 +687,13 @@ def test_doctor_as_json_is_one_object_per_line(cbk, desk):
     assert all(finding["hint"] for finding in findings if finding["level"] != "ok")
 
 
-def test_doctor_finds_a_setting_that_is_misspelt(cbk, desk, environment):
+def test_doctor_finds_a_setting_that_is_misspelt(cbk, site, environment):
     environment.setenv("CBK_POLL_INTERVALL", "1s")
     _, out, _ = cbk("doctor")
     assert "warn settings CBK_POLL_INTERVALL (did you mean CBK_POLL_INTERVAL?) is no setting of this kit\n" in out
 
 
-def test_doctor_goes_on_past_every_broken_part(cbk, desk, environment, tmp_path):
+def test_doctor_goes_on_past_every_broken_part(cbk, site, environment, tmp_path):
     environment.setenv("CBK_SOURCE_URL", f"sqlite:///{tmp_path}/nothing.db")
     environment.setenv("CBK_CATALOG_URL", f"sqlite:///{tmp_path}/no/catalog.db")
     code, out, _ = cbk("doctor", "--json")
@@ -717,16 +717,16 @@ def test_schema_names_the_user_that_is_asked_for(cbk):
     assert 'TO "backup";' in cbk("schema", "postgresql", "--user", "backup")[1]
 
 
-def test_resync_that_names_nothing_ends_with_2(cbk, desk):
+def test_resync_that_names_nothing_ends_with_2(cbk, site):
     code, _, err = cbk("resync")
     assert code == 2
     assert err.startswith("cbk: a resync takes storage and key, or the Id of a row\nHINT: ")
 
 
-def test_dry_resync_says_what_it_would_do_without_a_broker(cbk, desk):
-    desk.upload("a.txt", b"x")
-    desk.work()
-    (desk.root / "car-erp/a/v1.gzip").unlink()
+def test_dry_resync_says_what_it_would_do_without_a_broker(cbk, site):
+    site.upload("a.txt", b"x")
+    site.work()
+    (site.root / "car-erp/a/v1.gzip").unlink()
     code, out, err = cbk("resync", "--storage", "s3", "--key", "a.txt", "--dry-run", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
@@ -736,14 +736,14 @@ def test_dry_resync_says_what_it_would_do_without_a_broker(cbk, desk):
         "again": 1,
         "why": "v1: its copy was not on the disk",
     }
-    assert desk.states() == {("a.txt", 1): "stored"}
+    assert site.states() == {("a.txt", 1): "stored"}
 
 
-def test_resync_without_a_broker_ends_with_1_and_uses_that_of_the_named_file(desk, environment, tmp_path):
-    desk.upload("a.txt", b"x")
+def test_resync_without_a_broker_ends_with_1_and_uses_that_of_the_named_file(site, environment, tmp_path):
+    site.upload("a.txt", b"x")
     file = tmp_path / "cbk.toml"
-    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in desk.settings.items() if name != "buckets"))
-    for name in desk.environment:
+    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in site.settings.items() if name != "buckets"))
+    for name in site.environment:
         environment.delenv(name)
     (tmp_path / "impatient.py").write_text("broker_connection_timeout = 0.01\n")
     environment.setenv("CBK_CELERY_CONFIG", str(tmp_path / "impatient.py"))
@@ -756,7 +756,7 @@ def test_resync_without_a_broker_ends_with_1_and_uses_that_of_the_named_file(des
 
 
 @pytest.mark.parametrize("command", ["init", "doctor", "status", "ls"])
-def test_password_is_never_printed(cbk, desk, environment, command):
+def test_password_is_never_printed(cbk, site, environment, command):
     away = "postgresql+psycopg://cbk:hunter2@127.0.0.1:1/app"
     environment.setenv("CBK_SOURCE_URL", away)
     environment.setenv("CBK_CATALOG_URL", away)
@@ -767,12 +767,12 @@ def test_password_is_never_printed(cbk, desk, environment, command):
     assert "127.0.0.1" in out + err
 
 
-def test_signature_of_a_link_is_never_printed(cbk, desk):
+def test_signature_of_a_link_is_never_printed(cbk, site):
     with Origin() as elsewhere:
-        desk.upload("a.txt", b"x", link=elsewhere.url("/a", "X-Amz-Signature=DEADBEEFSECRET"))
-        desk.upload("b.txt", b"x", status(403))
-        desk.change(desk.upload("c.txt", b"x"), Hash=desk.link("/c"))
-        desk.work()
+        site.upload("a.txt", b"x", link=elsewhere.url("/a", "X-Amz-Signature=DEADBEEFSECRET"))
+        site.upload("b.txt", b"x", status(403))
+        site.change(site.upload("c.txt", b"x"), Hash=site.link("/c"))
+        site.work()
     shown = "".join(out + err for _, out, err in (cbk("status"), cbk("ls"), cbk("ls", "--json"), cbk("status", "--json")))
     assert "declined" in shown
     assert "DEADBEEF" not in shown

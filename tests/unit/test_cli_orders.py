@@ -8,28 +8,28 @@ import pytest
 from click.testing import CliRunner
 
 from cbk.cli.main import cli
-from cbk.cli.orders import _parse_end
-from tests.desk import Desk
+from cbk.cli.overrides import _parse_end
+from tests.in_process_site import InProcessSite
 from tests.origin import Origin
 
 NOW = datetime(2026, 11, 25, 12, 30, 15, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory):
+def site(tmp_path_factory):
     with Origin() as origin:
-        desk = Desk(tmp_path_factory.mktemp("desk"), origin, bandwidth="1M")
-        yield desk
-        desk.close()
+        site = InProcessSite(tmp_path_factory.mktemp("site"), origin, bandwidth="1M")
+        yield site
+        site.close()
 
 
 @pytest.fixture
-def cbk(desk, monkeypatch):
+def cbk(site, monkeypatch):
     """A function that runs `cbk` and gives its exit code and its output, or the error's message."""
-    for name, value in desk.environment.items():
+    for name, value in site.environment.items():
         monkeypatch.setenv(name, value)
     for fact in ("order.pause", "order.bandwidth"):
-        desk.kit.catalog.facts.set(**{fact: None})
+        site.context.catalog.facts.set(**{fact: None})
 
     def run(*arguments):
         done = CliRunner().invoke(cli, arguments)

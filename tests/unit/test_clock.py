@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cbk.rules.clock import BOOTS_AT_MOST, ClockMemory, ClockReading, judge_clock, remember
+from cbk.rules.retention.clock_guard import BOOTS_AT_MOST, ClockMemory, ClockReading, judge_clock, remember
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)

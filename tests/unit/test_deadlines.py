@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cbk.rules.deadlines import Deadlines, Doomed, find_doomed, horizon, judge_links, storing_rate
-from cbk.rules.health import Kind
+from cbk.rules.backup.link_deadlines import Deadlines, Doomed, find_doomed, horizon, judge_links, storing_rate
+from cbk.rules.status.health import Kind
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

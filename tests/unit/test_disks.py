@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cbk.edges import machine
+from cbk.edges import host
 
 
 @pytest.fixture
@@ -31,17 +31,17 @@ def sysfs(tmp_path):
     ],
 )
 def test_disks_are_found_through_partitions_encryption_and_raid(sysfs, entry, disks):
-    assert machine._disks_below(sysfs / entry) == disks
+    assert host._disks_below(sysfs / entry) == disks
 
 
 def test_other_partition_of_the_systems_disk_is_the_systems_disk(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_disks", lambda device: frozenset({"mmcblk0"}))
-    assert machine.shares_system_disk(tmp_path)
-    assert machine.is_on_sd_card(tmp_path)
+    monkeypatch.setattr(host, "_disks", lambda device: frozenset({"mmcblk0"}))
+    assert host.shares_system_disk(tmp_path)
+    assert host.is_on_sd_card(tmp_path)
 
 
 def test_other_disk_is_another_one(monkeypatch):
     proc = Path("/proc")  # a filesystem of its own, on no disk
-    assert not machine.shares_system_disk(proc)
-    assert not machine.is_on_sd_card(proc)
-    assert machine.shares_system_disk(Path("/"))
+    assert not host.shares_system_disk(proc)
+    assert not host.is_on_sd_card(proc)
+    assert host.shares_system_disk(Path("/"))

@@ -17,13 +17,13 @@ import settings_doc
 from cbk import errors
 from cbk.appside.schema import ddl
 from cbk.cli.main import cli
-from cbk.jobs.intake import take_in
-from cbk.jobs.kit import open_kit
-from cbk.jobs.poll import poll
+from cbk.jobs.context import open_context
+from cbk.jobs.intake.rows import record_rows
+from cbk.jobs.poll.poll import poll
 from cbk.model import VersionState
-from cbk.rules.health import Kind
+from cbk.rules.status.health import Kind
 from cbk.settings import OTHER_NAMES, PREFIX, Settings, load_settings
-from tests.desk import CollectingCourier
+from tests.in_process_site import CollectingPublisher
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -200,7 +200,7 @@ def test_decisions_are_numbered_as_their_files():
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch):
+def full_site(tmp_path, monkeypatch):
     """A kit on SQLite that has taken in one row; gives the settings as environment."""
     source = tmp_path / "app.db"
     environment = {"CBK_SOURCE_URL": f"sqlite:///{source}", "CBK_BACKUP_ROOT": str(tmp_path / "backups")}
@@ -216,8 +216,8 @@ def site(tmp_path, monkeypatch):
             [HASH],
         )
     assert CliRunner().invoke(cli, ["init"]).exit_code == 0
-    with closing(open_kit(load_settings())) as kit:
-        take_in(kit, kit.source.rows_after(None, 10))
+    with closing(open_context(load_settings())) as context:
+        record_rows(context, context.source.rows_after(None, 10))
     return environment
 
 
@@ -234,31 +234,31 @@ def documented(command):
 
 
 @pytest.mark.parametrize(("command", "exit_code"), [("status", 4), ("ls", 0), ("history cars/id-1/thumbnail.png", 0)])
-def test_json_has_the_documented_shape(site, command, exit_code):
+def test_json_has_the_documented_shape(full_site, command, exit_code):
     result = CliRunner().invoke(cli, [*command.split(), "--json"])
     assert result.exit_code == exit_code
     assert shape(json.loads(result.stdout)) == documented(command.split()[0])
 
 
 @pytest.mark.parametrize("command", ["pause 2h", "resume", "bandwidth 2M"])
-def test_json_of_an_order_has_the_documented_shape(site, command):
+def test_json_of_an_order_has_the_documented_shape(full_site, command):
     result = CliRunner().invoke(cli, [*command.split(), "--json"])
     assert shape(json.loads(result.stdout)) == documented(command.split()[0])
 
 
-def test_json_of_the_doctor_has_the_documented_shape(site):
+def test_json_of_the_doctor_has_the_documented_shape(full_site):
     lines = CliRunner().invoke(cli, ["doctor", "--json"]).stdout.splitlines()
     assert {tuple(json.loads(line)) for line in lines} == {tuple(documented("doctor"))}
 
 
-def test_json_of_a_declined_row_has_the_documented_shape(site, make_row):
-    with closing(open_kit(load_settings())) as kit:
-        take_in(kit, [make_row(id="2", hash="nonsense")])
+def test_json_of_a_declined_row_has_the_documented_shape(full_site, make_row):
+    with closing(open_context(load_settings())) as context:
+        record_rows(context, [make_row(id="2", hash="nonsense")])
     result = CliRunner().invoke(cli, ["ls", "--json", "--state", "declined"])
     assert shape(json.loads(result.stdout)) == documented("ls")
 
 
-def test_json_of_a_resync_has_the_documented_shape(site):
+def test_json_of_a_resync_has_the_documented_shape(full_site):
     command = [
         sys.executable,
         "-m",
@@ -271,18 +271,18 @@ def test_json_of_a_resync_has_the_documented_shape(site):
         "--dry-run",
         "--json",
     ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | site
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)} | full_site
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
     assert shape(json.loads(done.stdout)) == documented("resync")
 
 
 @pytest.fixture
-def deleted(site):
+def deleted(full_site):
     """The same, where the application has deleted the file, and the kit has seen it."""
-    with closing(sqlite3.connect(site["CBK_SOURCE_URL"].removeprefix("sqlite:///"))) as connection, connection:
+    with closing(sqlite3.connect(full_site["CBK_SOURCE_URL"].removeprefix("sqlite:///"))) as connection, connection:
         connection.execute('INSERT INTO "ObjectStorageDeleteLog" ("FileId") VALUES (1)')
-    with closing(open_kit(load_settings())) as kit:
-        poll(kit, CollectingCourier(), pause=lambda _: True)
+    with closing(open_context(load_settings())) as context:
+        poll(context, CollectingPublisher(), pause=lambda _: True)
 
 
 @pytest.mark.parametrize(
@@ -301,14 +301,14 @@ def test_json_of_keeping_has_the_documented_shape(deleted, command, name):
     assert {tuple(json.loads(line)) for line in result.stdout.splitlines()} == {tuple(documented(name))}
 
 
-def test_json_of_a_test_message_has_the_documented_shape(site, monkeypatch):
+def test_json_of_a_test_message_has_the_documented_shape(full_site, monkeypatch):
     monkeypatch.setenv("CBK_NOTIFY", "json://127.0.0.1:9/")
     result = CliRunner().invoke(cli, ["notify", "--test", "--json"])
     assert (result.exit_code, shape(json.loads(result.stdout))) == (1, documented("notify"))
 
 
-def test_json_of_a_rebuild_has_the_documented_shape(site):
-    damaged = Path(site["CBK_BACKUP_ROOT"]) / "b/x/v1.gzip"
+def test_json_of_a_rebuild_has_the_documented_shape(full_site):
+    damaged = Path(full_site["CBK_BACKUP_ROOT"]) / "b/x/v1.gzip"
     damaged.parent.mkdir(parents=True)
     damaged.touch()
     result = CliRunner().invoke(cli, ["rebuild", "--json"])

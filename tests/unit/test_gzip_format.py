@@ -25,7 +25,7 @@ from cbk.rules.gzip_format import (
     encode_header,
     encode_trailer,
 )
-from cbk.rules.layout import restore_names
+from cbk.rules.intake.layout import restore_names
 
 NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 

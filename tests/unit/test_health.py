@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cbk.model import VersionState
-from cbk.rules.health import Kind, describe_age, judge, judge_workers
+from cbk.rules.status.health import Kind, describe_age, judge, judge_workers
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

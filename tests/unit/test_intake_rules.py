@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from cbk.model import AcceptedRow
-from cbk.rules.intake import KnownVersion, candidate_place_keys, plan_intake
-from cbk.rules.layout import place_key
+from cbk.rules.intake.intake import KnownVersion, candidate_place_keys, plan_intake
+from cbk.rules.intake.layout import place_key
 
 A, B = "aa" * 32, "bb" * 32
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbk.model import Hold, RemovalKind
-from cbk.rules.journal import JournalRemoval, decode_journal, encode_journal
+from cbk.rules.retention.journal import JournalRemoval, decode_journal, encode_journal
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOLD = Hold(id=0, key="cars/", is_prefix=True, storage="s3", until=NOW + timedelta(days=9), reason="court", created_at=NOW)
@@ -113,7 +113,7 @@ def test_journal_of_a_later_format_is_not_guessed_at():
     "change", [{"due_at": "2026-03-01T12:00:00"}, {"through": -1}, {"through": True}, {"kind": "x"}, {"key": 1}]
 )
 def test_line_whose_values_make_no_sense_is_damaged(change):
-    from cbk.rules.journal import _line  # noqa: PLC0415 - the only way to a line that is wrong and has the right sum
+    from cbk.rules.retention.journal import _line  # noqa: PLC0415 - the only way to a line that is wrong and has the right sum
 
     body = json.loads(JOURNAL.splitlines()[2])["removal"] | change
     first = JOURNAL.splitlines()[0]

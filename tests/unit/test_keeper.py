@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cbk.edges.catalog import Keeper
+from cbk.edges.catalog import LeaseRenewer
 from cbk.errors import CatalogUnavailable, LeaseLost
 
 CLAIM = SimpleNamespace(version=SimpleNamespace(id=1, label="s3/a.png v1"))
@@ -29,7 +29,7 @@ class Work:
 @pytest.fixture
 def uptime(monkeypatch):
     clock = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr("cbk.edges.catalog.work.uptime", lambda: clock.seconds)
+    monkeypatch.setattr("cbk.edges.catalog.work_queue.uptime", lambda: clock.seconds)
     return clock
 
 
@@ -41,7 +41,7 @@ def work():
 @pytest.fixture
 def tick(work, uptime):
     """A function that ticks so many seconds after the claim."""
-    keeper = Keeper(work, [CLAIM], timedelta(seconds=120))
+    keeper = LeaseRenewer(work, [CLAIM], timedelta(seconds=120))
 
     def tick(seconds):
         uptime.seconds = seconds

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cbk.rules.layout import (
+from cbk.rules.intake.layout import (
     COPY_NAME,
     bucket_folder,
     contested_paths,

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbk.errors import TargetRefused
-from cbk.rules.links import (
+from cbk.errors import LinkForbidden
+from cbk.rules.backup.links import (
     LONGEST_LINK,
     AllowedHosts,
-    Target,
+    LinkTarget,
     address_is_public,
     check_link,
     link_digest,
@@ -21,7 +21,7 @@ SECRET = "/secret-path/file?X-Amz-Signature=secret-query"
 
 
 def refusal(link, allowed=ANYWHERE):
-    with pytest.raises(TargetRefused) as caught:
+    with pytest.raises(LinkForbidden) as caught:
         check_link(link, allowed)
     assert "secret" not in f"{caught.value.message} {caught.value.hint}"
     assert caught.value.__context__ is None
@@ -29,7 +29,9 @@ def refusal(link, allowed=ANYWHERE):
 
 
 def test_check_link_of_a_public_https_host_says_where_it_leads():
-    assert check_link(f"https://S3.Example.com{SECRET}", ANYWHERE) == Target("https", "s3.example.com", 443, must_be_public=True)
+    assert check_link(f"https://S3.Example.com{SECRET}", ANYWHERE) == LinkTarget(
+        "https", "s3.example.com", 443, must_be_public=True
+    )
 
 
 def test_check_link_keeps_a_port_of_its_own():
@@ -188,7 +190,7 @@ def test_check_link_gives_a_clean_answer_to_any_text(text):
     for link in (text, "https://" + text, f"https://files.example.com/{text}"):
         try:
             target = check_link(link, ANYWHERE)
-        except TargetRefused:
+        except LinkForbidden:
             continue
         assert target.scheme == "https"
         assert normalized_host(target.host) == target.host
@@ -201,12 +203,12 @@ def test_check_link_gives_a_clean_answer_to_any_text(text):
 def allowed(text, link):
     try:
         return check_link(link, AllowedHosts.parse(text))
-    except TargetRefused:
+    except LinkForbidden:
         return None
 
 
 def test_allowed_host_may_be_private_and_plain_http():
-    assert allowed("nas.lan:9000", "http://nas.lan:9000/a") == Target("http", "nas.lan", 9000, must_be_public=False)
+    assert allowed("nas.lan:9000", "http://nas.lan:9000/a") == LinkTarget("http", "nas.lan", 9000, must_be_public=False)
 
 
 def test_allowed_hosts_shut_out_every_other_host():

@@ -3,7 +3,7 @@
 import pytest
 
 from cbk.errors import UsageError
-from cbk.rules.batches import LARGEST
+from cbk.rules.backup.batches import LARGEST
 from cbk.rules.messages import LONGEST_TEXT, read_id, read_ids, read_number, read_text
 
 LONG = pytest.param("1" * (LONGEST_TEXT + 1), id="long")

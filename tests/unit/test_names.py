@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from cbk.edges.download.names import Names, look_up
+from cbk.edges.download.dns_resolver import DnsResolver, look_up
 
 FOUND = [(socket.AF_INET, ("93.184.216.34", 443))]
 PATIENCE = 20.0
@@ -57,17 +57,17 @@ def in_threads(names, *hosts):
 
 
 def test_name_is_looked_up(resolver):
-    assert Names(PATIENCE, look_up=resolver)("files.example.com", 443) == FOUND
+    assert DnsResolver(PATIENCE, look_up=resolver)("files.example.com", 443) == FOUND
     assert resolver.asked == [("files.example.com", 443)]
 
 
 def test_name_that_is_not_found_raises_what_the_resolver_raised(resolver):
     with pytest.raises(socket.gaierror):
-        Names(PATIENCE, look_up=resolver)("bad.example.com", 443)
+        DnsResolver(PATIENCE, look_up=resolver)("bad.example.com", 443)
 
 
 def test_name_that_hangs_is_given_up_and_not_asked_again_and_others_are_looked_up_meanwhile(resolver):
-    names = Names(1, look_up=resolver)
+    names = DnsResolver(1, look_up=resolver)
     (thread,) = in_threads(names, "slow.example.com")
     resolver.wait_until_it_hangs()
     assert names("files.example.com", 443) == FOUND
@@ -78,7 +78,7 @@ def test_name_that_hangs_is_given_up_and_not_asked_again_and_others_are_looked_u
 
 
 def test_one_thread_serves_one_look_up_after_the_other(resolver):
-    names = Names(PATIENCE, look_up=resolver)
+    names = DnsResolver(PATIENCE, look_up=resolver)
     for number in range(20):
         names(f"{number}.example.com", 443)
     assert len(resolver.threads) == 1
@@ -86,7 +86,7 @@ def test_one_thread_serves_one_look_up_after_the_other(resolver):
 
 
 def test_names_that_hang_take_so_many_threads_and_no_more(resolver):
-    names = Names(PATIENCE, look_up=resolver, most_threads=3)
+    names = DnsResolver(PATIENCE, look_up=resolver, most_threads=3)
     threads = in_threads(names, "slow1", "slow2", "slow3")
     resolver.wait_until_it_hangs(3)
     with pytest.raises(TimeoutError):
@@ -101,7 +101,7 @@ def test_names_that_hang_take_so_many_threads_and_no_more(resolver):
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "93.184.216.34"])
 def test_address_needs_no_thread(resolver, address):
-    assert Names(0, look_up=resolver)(address, 443) == FOUND
+    assert DnsResolver(0, look_up=resolver)(address, 443) == FOUND
     assert resolver.threads == {threading.current_thread()}
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbk.edges.targets import open_target
-from cbk.edges.targets.objects import MIB, Naming, content_type, in_parts, parse_address, part_bytes, verified
-from cbk.errors import CopyCorrupt, TargetError, UsageError
+from cbk.edges.destinations import open_destination
+from cbk.edges.destinations.objects import MIB, Naming, content_type, in_parts, parse_address, part_bytes, verified
+from cbk.errors import CopyCorrupt, DestinationError, UsageError
 from cbk.model import RestoreItem
 
 
@@ -64,9 +64,9 @@ def test_address_without_a_container_is_refused():
 def test_package_that_is_missing_is_named_with_its_cure(monkeypatch, url, module):
     extra = url.partition(":")[0]
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, f"cbk.edges.targets.{extra}", raising=False)
+    monkeypatch.delitem(sys.modules, f"cbk.edges.destinations.{extra}", raising=False)
     with pytest.raises(UsageError, match=module) as refused:
-        open_target(url)
+        open_destination(url)
     assert refused.value.hint == f"pip install 'cloud-backup-kit[{extra}]'"
 
 
@@ -89,7 +89,7 @@ def test_object_has_the_files_own_key_below_the_prefix(container, prefix, expect
 def test_two_buckets_are_not_mixed_in_one_place():
     naming = Naming("new", "")
     naming.object_of(item())
-    with pytest.raises(TargetError) as refused:
+    with pytest.raises(DestinationError) as refused:
         naming.object_of(item(bucket="other"))
     assert "other" in refused.value.message
     assert "{bucket}" in refused.value.hint
@@ -102,7 +102,7 @@ def test_two_buckets_go_where_the_address_keeps_them_apart():
 
 @pytest.mark.parametrize("key", ["../other/a", "a/../b", "a/./b", "..", "a/.."])
 def test_key_that_a_server_could_take_for_a_path_is_refused(key):
-    with pytest.raises(TargetError):
+    with pytest.raises(DestinationError):
         Naming("new", "").object_of(item(key))
 
 
@@ -112,12 +112,12 @@ def test_key_with_dots_in_its_names_is_an_ordinary_one(key):
 
 
 def test_bucket_cannot_lead_elsewhere_either():
-    with pytest.raises(TargetError):
+    with pytest.raises(DestinationError):
         Naming("new", "{bucket}").object_of(item(bucket=".."))
 
 
 def test_key_that_is_no_text_is_refused():
-    with pytest.raises(TargetError):
+    with pytest.raises(DestinationError):
         Naming("new", "").object_of(item("a\ud800"))
 
 

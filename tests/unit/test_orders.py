@@ -4,15 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cbk.rules.health import Kind
-from cbk.rules.orders import BANDWIDTH_FACT, PAUSE_FACT, judge_pause, note_pause, read_orders
+from cbk.rules.backup.overrides import BANDWIDTH_FACT, PAUSE_FACT, judge_pause, note_pause, read_overrides
+from cbk.rules.status.health import Kind
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
 def paused(start, end):
-    return read_orders({PAUSE_FACT: note_pause(start, end)}, "").pause_at(NOW)
+    return read_overrides({PAUSE_FACT: note_pause(start, end)}, "").pause_at(NOW)
 
 
 @pytest.mark.parametrize(
@@ -30,13 +30,13 @@ def test_pause_is_in_force_until_its_end(start, end, expected):
 
 
 def test_without_orders_the_settings_hold():
-    orders = read_orders({}, "2M")
+    orders = read_overrides({}, "2M")
     assert (orders.pause_at(NOW), orders.timetable.limit_at(NOW)) == (None, 2_000_000)
 
 
 @pytest.mark.parametrize(("ordered", "limit"), [("1M", 1_000_000), ("off", None)])
 def test_bandwidth_that_was_ordered_holds_instead_of_that_of_the_settings(ordered, limit):
-    assert read_orders({BANDWIDTH_FACT: ordered}, "2M").timetable.limit_at(NOW) == limit
+    assert read_overrides({BANDWIDTH_FACT: ordered}, "2M").timetable.limit_at(NOW) == limit
 
 
 def judged(until, oldest_at, unprotected=3):

@@ -7,8 +7,8 @@ import pytest
 
 from cbk import errors
 from cbk.model import AcceptedRow, DeclinedRow, VersionState
-from cbk.rules.answers import FRESH_LINK
-from cbk.rules.outcome import LONGEST_DELAY, Fetch, after_failure, backoff, decide_fetch, is_worth_another_try
+from cbk.rules.backup.http_responses import FRESH_LINK
+from cbk.rules.backup.retry import LONGEST_DELAY, Fetch, after_failure, backoff, decide_fetch, is_worth_another_try
 from tests.unit.test_wanted import version
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,7 +55,7 @@ def test_decide_fetch_gives_a_reason_where_the_row_says_something_else(row, stat
         (errors.ObjectMissing("404"), "missing", True),
         (errors.HashMismatch("other bytes", expected="00", actual="11"), "mismatch", True),
         (errors.LinkExpired("expired"), "expired", False),
-        (errors.TargetRefused("private address"), "declined", True),
+        (errors.LinkForbidden("private address"), "declined", True),
         (errors.TooLarge("5 GB"), "declined", True),
     ],
 )

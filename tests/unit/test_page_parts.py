@@ -7,12 +7,12 @@ from urllib.parse import unquote
 import pytest
 
 from cbk.errors import BrokerUnavailable, CatalogUnavailable, UsageError
-from cbk.page.drawing import HEIGHT, POINTS, WIDTH, draw
-from cbk.page.guard import Credentials
+from cbk.page.auth import Credentials
 from cbk.page.names import content_disposition, from_query, to_query
 from cbk.page.show import marked
 from cbk.page.snapshot import FRESH_SECONDS, REST, Snapshot
-from cbk.page.workers import COUNTS_SECONDS, Roll
+from cbk.page.sparkline import HEIGHT, POINTS, WIDTH, draw
+from cbk.page.workers import COUNTS_SECONDS, WorkerCounts
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -160,12 +160,12 @@ def test_old_answer_does_not_stand_in_for_one_that_cannot_be_had():
 
 def test_answer_of_the_workers_counts_for_a_while():
     clock = Clock()
-    roll = Roll(lambda: {"a": 1}, clock=clock)
-    assert roll.latest() is None
-    roll.look()
-    assert roll.latest() == {"a": 1}
+    worker_counts = WorkerCounts(lambda: {"a": 1}, clock=clock)
+    assert worker_counts.latest() is None
+    worker_counts.look()
+    assert worker_counts.latest() == {"a": 1}
     clock.now += COUNTS_SECONDS
-    assert roll.latest() is None
+    assert worker_counts.latest() is None
 
 
 def test_nothing_is_known_of_workers_whose_broker_is_away():
@@ -176,10 +176,10 @@ def test_nothing_is_known_of_workers_whose_broker_is_away():
             return answer
         raise BrokerUnavailable("away")
 
-    roll = Roll(ask)
-    roll.look()
-    roll.look()
-    assert roll.latest() is None
+    worker_counts = WorkerCounts(ask)
+    worker_counts.look()
+    worker_counts.look()
+    assert worker_counts.latest() is None
 
 
 # ---- how values look -------------------------------------------------------------------------------------------------------

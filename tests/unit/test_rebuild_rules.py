@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cbk.model import CopyHeader
-from cbk.rules.layout import copy_location, place_key, places
-from cbk.rules.rebuild import FoundCopy, KnownFile, PlacedCopy, Problem, place_copy, plan_rebuild
+from cbk.rules.admin.rebuild import FoundCopy, KnownFile, PlacedCopy, RebuildProblem, place_copy, plan_rebuild
+from cbk.rules.intake.layout import copy_location, place_key, places
 
 NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -50,7 +50,7 @@ def test_copy_is_believed_in_every_place_that_the_layout_has_for_it(place):
 )
 def test_copy_that_lies_elsewhere_is_a_problem(location):
     problem = place_copy(found(location), bucket_of)
-    assert problem == Problem(
+    assert problem == RebuildProblem(
         location=location, reason="its header says that it is s3/cars/thumb.png v1, which does not belong there"
     )
 
@@ -67,7 +67,7 @@ def test_folder_that_the_bucket_is_spelt_into_is_the_buckets():
 @pytest.mark.parametrize("header", [{"sha256": "zz"}, {"storage": ""}, {"name": "", "path": ""}, {"version": 2**70}])
 def test_header_that_makes_no_sense_is_a_problem(header):
     problem = place_copy(found("car-erp/cars/thumb/v1.gzip", **header), bucket_of)
-    assert isinstance(problem, Problem)
+    assert isinstance(problem, RebuildProblem)
     assert problem.reason.startswith("its header makes no sense: ")
 
 
@@ -93,7 +93,7 @@ def test_no_header_raises_and_what_is_believed_is_where_the_layout_puts_it(heade
     candidates = places(bucket_of(header.storage), header.key or "x", header.storage)
     location = copy_location(candidates[candidate % len(candidates)], header.version)
     copy = place_copy(FoundCopy(location=location, header=header, stored_size=1, stored_at=NOW), bucket_of)
-    assert isinstance(copy, Problem) or copy_location(copy.place, copy.row.number) == location
+    assert isinstance(copy, RebuildProblem) or copy_location(copy.place, copy.row.number) == location
 
 
 # ---- the plan ----------------------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbk.edges.targets import WantedPaths
+from cbk.edges.destinations import WantedPaths
 from cbk.model import Version, VersionState
-from cbk.rules.layout import contested_paths, place_key
-from cbk.rules.restore import Deletion, Wish, choose
+from cbk.rules.intake.layout import contested_paths, place_key
+from cbk.rules.restore import Deletion, RestoreFilter, choose
 
 NO_CLOCK = settings(deadline=None)
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -35,9 +35,9 @@ def version(number, state="stored", *, reason="", deleted=False, seen=None):
     )
 
 
-def chosen(versions, deletions=(), **wish):
+def chosen(versions, deletions=(), **restore_filter):
     """(number, has a copy, reason), or None."""
-    choice = choose(versions, Wish(**wish), deletions)
+    choice = choose(versions, RestoreFilter(**restore_filter), deletions)
     return choice and (choice.version.number, choice.has_copy, choice.reason)
 
 
@@ -55,10 +55,10 @@ def test_file_without_any_copy_says_why_its_newest_version_has_none():
 
 
 @pytest.mark.parametrize(
-    ("wish", "number"), [({}, None), ({"deleted": True}, 2), ({"number": 1}, None), ({"number": 1, "deleted": True}, 1)]
+    ("restore_filter", "number"), [({}, None), ({"deleted": True}, 2), ({"number": 1}, None), ({"number": 1, "deleted": True}, 1)]
 )
-def test_deleted_file_is_restored_only_when_deleted_ones_are_asked_for(wish, number):
-    choice = choose([version(1, deleted=True), version(2, deleted=True)], Wish(**wish))
+def test_deleted_file_is_restored_only_when_deleted_ones_are_asked_for(restore_filter, number):
+    choice = choose([version(1, deleted=True), version(2, deleted=True)], RestoreFilter(**restore_filter))
     assert (choice and choice.version.number) == number
 
 
@@ -79,7 +79,7 @@ def test_named_version_is_restored_and_no_other_stands_in():
 )
 def test_instant_gives_the_highest_version_that_had_been_seen_by_then(at, number):
     listed = [version(1), version(2, seen=2 * HOUR), version(3, seen=3 * HOUR)]
-    choice = choose(listed, Wish(at=at))
+    choice = choose(listed, RestoreFilter(at=at))
     assert (choice and choice.version.number) == number
 
 
@@ -100,7 +100,7 @@ LIVED_AGAIN_AT_TWO = Deletion(through=2, seen_at=NOON + HOUR, ended_at=NOON + 2 
 )
 def test_instant_gives_nothing_of_a_file_that_was_deleted_then(deletion, hours, number):
     listed = [version(1), version(2), version(3, seen=5 * HOUR)]
-    choice = choose(listed, Wish(at=NOON + hours * HOUR), [deletion])
+    choice = choose(listed, RestoreFilter(at=NOON + hours * HOUR), [deletion])
     assert (choice and choice.version.number) == number
 
 
@@ -123,7 +123,7 @@ VERSIONS = st.lists(
 def test_choice_is_the_highest_wanted_version_that_has_a_copy(listed, deleted):
     wanted = [version for version in listed if deleted or not version.deleted]
     stored = [version.number for version in wanted if version.state == "stored"]
-    choice = choose(listed, Wish(deleted=deleted))
+    choice = choose(listed, RestoreFilter(deleted=deleted))
     assert (choice is None) == (not wanted)
     assert not stored or choice.version.number == max(stored)
     assert not stored or (choice.reason == "") == (max(stored) == max(version.number for version in wanted))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbk.model import Hold, Removal, RemovalKind, Version, VersionState
-from cbk.rules.retention import Keep, Remove, covered_through, decide, is_replaced, when_due
+from cbk.rules.retention.retention import Keep, Remove, covered_through, decide, is_replaced, when_due
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

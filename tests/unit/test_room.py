@@ -2,7 +2,7 @@
 
 import pytest
 
-from cbk.rules.room import judge_room, reserve
+from cbk.rules.backup.disk_space import judge_disk_space, reserve
 
 GIB = 1 << 30
 
@@ -35,12 +35,12 @@ def test_reserve_is_what_is_set_or_fits_the_disk(total, least_free, expected):
     ],
 )
 def test_disk_takes_new_copies_while_it_is_writable_and_its_reserve_is_free(free, read_only, least_free, expected):
-    problem = judge_room(free=free, total=100 * GIB, read_only=read_only, least_free=least_free)
+    problem = judge_disk_space(free=free, total=100 * GIB, read_only=read_only, least_free=least_free)
     assert (problem is None) is (expected is None)
     assert expected is None or (expected in problem.message and "by itself" in problem.hint)
 
 
 def test_problem_says_how_much_is_left_and_how_much_is_kept():
-    problem = judge_room(free=123_000_000, total=100 * GIB, read_only=False, least_free=2_000_000_000)
+    problem = judge_disk_space(free=123_000_000, total=100 * GIB, read_only=False, least_free=2_000_000_000)
     assert "123 MB are free, 2,000 MB stay free" in problem.message
     assert "CBK_MIN_FREE_SPACE" in problem.hint

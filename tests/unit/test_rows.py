@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cbk.model import AcceptedRow, DeclinedRow, SourceRow
-from cbk.rules.rows import read_row
+from cbk.rules.intake.rows import read_row
 
 NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine fails no test
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cbk.rules.samples import EVERY, Sample, days_left, is_due
+from cbk.rules.status.samples import EVERY, Sample, days_left, is_due
 
 NOW = datetime(2026, 6, 30, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from celery import Celery
 
-from cbk.cluster import schedule
-from cbk.cluster.schedule import Scheduler
+from cbk.cluster import beat_scheduler
+from cbk.cluster.beat_scheduler import Scheduler
 
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
 
@@ -18,8 +18,8 @@ class Beat(Scheduler):
         self.wall, self.up, self.sent = datetime(2026, 1, 1, 12, tzinfo=UTC), 1000.0, []
         app = Celery("test", broker="memory://", set_as_current=False)
         monkeypatch.setattr(app, "now", lambda: self.wall)
-        monkeypatch.setattr(schedule.machine, "now", lambda: self.wall)
-        monkeypatch.setattr(schedule, "monotonic", lambda: self.up)
+        monkeypatch.setattr(beat_scheduler.host, "now", lambda: self.wall)
+        monkeypatch.setattr(beat_scheduler, "monotonic", lambda: self.up)
         app.conf.beat_schedule = {"poll": {"task": "poll", "schedule": 10.0}, "drill": {"task": "drill", "schedule": 60.0}}
         super().__init__(app)
 

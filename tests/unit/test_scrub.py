@@ -6,10 +6,10 @@ from fractions import Fraction
 
 import pytest
 
-from cbk.rules.scrub import (
+from cbk.rules.verification import (
     PASS_SHARE,
     Batch,
-    Finding,
+    CopyFinding,
     damage_of,
     drill_is_due,
     drill_problems,
@@ -45,19 +45,19 @@ def test_damage_is_told_apart_by_the_size_on_the_disk(size, expected, finding):
 
 
 def test_damage_of_a_copy_whose_size_nobody_noted_is_corrupt():
-    assert damage_of(3, None) is Finding.CORRUPT
+    assert damage_of(3, None) is CopyFinding.CORRUPT
 
 
 def test_bytes_are_put_aside_where_there_are_any_that_can_be_read():
-    assert {finding.value for finding in Finding if finding.leaves_bytes} == {"truncated", "corrupt", "swapped"}
+    assert {finding.value for finding in CopyFinding if finding.leaves_bytes} == {"truncated", "corrupt", "swapped"}
 
 
 def test_only_a_copy_whose_content_is_whole_goes_on_counting():
-    assert [finding for finding in Finding if finding.counts_still] == [Finding.ALTERED]
+    assert [finding for finding in CopyFinding if finding.counts_still] == [CopyFinding.ALTERED]
 
 
 def test_reason_says_what_was_found_and_when():
-    assert reason_of(Finding.SWAPPED, NOW) == "its copy was swapped, found 2026-03-01 12:00 UTC"
+    assert reason_of(CopyFinding.SWAPPED, NOW) == "its copy was swapped, found 2026-03-01 12:00 UTC"
 
 
 # ---- pacing ------------------------------------------------------------------------------------------------------------------

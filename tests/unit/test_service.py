@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from cbk.cluster import service, watchdog
-from cbk.cluster.schedule import Scheduler
+from cbk.cluster import systemd_notify, watchdog
+from cbk.cluster.beat_scheduler import Scheduler
 from tests.unit.test_schedule import Beat
 
 MINUTE = timedelta(minutes=1)
@@ -50,7 +50,7 @@ def manager(tmp_path, monkeypatch):
 
 
 def test_tell_sends_one_line_each(manager):
-    service.tell("READY=1", "STATUS=consumes")
+    systemd_notify.tell("READY=1", "STATUS=consumes")
     assert manager() == ["READY=1", "STATUS=consumes"]
 
 
@@ -60,19 +60,19 @@ def test_tell_knows_abstract_names(monkeypatch):
         listening.bind(f"\0{name}")
         listening.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
-        service.tell("READY=1")
+        systemd_notify.tell("READY=1")
         assert listening.recv(100) == b"READY=1"
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/notify"])
 def test_tell_does_nothing_where_nobody_listens(monkeypatch, address):
     monkeypatch.setenv("NOTIFY_SOCKET", address)
-    service.tell("READY=1")
+    systemd_notify.tell("READY=1")
 
 
 def test_worker_is_ready_once_it_consumes_and_without_a_watchdog_tells_no_more(manager):
     consumer = Consumer()
-    service._consumes(sender=consumer)
+    systemd_notify._consumes(sender=consumer)
     assert manager() == ["READY=1", "STATUS=consumes"]
     assert consumer.timer.repeated == []
 
@@ -81,7 +81,7 @@ def test_worker_looks_three_times_per_watchdog_from_its_own_loop(manager, monkey
     monkeypatch.setenv("WATCHDOG_USEC", "180000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     consumer = Consumer()
-    service._consumes(sender=consumer)
+    systemd_notify._consumes(sender=consumer)
     assert consumer.timer.repeated == [60.0]
     assert manager()[-2:] == ["WATCHDOG=1", "STATUS=consumes"]
 
@@ -90,7 +90,7 @@ def test_worker_that_takes_nothing_of_what_waits_is_not_told_to_be_alive(manager
     monkeypatch.setenv("WATCHDOG_USEC", "180000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     monkeypatch.setattr(watchdog, "is_consuming", lambda: False)
-    service._consumes(sender=Consumer())
+    systemd_notify._consumes(sender=Consumer())
     assert manager() == ["READY=1", "STATUS=consumes"]
 
 
@@ -98,11 +98,11 @@ def test_worker_that_takes_nothing_of_what_waits_is_not_told_to_be_alive(manager
 def test_watchdog_that_is_not_ours_or_is_none_asks_for_nothing(monkeypatch, microseconds, pid):
     monkeypatch.setenv("WATCHDOG_USEC", microseconds)
     monkeypatch.setenv("WATCHDOG_PID", pid or str(os.getpid()))
-    assert service.watchdog_interval() is None
+    assert systemd_notify.watchdog_interval() is None
 
 
 def test_waiting_for_redis_keeps_the_manager_from_killing(manager):
-    service.tell_waiting("ConnectionError")
+    systemd_notify.tell_waiting("ConnectionError")
     assert manager() == ["STATUS=waits for Redis: ConnectionError", "WATCHDOG=1", "EXTEND_TIMEOUT_USEC=120000000"]
 
 

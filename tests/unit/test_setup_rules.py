@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbk.errors import UsageError
-from cbk.rules.setup import QUESTIONS, for_another_machine, parse_answer, split_answers, to_toml
+from cbk.rules.admin.setup import QUESTIONS, for_another_machine, parse_answer, split_answers, to_toml
 from cbk.settings import Settings, parse_settings
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

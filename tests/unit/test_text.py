@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cbk.cli.proof import drill_line
-from cbk.jobs.drill import Drill
+from cbk.cli.verification_lines import drill_line
+from cbk.jobs.verification.drill import Drill
 from cbk.model import Brake
-from cbk.rules.health import judge_retention
+from cbk.rules.status.health import judge_retention
 from cbk.rules.text import counted
 
 

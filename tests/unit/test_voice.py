@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cbk.model import VersionState
-from cbk.rules.health import Kind, Problem
-from cbk.rules.voice import Memory, decide, patience, worth_telling
+from cbk.rules.status.alerting import AlertState, decide, patience, worth_telling
+from cbk.rules.status.health import Kind, Problem
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ALERT_AFTER = timedelta(hours=6)
@@ -23,7 +23,7 @@ class Ear:
     """Hears what is said in one look after the other; `deaf` where no service takes it."""
 
     def __init__(self):
-        self.memory = Memory()
+        self.state = AlertState()
         self.now = START
         self.messages = []
         self.deaf = False
@@ -31,11 +31,11 @@ class Ear:
     def look(self, *problems, after=timedelta(0), complete=True):
         """One look so much later; gives the subject of what was said."""
         self.now += after
-        speech = decide(problems, self.memory, now=self.now, alert_after=ALERT_AFTER, verdict="5 of 6 files.", complete=complete)
+        speech = decide(problems, self.state, now=self.now, alert_after=ALERT_AFTER, verdict="5 of 6 files.", complete=complete)
         said = speech.message is not None
         if said:
             self.messages.append(speech.message)
-        self.memory = speech.told if said and not self.deaf else speech.memory
+        self.state = speech.told if said and not self.deaf else speech.state
         self.grave = [each.kind for each in speech.grave]
         return speech.message.subject if said else None
 
@@ -58,7 +58,7 @@ def hours(number):
 
 def test_nothing_is_said_where_nothing_is_wrong(ear):
     assert [ear.look(after=hours(30)) for _ in range(3)] == [None, None, None]
-    assert ear.memory == Memory()
+    assert ear.state == AlertState()
 
 
 def test_what_does_not_pass_by_itself_is_told_at_once_and_once(ear):
@@ -140,7 +140,7 @@ def test_all_clear_comes_once_when_all_is_over_for_a_while(ear):
     assert ear.look(after=minutes(1)) == "all clear: what was told is over"
     assert ear.messages[1].text.splitlines() == ["Over: brake it is", "Over: disk_full it is", "5 of 6 files."]
     assert [ear.look(after=hours(7)) for _ in range(9)] == [None] * 9
-    assert ear.memory.entries == {}
+    assert ear.state.entries == {}
 
 
 def test_nothing_is_clear_while_something_else_begins(ear):

@@ -3,7 +3,7 @@
 import pytest
 
 from cbk.model import Version, VersionState
-from cbk.rules.wanted import PATIENCE_ATTEMPTS, plan_versions
+from cbk.rules.intake.version_selection import PATIENCE_ATTEMPTS, plan_versions
 
 
 def version(number, state="pending", *, reason="", due=False, attempts=0):

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from cbk.cluster.watchdog import patience_for
-from cbk.rules.watchdog import Act, Look, Silence, judge
+from cbk.rules.watchdog import Act, ConsumerState, Silence, judge
 
 PATIENCE = timedelta(seconds=60)
 EVERY = 20
@@ -13,7 +13,7 @@ def acts(*looks):
     """What is done after each of these looks, (waiting, taken, free) or None, which come every 20 seconds."""
     silence, done = Silence(), []
     for number, seen in enumerate(looks):
-        look = seen and Look(at=1000.0 + number * EVERY, waiting=seen[0], taken=seen[1], free=seen[2])
+        look = seen and ConsumerState(at=1000.0 + number * EVERY, waiting=seen[0], taken=seen[1], free=seen[2])
         act, silence = judge(look, silence, patience=PATIENCE)
         done.append(act)
     return done
@@ -51,7 +51,7 @@ def test_worker_that_hears_again_after_it_connected_begins_at_the_mildest_thing_
 
 
 def test_single_look_after_a_long_pause_is_not_enough():
-    late = Look(at=10_000.0, waiting=1, taken=0, free=8)
+    late = ConsumerState(at=10_000.0, waiting=1, taken=0, free=8)
     before = Silence(since=0.0, looks=1)
     assert judge(late, before, patience=PATIENCE)[0] is Act.NOTHING
 

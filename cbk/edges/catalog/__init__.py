@@ -1,22 +1,22 @@
 """The catalog: the kit's own database."""
 
 from cbk.edges.catalog.catalog import Catalog
-from cbk.edges.catalog.folders import Entry, Listing, Place
+from cbk.edges.catalog.folders import FolderEntry, FolderListing, Place
 from cbk.edges.catalog.leases import Leases
 from cbk.edges.catalog.removals import BRAKE_HELD, NewDelete, Planned, Verdict
-from cbk.edges.catalog.report import BucketCounts, Counts, Unprotected
+from cbk.edges.catalog.reports import BucketCounts, Counts, Unprotected
 from cbk.edges.catalog.verification import Scope, Standing
-from cbk.edges.catalog.work import Keeper, uptime
+from cbk.edges.catalog.work_queue import LeaseRenewer, uptime
 
 __all__ = [
     "BRAKE_HELD",
     "BucketCounts",
     "Catalog",
     "Counts",
-    "Entry",
-    "Keeper",
+    "FolderEntry",
+    "FolderListing",
+    "LeaseRenewer",
     "Leases",
-    "Listing",
     "NewDelete",
     "Place",
     "Planned",

@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database
 from cbk.edges.catalog.removals import BRAKE_HELD, close
-from cbk.edges.catalog.tables import EPOCH, brakes, removals, versions
+from cbk.edges.catalog.schema import EPOCH, brakes, removals, versions
 from cbk.model import Brake, VersionState
 
 # What a brake may hold: a removal that no brake was pulled on, of a file that the kit knows. Others would remove nothing.
 # Asked by `coalesce`: asked for NULL, SQLite would take the indexes of these columns, and read all of the past in them.
-_FREE = (
+_NOT_BRAKED = (
     removals.c.open.is_(True),
     sa.func.coalesce(removals.c.brake_id, 0) == 0,
     sa.func.coalesce(removals.c.file_id, 0) != 0,
@@ -34,7 +34,7 @@ class Brakes:
         number = sa.type_coerce(removals.c.due_at, sa.BigInteger).op("/", return_type=sa.BigInteger())(
             sa.literal_column(str(length))
         )
-        query = sa.select(number.label("slot"), sa.func.count()).where(*_FREE).group_by(sa.text("slot"))
+        query = sa.select(number.label("slot"), sa.func.count()).where(*_NOT_BRAKED).group_by(sa.text("slot"))
         with self._database.reading() as connection:
             return {int(found): count for found, count in connection.execute(query)}
 
@@ -58,7 +58,7 @@ class Brakes:
             count = 0
             for number in slots:
                 due = (removals.c.due_at >= _start(number, slot), removals.c.due_at < _start(number + 1, slot))
-                count += connection.execute(held.where(*_FREE, *due)).rowcount
+                count += connection.execute(held.where(*_NOT_BRAKED, *due)).rowcount
             if not count:
                 connection.execute(sa.delete(brakes).where(brakes.c.id == brake_id))
                 return None
@@ -71,14 +71,14 @@ class Brakes:
             brake = connection.execute(sa.select(brakes).where(*recent).order_by(brakes.c.id.desc()).limit(1)).first()
             if brake is None:
                 return None
-            since = (*_FREE, removals.c.first_seen_at >= brake.joined_at)
+            since = (*_NOT_BRAKED, removals.c.first_seen_at >= brake.joined_at)
             return brake.id, connection.scalar(sa.select(sa.func.count()).select_from(removals).where(*since)) or 0
 
     def join(self, brake_id: int) -> None:
         """The burst goes on: hold what was first seen since the brake was pulled or last joined."""
         with self._database.writing() as connection:
             joined_at = connection.scalar(sa.select(brakes.c.joined_at).where(brakes.c.id == brake_id))
-            since = (*_FREE, removals.c.first_seen_at >= joined_at)
+            since = (*_NOT_BRAKED, removals.c.first_seen_at >= joined_at)
             connection.execute(sa.update(removals).where(*since).values(brake_id=brake_id, armed_until=None))
             connection.execute(sa.update(brakes).where(brakes.c.id == brake_id).values(joined_at=self._database.now_sql))
 

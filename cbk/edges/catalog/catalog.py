@@ -10,20 +10,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from cbk.edges.catalog.brakes import Brakes
+from cbk.edges.catalog.connection import catalog_errors, open_engine
 from cbk.edges.catalog.database import Database
-from cbk.edges.catalog.engine import catalog_errors, open_engine
 from cbk.edges.catalog.folders import Folders
 from cbk.edges.catalog.holds import Holds
 from cbk.edges.catalog.intake import Intake
 from cbk.edges.catalog.leases import Facts, Leases
-from cbk.edges.catalog.links import Links
-from cbk.edges.catalog.rebuilding import Rebuilding
+from cbk.edges.catalog.link_deadlines import Links
+from cbk.edges.catalog.rebuild import Rebuilding
 from cbk.edges.catalog.removals import Removals
-from cbk.edges.catalog.report import Report
+from cbk.edges.catalog.reports import Report
+from cbk.edges.catalog.restore import Selection
 from cbk.edges.catalog.samples import Samples
-from cbk.edges.catalog.selection import Selection
 from cbk.edges.catalog.verification import Verification
-from cbk.edges.catalog.work import Work
+from cbk.edges.catalog.work_queue import Work
 from cbk.errors import CatalogOutdated, CatalogUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"

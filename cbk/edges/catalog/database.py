@@ -10,8 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.engine import catalog_errors, now_in
-from cbk.edges.catalog.tables import AnyText, files, versions
+from cbk.edges.catalog.connection import catalog_errors, now_in
+from cbk.edges.catalog.schema import AnyText, files, versions
 from cbk.model import Version, VersionState
 
 # Bound parameters of one statement: SQLite allows 32,766 since 3.32.

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database
-from cbk.edges.catalog.tables import files, holds
+from cbk.edges.catalog.schema import files, holds
 from cbk.model import Hold
 
 

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches
 from cbk.edges.catalog.removals import cover_late_versions
-from cbk.edges.catalog.tables import declined, files, marks, removals, versions
+from cbk.edges.catalog.schema import declined, files, marks, removals, versions
 from cbk.errors import CatalogUnavailable
 from cbk.model import DeclinedRow, VersionState
-from cbk.rules.intake import FileName, IntakePlan, KnownVersion
-from cbk.rules.rows import ID_MAX_CHARACTERS
+from cbk.rules.intake.intake import FileName, IntakePlan, KnownVersion
+from cbk.rules.intake.rows import ID_MAX_CHARACTERS
 
 
 def name_digest(storage: str, key: str) -> str:
@@ -68,7 +68,7 @@ class Intake:
                         numbers[row.number] = KnownVersion(source_id=row.source_id, sha256=row.sha256)
         return known
 
-    def taken_places(self, place_keys: Iterable[str]) -> set[str]:
+    def occupied_places(self, place_keys: Iterable[str]) -> set[str]:
         """Of these place keys, those that are a file's already."""
         digests = {place_digest(place): place for place in place_keys}
         taken: set[str] = set()
@@ -189,7 +189,7 @@ class Intake:
         with self._database.reading() as connection:
             return list(connection.scalars(query))
 
-    def forgive(self, source_ids: Iterable[str]) -> None:
+    def clear_declined(self, source_ids: Iterable[str]) -> None:
         """Forget that these rows were declined: they are gone, or make sense now."""
         with self._database.writing() as connection:
             for batch in in_batches(list(source_ids)):

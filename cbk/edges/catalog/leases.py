@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from cbk.edges.catalog.database import Database
-from cbk.edges.catalog.tables import facts, leases
+from cbk.edges.catalog.schema import facts, leases
 
 
 class Leases:

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
 from cbk.edges.catalog.holds import holds_in
-from cbk.edges.catalog.tables import brakes, files, removals, versions
+from cbk.edges.catalog.schema import brakes, files, removals, versions
 from cbk.errors import CatalogUnavailable
 from cbk.model import Hold, Removal, RemovalKind, Version, VersionState, Written
 
-PAGE = 1000
+REMOVALS_PAGE = 1000
 BRAKE_HELD = "held"
 # How a removal ended, where that is the delete's own doing: what it covers is still deleted.
 _IN_FORCE = ("", "done")
@@ -133,7 +133,7 @@ class Removals:
             connection.execute(sa.update(removals).where(removals.c.id == removal_id).values(file_id=file_id, through=through))
             _mark_deleted(connection, [file_id])
 
-    def take_back(self, removal_id: int, *, outcome: str, reason: str, if_open: bool = False) -> None:
+    def withdraw(self, removal_id: int, *, outcome: str, reason: str, if_open: bool = False) -> None:
         """End a removal without removing anything; with `if_open`, one that was carried out meanwhile stays so."""
         ours = sa.select(removals.c.id).where(removals.c.id == removal_id).with_for_update()
         if if_open:
@@ -155,7 +155,7 @@ class Removals:
                 connection.execute(sa.update(removals).where(removals.c.id.in_(batch)).values(checked_at=self._database.now_sql))
         return found
 
-    def forget_future(self, grace: timedelta, longest_wait: timedelta) -> None:
+    def clamp_future_times(self, grace: timedelta, longest_wait: timedelta) -> None:
         """What was noted while a clock was ahead: a grace begins now, and no message is on its way for longer than any may be."""
         with self._database.writing() as connection:
             ahead = (removals.c.open.is_(True), removals.c.first_seen_at > self._database.later_sql(timedelta(minutes=1)))
@@ -230,8 +230,8 @@ class Removals:
         with self._database.reading() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(removals).where(*on_its_way)) or 0
 
-    def arm(self, limit: int, *, hop: timedelta, patience: timedelta) -> list[Planned]:
-        """Take up to `limit` removals that come due within `hop` and have no message on its way; each counts as sent.
+    def arm(self, limit: int, *, max_countdown: timedelta, patience: timedelta) -> list[Planned]:
+        """Take up to `limit` removals that come due within `max_countdown` and have no message on its way; each counts as sent.
 
         What something was found to keep comes last. It is sent again where it is still open `patience` after it came due.
         """
@@ -242,7 +242,7 @@ class Removals:
             .add_columns(files.c.storage, files.c.key, versions.c.number)
             .join(files, files.c.id == removals.c.file_id, isouter=True)
             .join(versions, versions.c.id == removals.c.version_id, isouter=True)
-            .where(removals.c.open.is_(True), removals.c.due_at <= self._database.later_sql(hop), unarmed, ~_BRAKED)
+            .where(removals.c.open.is_(True), removals.c.due_at <= self._database.later_sql(max_countdown), unarmed, ~_BRAKED)
             .order_by(removals.c.reason != "", removals.c.due_at, removals.c.id)
             .limit(limit)
         )
@@ -255,11 +255,11 @@ class Removals:
                 connection.execute(sa.update(removals).where(removals.c.id == planned.removal.id).values(armed_until=until))
         return taken
 
-    def waits_to_be_sent(self, hop: timedelta) -> bool:
+    def waits_to_be_sent(self, max_countdown: timedelta) -> bool:
         """Whether `arm` would find anything."""
         now = self._database.now_sql
         unarmed = sa.or_(removals.c.armed_until.is_(None), removals.c.armed_until <= now)
-        due = (removals.c.open.is_(True), removals.c.due_at <= self._database.later_sql(hop), unarmed, ~_BRAKED)
+        due = (removals.c.open.is_(True), removals.c.due_at <= self._database.later_sql(max_countdown), unarmed, ~_BRAKED)
         with self._database.reading() as connection:
             return connection.scalar(sa.select(removals.c.id).where(*due).limit(1)) is not None
 
@@ -358,17 +358,17 @@ class Removals:
         with self._database.reading() as connection:
             return [version_of(row) for row in connection.execute(query)]
 
-    def take_bytes(self, version_id: int, take: Callable[[], str | None], *, trash: timedelta) -> None:
-        """Where the bytes of a version have still to go, call `take`, which takes them off their place, and note that they are.
+    def remove_bytes(self, version_id: int, remove: Callable[[], str | None], *, trash: timedelta) -> None:
+        """Where the bytes of a version have still to go, call `remove`, which takes them off their place, and note that they are.
 
-        `take` gives their name in the trash, where they stay for the time `trash`, or None: they are gone. The record is locked
+        `remove` gives their name in the trash, where they stay for the time `trash`, or None: they are gone. The record is locked
         meanwhile: a worker that fell asleep after it had recorded must not take bytes that count again by now.
         """
         ours = versions.c.id == version_id
         with self._database.writing() as connection:
             if not connection.scalar(sa.select(versions.c.leftover).where(ours).with_for_update()):
                 return
-            trash_name = take()
+            trash_name = remove()
             until = self._database.later_sql(trash) if trash_name else None
             connection.execute(sa.update(versions).where(ours).values(leftover=False, trash_name=trash_name, trash_until=until))
 
@@ -380,7 +380,7 @@ class Removals:
 
     # Trash
 
-    def in_trash(self, *, file_id: int | None = None, over: bool = False, limit: int = PAGE) -> list[Version]:
+    def in_trash(self, *, file_id: int | None = None, over: bool = False, limit: int = REMOVALS_PAGE) -> list[Version]:
         """Versions whose copy lies in the trash: of one file, or (`over`) those whose time there is over."""
         query = select_versions().where(versions.c.trash_until.is_not(None)).order_by(versions.c.trash_until).limit(limit)
         if file_id is not None:
@@ -431,7 +431,7 @@ class Removals:
             .join(versions, versions.c.id == removals.c.version_id, isouter=True)
             .where(removals.c.open.is_(True))
             .order_by(removals.c.due_at, removals.c.id)
-            .limit(PAGE)
+            .limit(REMOVALS_PAGE)
         )
         if storage is not None:
             query = query.where(files.c.storage == storage)
@@ -447,7 +447,7 @@ class Removals:
             with self._database.reading() as connection:
                 page = [_planned_of(row) for row in connection.execute(following)]
             yield from page
-            if len(page) < PAGE:
+            if len(page) < REMOVALS_PAGE:
                 return
 
     def rejected(self) -> Iterator[Planned]:
@@ -458,14 +458,14 @@ class Removals:
             .join(files, files.c.id == removals.c.file_id)
             .where(removals.c.outcome == "rejected", removals.c.kind == RemovalKind.DELETED.value)
             .order_by(removals.c.id)
-            .limit(PAGE)
+            .limit(REMOVALS_PAGE)
         )
         last = 0
         while True:
             with self._database.reading() as connection:
                 page = [_planned_of(row) for row in connection.execute(query.where(removals.c.id > last))]
             yield from page
-            if len(page) < PAGE:
+            if len(page) < REMOVALS_PAGE:
                 return
             last = page[-1].removal.id
 

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database
-from cbk.edges.catalog.tables import Instant, samples
-from cbk.rules.samples import COARSE, FINE_FOR, KEPT_FOR, Sample
+from cbk.edges.catalog.schema import Instant, samples
+from cbk.rules.status.samples import COARSE, FINE_FOR, KEPT_FOR, Sample
 
 
 class Samples:

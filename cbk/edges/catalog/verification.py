@@ -11,17 +11,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, select_versions, version_of
-from cbk.edges.catalog.tables import AnyText, Hex, Instant, facts, files, versions
+from cbk.edges.catalog.schema import AnyText, Hex, Instant, facts, files, versions
 from cbk.model import Claim, Version, VersionState, Written
-from cbk.rules.scrub import Batch
+from cbk.rules.verification import Batch
 
-PAGE = 500
+COPIES_PAGE = 500
 # How many of the copies that were found bad are remembered by name.
 REMEMBERED = 20
 
 _FOUND = "verify.found"
-_STORED = versions.c.state == VersionState.STORED.value
-_LIVE = (_STORED, versions.c.newest.is_(True), versions.c.deleted.is_(False))
+_IS_STORED = versions.c.state == VersionState.STORED.value
+_LIVE = (_IS_STORED, versions.c.newest.is_(True), versions.c.deleted.is_(False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Verification:
         read_at = sa.case((versions.c.verified_at <= now, sa.type_coerce(versions.c.verified_at, sa.BigInteger)))
         batch = (read_at // max(width // timedelta(milliseconds=1), 1)).label("batch")
         first = sa.type_coerce(sa.func.min(read_at), Instant)
-        query = sa.select(batch, first, sa.func.sum(versions.c.stored_size)).where(_STORED).group_by(batch)
+        query = sa.select(batch, first, sa.func.sum(versions.c.stored_size)).where(_IS_STORED).group_by(batch)
         with self._database.reading() as connection:
             found = [Batch(read_at=read_at, size=int(size or 0)) for _, read_at, size in connection.execute(query)]
         return sorted(found, key=lambda batch: (batch.read_at is not None, batch.read_at))
@@ -79,7 +79,7 @@ class Verification:
     def copies(self, scope: Scope) -> Iterator[Version]:
         """The copies, longest unread first, page by page; those that are verified from now on do not come again."""
         now = self._database.now()
-        chosen = select_versions().where(*self._conditions(scope)).limit(PAGE)
+        chosen = select_versions().where(*self._conditions(scope)).limit(COPIES_PAGE)
         # Never verified, or, by a clock that was once ahead, only in the future.
         unread = chosen.where(sa.or_(versions.c.verified_at.is_(None), versions.c.verified_at > now)).order_by(versions.c.id)
         read = chosen.where(versions.c.verified_at <= now).order_by(versions.c.verified_at, versions.c.id)
@@ -112,7 +112,7 @@ class Verification:
             sa.update(versions)
             .where(
                 versions.c.id == sa.bindparam("of_id"),
-                _STORED,
+                _IS_STORED,
                 versions.c.stored_at.is_not_distinct_from(sa.bindparam("of_stored_at", type_=Instant)),
             )
             .values(
@@ -181,14 +181,14 @@ class Verification:
         with self._database.reading() as connection:
             number, latest = _found_in(connection.scalar(sa.select(facts.c.value).where(facts.c.name == _FOUND)))
             return Standing(
-                oldest_at=connection.scalar(sa.select(sa.func.min(versions.c.verified_at)).where(_STORED)),
-                overdue=connection.scalar(sa.select(sa.func.count()).select_from(versions).where(_STORED, overdue)) or 0,
+                oldest_at=connection.scalar(sa.select(sa.func.min(versions.c.verified_at)).where(_IS_STORED)),
+                overdue=connection.scalar(sa.select(sa.func.count()).select_from(versions).where(_IS_STORED, overdue)) or 0,
                 found=number,
                 latest=latest,
             )
 
     def _conditions(self, scope: Scope) -> list[sa.ColumnElement[bool]]:
-        conditions = [_STORED]
+        conditions = [_IS_STORED]
         if scope.storage is not None:
             conditions.append(files.c.storage == scope.storage)
         if scope.key is not None:
@@ -207,12 +207,12 @@ class Verification:
             with self._database.reading() as connection:
                 page = [version_of(row) for row in connection.execute(page_query)]
             yield from page
-            if len(page) < PAGE:
+            if len(page) < COPIES_PAGE:
                 return
             page_query = query.where(after(page[-1]))
 
     def _as_it_was(self, version: Version) -> list[sa.ColumnElement[bool]]:
-        return [versions.c.id == version.id, _STORED, versions.c.stored_at.is_not_distinct_from(version.stored_at)]
+        return [versions.c.id == version.id, _IS_STORED, versions.c.stored_at.is_not_distinct_from(version.stored_at)]
 
 
 def _comes_after(last: Version) -> sa.ColumnElement[bool]:

@@ -20,14 +20,14 @@ from urllib.parse import urljoin
 
 import urllib3
 
-from cbk.edges.download import wire as wires
-from cbk.edges.download.names import Names
-from cbk.edges.download.turns import Turns
-from cbk.edges.download.wire import Cut, Dialler, Watch, Wire
-from cbk.errors import DownloadError, NotTheObject, OriginUnavailable, TargetRefused, TooLarge, TransferBroken
+from cbk.edges.download import http_connections
+from cbk.edges.download.dns_resolver import DnsResolver
+from cbk.edges.download.host_limit import HostLimit
+from cbk.edges.download.http_connections import ConnectionLost, Connector, Deadline, HttpConnections
+from cbk.errors import DownloadError, LinkForbidden, NotTheObject, OriginUnavailable, TooLarge, TransferBroken
 from cbk.model import Fetched
-from cbk.rules.answers import REDIRECTS, Entity, check_resumed, classify_refusal, read_entity
-from cbk.rules.links import AllowedHosts, Target, check_link, link_expires_at
+from cbk.rules.backup.http_responses import REDIRECTS, Entity, check_resumed, classify_refusal, read_entity
+from cbk.rules.backup.links import AllowedHosts, LinkTarget, check_link, link_expires_at
 
 _HEADERS = {"User-Agent": "cloud-backup-kit", "Accept": "*/*", "Accept-Encoding": "identity"}
 _EXCERPT_SIZE = 4096  # bytes of an error page that are read; the services' XML has a few hundred
@@ -96,8 +96,8 @@ class Downloader:
         sleep: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
-        resolve: wires.Resolve | None = None,
-        connect: wires.Connect = wires.connect,
+        resolve: http_connections.Resolve | None = None,
+        connect: http_connections.Connect = http_connections.connect,
     ) -> None:
         self._allowed = allowed
         self._timeout_seconds = (connect_timeout_seconds, read_timeout_seconds)
@@ -107,14 +107,14 @@ class Downloader:
         self._max_file_bytes = max_file_bytes
         self._max_redirects = max_redirects
         self._max_resumes = max_resumes
-        self._turns = Turns(max_per_host)
-        self._tls: ssl.SSLContext = wires.tls_context(ca_bundle)
+        self._host_limit = HostLimit(max_per_host)
+        self._tls: ssl.SSLContext = http_connections.tls_context(ca_bundle)
         self._sleep = sleep
         self._monotonic = monotonic
         self._jitter = jitter
-        self._dial = Dialler(resolve or Names(connect_timeout_seconds), connect)
+        self._dial = Connector(resolve or DnsResolver(connect_timeout_seconds), connect)
         self._threads = threading.local()
-        self._wires: weakref.WeakSet[Wire] = weakref.WeakSet()
+        self._all_connections: weakref.WeakSet[HttpConnections] = weakref.WeakSet()
 
     def fetch(
         self,
@@ -123,7 +123,7 @@ class Downloader:
         *,
         tick: Callable[[int], None],
         now: Callable[[], datetime],
-        piece: Callable[[], int] = lambda: wires.READ_SIZE,
+        piece: Callable[[], int] = lambda: http_connections.READ_SIZE,
     ) -> Fetched:
         """Fetch one object into `sink`, and return once it is complete.
 
@@ -131,62 +131,64 @@ class Downloader:
         transfer and comes out of here, as does what the sink raises. Raise a DownloadError of the class that fits; no error holds
         the link. `piece` says how many bytes to read next, at the most.
         """
-        with self._turns.turn(link, lambda: tick(0)):
+        with self._host_limit.slot(link, lambda: tick(0)):
             return self._fetch(link, sink, tick, now, piece)
 
     def _fetch(
         self, link: str, sink: Sink, tick: Callable[[int], None], now: Callable[[], datetime], piece: Callable[[], int]
     ) -> Fetched:
-        wire = self._wire()
+        connections = self._connections()
 
         def timed(position: int) -> None:
             began = self._monotonic()
             tick(position)
-            wire.watch.pardon(self._monotonic() - began)
+            connections.deadline.exclude(self._monotonic() - began)
 
         transfer = _Transfer(link=link, sink=sink, tick=timed, piece=piece, now=now)
-        wire.watch.start(self._max_seconds)
+        connections.deadline.start(self._max_seconds)
         resumes, mark = 0, 0
         while True:
-            failure = self._attempt(wire, transfer)
+            failure = self._attempt(connections, transfer)
             if failure is None:
                 return _fetched(transfer)
             if transfer.position - mark >= _PROGRESS:
                 resumes, mark = 0, transfer.position
             if resumes >= self._patience(transfer, failure):
-                raise TransferBroken(failure.message) if isinstance(failure, Cut) else failure
+                raise TransferBroken(failure.message) if isinstance(failure, ConnectionLost) else failure
             resumes += 1
             self._pause(transfer, resumes)
 
     def close(self) -> None:
         """Close all connections; no thread may be fetching."""
-        for wire in list(self._wires):
-            wire.close()
+        for connections in list(self._all_connections):
+            connections.close()
 
-    def _wire(self) -> Wire:
-        wire: Wire | None = getattr(self._threads, "wire", None)
-        if wire is None:
-            watch = Watch(self._monotonic, bytes_per_second=self._min_bytes_per_second, window_seconds=self._speed_window_seconds)
-            wire = self._threads.wire = Wire(self._dial, watch, self._tls, self._timeout_seconds)
-            self._wires.add(wire)
-        return wire
+    def _connections(self) -> HttpConnections:
+        connections: HttpConnections | None = getattr(self._threads, "connections", None)
+        if connections is None:
+            deadline = Deadline(
+                self._monotonic, bytes_per_second=self._min_bytes_per_second, window_seconds=self._speed_window_seconds
+            )
+            connections = self._threads.connections = HttpConnections(self._dial, deadline, self._tls, self._timeout_seconds)
+            self._all_connections.add(connections)
+        return connections
 
-    def _attempt(self, wire: Wire, transfer: _Transfer) -> Cut | OriginUnavailable | None:
+    def _attempt(self, connections: HttpConnections, transfer: _Transfer) -> ConnectionLost | OriginUnavailable | None:
         """Get the object, or the rest of it. Return why it did not come to its end, where another attempt may help."""
         try:
-            self._transfer(wire, transfer)
-        except (Cut, OriginUnavailable) as error:
+            self._transfer(connections, transfer)
+        except (ConnectionLost, OriginUnavailable) as error:
             return error
         return None
 
-    def _patience(self, transfer: _Transfer, failure: Cut | OriginUnavailable) -> int:
+    def _patience(self, transfer: _Transfer, failure: ConnectionLost | OriginUnavailable) -> int:
         """How many attempts in a row such a failure is worth. Where nothing has come yet, a later task can start as well."""
         if transfer.position:
             may_resume = transfer.entity is not None and transfer.entity.recognizable
             asked_to_wait = isinstance(failure, OriginUnavailable) and failure.retry_after_seconds is not None
             return self._max_resumes if may_resume and not asked_to_wait else 0
         # One at once: a connection that was kept alive may have been closed by the other end in the meantime.
-        return 1 if isinstance(failure, Cut) and not failure.stalled else 0
+        return 1 if isinstance(failure, ConnectionLost) and not failure.stalled else 0
 
     def _pause(self, transfer: _Transfer, resumes: int) -> None:
         """No pause before the first resumption; then 0.5, 1, 2 ... seconds, give or take half of it."""
@@ -195,22 +197,22 @@ class Downloader:
             self._sleep(min(0.5 * 2 ** (resumes - 2), _LONGEST_PAUSE_SECONDS) * (0.5 + self._jitter()))
             transfer.tick(transfer.position)
 
-    def _transfer(self, wire: Wire, transfer: _Transfer) -> None:
-        target, response = self._open(wire, transfer)
+    def _transfer(self, connections: HttpConnections, transfer: _Transfer) -> None:
+        target, response = self._open(connections, transfer)
         with closing(response):
             skip = self._judge(transfer, response, target.label)
             self._receive(transfer, response, target.label, skip)
 
-    def _open(self, wire: Wire, transfer: _Transfer) -> tuple[Target, urllib3.BaseHTTPResponse]:
+    def _open(self, connections: HttpConnections, transfer: _Transfer) -> tuple[LinkTarget, urllib3.BaseHTTPResponse]:
         """Ask for the link, following redirects: each is a new link that has to be one to follow."""
         link, secure = transfer.link, False
         for _ in range(self._max_redirects + 1):
-            wire.watch.check()
+            connections.deadline.check()
             target = check_link(link, self._allowed)
             if secure and target.scheme != "https":
-                raise TargetRefused(f"the link is redirected from https to plain http at {target.label}")
+                raise LinkForbidden(f"the link is redirected from https to plain http at {target.label}")
             secure = target.scheme == "https"
-            response = wire.get(target, link, transfer.headers)
+            response = connections.get(target, link, transfer.headers)
             if response.status not in REDIRECTS:
                 return target, response
             response.close()
@@ -236,7 +238,7 @@ class Downloader:
 
     def _receive(self, transfer: _Transfer, response: urllib3.BaseHTTPResponse, origin: str, skip: int) -> None:
         size = transfer.entity.size if transfer.entity is not None else None
-        while chunk := wires.read(response, origin, transfer.piece()):
+        while chunk := http_connections.read(response, origin, transfer.piece()):
             data = memoryview(chunk)[skip:]
             skip = max(0, skip - len(chunk))
             if size is not None and transfer.position + len(data) > size:
@@ -249,7 +251,7 @@ class Downloader:
             if transfer.position == size and not skip:
                 return
         if skip or size not in {None, transfer.position}:
-            raise Cut(f"{origin} closed the connection before the object was complete")
+            raise ConnectionLost(f"{origin} closed the connection before the object was complete")
 
     def _check_size(self, size: int | None) -> None:
         if self._max_file_bytes is not None and size is not None and size > self._max_file_bytes:
@@ -275,9 +277,9 @@ def _redirected(link: str, location: str | None, origin: str) -> str:
 def _refusal(transfer: _Transfer, response: urllib3.BaseHTTPResponse, origin: str) -> DownloadError:
     excerpt = b""
     try:
-        while chunk := wires.read(response, origin, _EXCERPT_SIZE - len(excerpt)):
+        while chunk := http_connections.read(response, origin, _EXCERPT_SIZE - len(excerpt)):
             excerpt += chunk
-    except Cut:
+    except ConnectionLost:
         pass  # the status is known; the page would only have told more
     return classify_refusal(
         response.status,

@@ -15,7 +15,7 @@ from cbk.errors import SourceError, SourceSchemaError, SourceUnavailable
 
 # SQLSTATE of PostgreSQL, error numbers of MySQL and MariaDB, words of SQLite.
 _TIMED_OUT = frozenset({"57014", "3024", "1969", "interrupted"})
-_DENIED = frozenset({"42501", "1142", "1143"})
+_DENIED_CODES = frozenset({"42501", "1142", "1143"})
 _REFUSED = frozenset({"1044", "1045", "1049", "1698"})
 _REFUSED_WORDS = ("authentication failed", "does not exist", "pg_hba.conf")  # libpq tells no SQLSTATE while it connects
 _NO_SUCH_THING = frozenset({"42P01", "42703", "1146", "1054", "no such table", "no such column"})
@@ -45,7 +45,7 @@ def _translated(error: DBAPIError, url: URL, statement_seconds: float) -> Source
     told = _first_line(error, url)
     if codes & _TIMED_OUT:
         return SourceUnavailable(f"the application's database did not answer within {statement_seconds:g} s")
-    if codes & _DENIED:
+    if codes & _DENIED_CODES:
         hint = f"`cbk schema {url.get_backend_name()}` prints the grants that are needed"
         return SourceSchemaError(f"the application's database denies reading: {told}", hint=hint)
     if codes & _NO_SUCH_THING or isinstance(error, ProgrammingError):

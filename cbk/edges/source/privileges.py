@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, text
 
-from cbk.edges.source.tables import DELETES, FILES
+from cbk.edges.source.tables import DELETES_TABLE, FILES_TABLE
 
 # Of a superuser and of an owner all of this is true.
 _POSTGRESQL = text(
@@ -22,7 +22,7 @@ def may_write(connection: Connection) -> bool | None:
     """Whether this user may change the tables; None where the database has no users, or does not say."""
     match connection.dialect.name:
         case "postgresql":
-            return bool(connection.execute(_POSTGRESQL, {"files": f'"{FILES}"', "deletes": f'"{DELETES}"'}).scalar())
+            return bool(connection.execute(_POSTGRESQL, {"files": f'"{FILES_TABLE}"', "deletes": f'"{DELETES_TABLE}"'}).scalar())
         case "mysql" | "mariadb":
             grants = [str(grant) for grant in connection.execute(text("SHOW GRANTS")).scalars()]
             return grants_allow_writing(grants, str(connection.engine.url.database or ""))
@@ -47,4 +47,4 @@ def grants_allow_writing(grants: Iterable[str], database: str) -> bool:
 
 def _covers(scope: str, database: str) -> bool:
     schema, _, table = scope.replace("`", "").replace("\\", "").partition(".")
-    return schema in {"*", database} and table.lower() in {"*", FILES.lower(), DELETES.lower()}
+    return schema in {"*", database} and table.lower() in {"*", FILES_TABLE.lower(), DELETES_TABLE.lower()}

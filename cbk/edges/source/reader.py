@@ -24,8 +24,8 @@ from cbk.edges.source.tables import (
 )
 from cbk.errors import SourceSchemaError
 from cbk.model import DeleteRow, SourceRow
-from cbk.rules.layout import object_key
-from cbk.rules.rows import KEY_MAX_BYTES
+from cbk.rules.intake.layout import object_key
+from cbk.rules.intake.rows import KEY_MAX_BYTES
 
 logger = logging.getLogger(__name__)
 

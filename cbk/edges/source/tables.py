@@ -29,10 +29,10 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from cbk.edges.source.ids import IdKind, Ids
 from cbk.errors import SourceSchemaError
-from cbk.rules.links import LONGEST_LINK
+from cbk.rules.backup.links import LONGEST_LINK
 
-FILES = "ObjectStorageFiles"
-DELETES = "ObjectStorageDeleteLog"
+FILES_TABLE = "ObjectStorageFiles"
+DELETES_TABLE = "ObjectStorageDeleteLog"
 
 # In the order of `SourceRow` and `DeleteRow`.
 FILES_REQUIRED = ("Id", "Storage", "Path", "Name", "Version", "Hash", "SignedDownloadUrl")
@@ -107,8 +107,8 @@ class Tables:
 def read_tables(connection: Connection) -> Tables:
     """Find out which columns there are. Raise SourceSchemaError that names every table and required column that is missing."""
     inspector = inspect(connection)
-    found = {FILES: _columns(inspector, FILES), DELETES: _columns(inspector, DELETES)}
-    required = {FILES: FILES_REQUIRED, DELETES: DELETES_REQUIRED}
+    found = {FILES_TABLE: _columns(inspector, FILES_TABLE), DELETES_TABLE: _columns(inspector, DELETES_TABLE)}
+    required = {FILES_TABLE: FILES_REQUIRED, DELETES_TABLE: DELETES_REQUIRED}
     missing = [
         f'table "{table}"' if not found[table] else f'column "{name}" of "{table}"'
         for table, names in required.items()
@@ -118,10 +118,10 @@ def read_tables(connection: Connection) -> Tables:
     if missing:
         hint = f"`cbk schema {connection.dialect.name}` prints the tables, and the grants without which they cannot be seen"
         raise SourceSchemaError(f"the application's database has no {', no '.join(missing)}", hint=hint)
-    deletes_key = "Id" if "Id" in found[DELETES] else "FileId"
+    deletes_key = "Id" if "Id" in found[DELETES_TABLE] else "FileId"
     return Tables(
-        files=_shape(connection, FILES, found[FILES], key="Id", id_columns={"Id"}),
-        deletes=_shape(connection, DELETES, found[DELETES], key=deletes_key, id_columns={deletes_key, "FileId"}),
+        files=_shape(connection, FILES_TABLE, found[FILES_TABLE], key="Id", id_columns={"Id"}),
+        deletes=_shape(connection, DELETES_TABLE, found[DELETES_TABLE], key=deletes_key, id_columns={deletes_key, "FileId"}),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cbk.model import AcceptedRow
-from cbk.rules.rows import read_row
+from cbk.rules.intake.rows import read_row
 
 PAGE = (Path(__file__).parents[3] / "docs/application.md").read_text()
 CODE = dict(re.findall(r"^```(\w+ [a-z-]+)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL))

@@ -1,0 +1,300 @@
+"""What the catalog tells a person: counts for `status`, and every version for `ls`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from cbk.edges.catalog.database import BATCH, Database, begins_with, select_versions, version_of
+from cbk.edges.catalog.intake import name_digest
+from cbk.edges.catalog.link_deadlines import needs_another_link
+from cbk.edges.catalog.schema import AnyText, declined, files, versions
+from cbk.model import DeclinedRow, Version, VersionState
+from cbk.rules.status.glob import compile_pattern, literal_start
+
+VERSIONS_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """How things stand, counted. `by_state` counts the newest version of each file that is not deleted; sizes are in bytes.
+
+    `oldest_by_state` is when the first of those that are not stored was first seen; `deleted_files` are those whose delete waits
+    for the end of its grace.
+    """
+
+    by_state: dict[VersionState, int]
+    oldest_by_state: dict[VersionState, datetime]
+    declined_rows: int
+    copies: int
+    size: int
+    stored_size: int
+    oldest_unprotected_at: datetime | None
+    newest_stored_seen_at: datetime | None
+    oldest_declined_at: datetime | None
+    deleted_files: int
+    now: datetime
+
+    @property
+    def files(self) -> int:
+        """Files that the application's rows speak of."""
+        return sum(self.by_state.values())
+
+    @property
+    def protected(self) -> int:
+        """Files whose newest version is stored."""
+        return self.by_state.get(VersionState.STORED, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketCounts:
+    """How one bucket stands: as `Counts`, but for its files alone."""
+
+    bucket: str
+    files: int
+    protected: int
+    copies: int
+    size: int
+    stored_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unprotected:
+    """Newest versions that are not stored, by state and reason: how many, and a few of them."""
+
+    state: VersionState
+    reason: str
+    count: int
+    examples: list[str] = field(default_factory=list)
+
+
+class Report:
+    """Reads only."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def counts(self) -> Counts:
+        """The counts at this moment, from one transaction."""
+        newest = versions.c.newest.is_(True) & versions.c.deleted.is_(False)
+        # As it stands in the condition of its index: a plan is made before values are known.
+        stored = versions.c.state == sa.literal(VersionState.STORED.value, literal_execute=True)
+        deleted = versions.c.newest.is_(True) & versions.c.deleted.is_(True)
+        in_grace = deleted & _in_any_state_but(VersionState.PRUNED)
+        sizes = sa.select(sa.func.count(), sa.func.sum(versions.c.size), sa.func.sum(versions.c.stored_size)).where(stored)
+        with self._database.reading() as connection:
+            states = connection.execute(sa.select(versions.c.state, sa.func.count()).where(newest).group_by(versions.c.state))
+            by_state = {VersionState(state): count for state, count in states}
+            first_seen = sa.select(versions.c.state, sa.func.min(versions.c.first_seen_at)).group_by(versions.c.state)
+            oldest = {
+                VersionState(state): first
+                for state, first in connection.execute(first_seen.where(newest, _in_any_state_but(VersionState.STORED)))
+            }
+            copies, size, stored_size = connection.execute(sizes).one()
+            now = connection.scalar(sa.select(self._database.now_sql))
+            assert isinstance(now, datetime)
+            return Counts(
+                by_state=by_state,
+                oldest_by_state=oldest,
+                declined_rows=connection.scalar(sa.select(sa.func.count()).select_from(declined)) or 0,
+                copies=copies,
+                size=int(size or 0),
+                stored_size=int(stored_size or 0),
+                oldest_unprotected_at=min(oldest.values(), default=None),
+                newest_stored_seen_at=connection.scalar(sa.select(sa.func.max(versions.c.first_seen_at)).where(newest, stored)),
+                oldest_declined_at=connection.scalar(sa.select(sa.func.min(declined.c.first_seen_at))),
+                deleted_files=connection.scalar(sa.select(sa.func.count()).select_from(versions).where(in_grace)) or 0,
+                now=now,
+            )
+
+    def buckets(self) -> list[BucketCounts]:
+        """The same by bucket, in the order of their names."""
+        live = versions.c.newest.is_(True) & versions.c.deleted.is_(False)
+        stored = versions.c.state == VersionState.STORED.value
+
+        def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+            return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+        def total(column: sa.ColumnElement[int | None]) -> sa.ColumnElement[int]:
+            return sa.func.coalesce(sa.func.sum(sa.case((stored, column), else_=0)), 0)
+
+        # Not the bare column: SQLite would go by its index, and look up each file's versions, which takes six times as long.
+        bucket_name = sa.type_coerce(files.c.bucket, sa.Text) + ""
+        query = sa.select(
+            sa.type_coerce(bucket_name, AnyText),
+            count(live),
+            count(live & stored),
+            count(stored),
+            total(versions.c.size),
+            total(versions.c.stored_size),
+        ).join_from(versions, files)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.group_by(bucket_name)).all()
+        found = [
+            BucketCounts(
+                bucket=str(bucket),
+                files=int(count_of_files),
+                protected=int(protected),
+                copies=int(copies),
+                size=int(size),
+                stored_size=int(stored_size),
+            )
+            for bucket, count_of_files, protected, copies, size, stored_size in rows
+        ]
+        return sorted(found, key=lambda one: one.bucket)
+
+    def unprotected(self, *, groups: int = 20, examples: int = 3) -> list[Unprotected]:
+        """Why files are not protected, the largest group first, at most `groups` of them."""
+        waits = [versions.c.newest.is_(True), versions.c.deleted.is_(False), _in_any_state_but(VersionState.STORED)]
+        grouped = (
+            sa.select(versions.c.state, versions.c.reason, sa.func.count().label("number"))
+            .where(*waits)
+            .group_by(versions.c.state, versions.c.reason)
+            .order_by(sa.desc("number"))
+            .limit(groups)
+        )
+        found = []
+        with self._database.reading() as connection:
+            for state, reason, number in connection.execute(grouped).all():
+                some = (
+                    select_versions()
+                    .where(*waits, versions.c.state == state, versions.c.reason == reason)
+                    .order_by(versions.c.id)
+                    .limit(examples)
+                )
+                labels = [version_of(row).label for row in connection.execute(some)]
+                found.append(Unprotected(state=VersionState(state), reason=reason, count=number, examples=labels))
+        return found
+
+    def oldest_unprotected(self, limit: int) -> list[Version]:
+        """The newest versions that are not stored, those first whose rows were seen first."""
+        waits = (versions.c.newest.is_(True), versions.c.deleted.is_(False), versions.c.state != VersionState.STORED.value)
+        query = select_versions().where(*waits).order_by(versions.c.first_seen_at, versions.c.id).limit(limit)
+        with self._database.reading() as connection:
+            return [version_of(row) for row in connection.execute(query)]
+
+    def at_work(self, limit: int) -> list[tuple[str, list[Version]]]:
+        """Who holds claims that have not run out, and on which versions: of `limit` of these, by the holders' names."""
+        claimed = (versions.c.holder.is_not(None), versions.c.lease_until > self._database.now_sql)
+        query = select_versions().add_columns(versions.c.holder).where(*claimed).order_by(versions.c.holder, versions.c.id)
+        found: dict[str, list[Version]] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(query.limit(limit)):
+                found.setdefault(row.holder, []).append(version_of(row))
+        return list(found.items())
+
+    def version(self, version_id: int) -> Version | None:
+        """The version of this id."""
+        with self._database.reading() as connection:
+            row = connection.execute(select_versions().where(versions.c.id == version_id)).one_or_none()
+        return version_of(row) if row else None
+
+    def newest_of(self, file_id: int) -> Version | None:
+        """The newest version of the file of this id."""
+        query = select_versions().where(versions.c.file_id == file_id).order_by(versions.c.number.desc()).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return version_of(row) if row else None
+
+    def versions(
+        self,
+        *,
+        storage: str | None = None,
+        bucket: str | None = None,
+        key: str | None = None,
+        prefix: str | None = None,
+        pattern: str | None = None,
+        state: VersionState | None = None,
+        newest: bool | None = None,
+        deleted: bool | None = None,
+        refresh: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[Version]:
+        """All versions, in the order in which they were first seen, page by page: memory stays flat.
+
+        What is not None narrows them down: to keys that begin with `prefix`, to those that match `pattern` (`rules.patterns`), to
+        the newest of each file or the others, to those that a delete covers or the others, to those that wait for another link
+        (`refresh`), and to those that were stored at `since` or later and before `until`.
+        """
+        values = {
+            files.c.storage: storage,
+            files.c.bucket: bucket,
+            files.c.key: key,
+            versions.c.state: state and state.value,
+            versions.c.newest: newest,
+            versions.c.deleted: deleted,
+        }
+        query = select_versions().where(*(column == value for column, value in values.items() if value is not None))
+        query = query.where(*(begins_with(files.c.key, start) for start in _starts(prefix, pattern)))
+        if refresh:
+            query = query.where(needs_another_link())
+        if since is not None:
+            query = query.where(versions.c.stored_at >= since)
+        if until is not None:
+            query = query.where(versions.c.stored_at < until)
+        matches = compile_pattern(pattern or "*").match
+        last = 0
+        while True:
+            with self._database.reading() as connection:
+                following = query.where(versions.c.id > last).order_by(versions.c.id).limit(VERSIONS_PAGE)
+                page = [version_of(row) for row in connection.execute(following)]
+            yield from (version for version in page if matches(version.key))
+            if len(page) < VERSIONS_PAGE:
+                return
+            last = page[-1].id
+
+    def pages_of_key(self, key: str, *, storage: str | None = None) -> Iterator[list[Version]]:
+        """The versions of the file `key`, in `storage` or in each, newest first: a page of at most `BATCH` at a time."""
+        query = select_versions().where(files.c.key == key)
+        if storage is not None:
+            query = query.where(files.c.name_digest == name_digest(storage, key))
+        query = query.order_by(versions.c.file_id, versions.c.number.desc()).limit(BATCH)
+        page: list[Version] = []
+        while True:
+            following = query
+            if page:
+                file_id, number = versions.c.file_id, versions.c.number
+                older = (file_id == page[-1].file_id) & (number < page[-1].number)
+                following = query.where((file_id > page[-1].file_id) | older)
+            with self._database.reading() as connection:
+                page = [version_of(row) for row in connection.execute(following)]
+            if page:
+                yield page
+            if len(page) < BATCH:
+                return
+
+    def declined_rows(
+        self, *, storage: str | None = None, key: str | None = None, prefix: str | None = None, pattern: str | None = None
+    ) -> Iterator[DeclinedRow]:
+        """Rows that cannot become a version, page by page; what is not None narrows them down, as in `versions`."""
+        values = {declined.c.storage: storage, declined.c.key: key}
+        query = sa.select(declined).where(*(column == value for column, value in values.items() if value is not None))
+        query = query.where(*(begins_with(declined.c.key, start) for start in _starts(prefix, pattern)))
+        matches = compile_pattern(pattern or "*").match
+        last = ""
+        while True:
+            with self._database.reading() as connection:
+                following = query.where(declined.c.source_id > last).order_by(declined.c.source_id).limit(VERSIONS_PAGE)
+                page = connection.execute(following).all()
+            for row in page:
+                if matches(row.key):
+                    yield DeclinedRow(
+                        source_id=row.source_id, storage=row.storage, key=row.key, version=row.version, reason=row.reason
+                    )
+            if len(page) < VERSIONS_PAGE:
+                return
+            last = page[-1].source_id
+
+
+def _in_any_state_but(state: VersionState) -> sa.ColumnElement[bool]:
+    """By the states that are left: an index is looked into for each of them, where "not this one" is a look through all of it."""
+    return versions.c.state.in_([other.value for other in VersionState if other is not state])
+
+
+def _starts(prefix: str | None, pattern: str | None) -> list[str]:
+    """What a key has to begin with, as far as the database can tell."""
+    return [start for start in (prefix, literal_start(pattern) if pattern else None) if start]

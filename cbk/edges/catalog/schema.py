@@ -1,0 +1,293 @@
+"""The catalog's tables, which the migrations make. Instants are integers, milliseconds since 1970 UTC; hashes are 32 raw bytes."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+_ESCAPE = "\uf8ff"
+_UNHOLDABLE = re.compile(f"[\0\ud800-\udfff{_ESCAPE}]")
+_ESCAPED = re.compile(f"{_ESCAPE}([0-9a-f]{{4}})")
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(sa.TypeDecorator[datetime]):
+    """An aware UTC datetime, kept as milliseconds since the epoch: compares the same in every database."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """To the database."""
+        return None if value is None else (value - EPOCH) // timedelta(milliseconds=1)
+
+    def process_result_value(self, value: Any | None, dialect: Any) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """From the database."""
+        return None if value is None else EPOCH + timedelta(milliseconds=int(value))
+
+
+class Hex(sa.TypeDecorator[str]):
+    """Hex digits, kept as raw bytes: half the size."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> bytes | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """To the database."""
+        return None if value is None else bytes.fromhex(value)
+
+    def process_result_value(self, value: Any | None, dialect: Any) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """From the database."""
+        return None if value is None else bytes(value).hex()
+
+
+class AnyText(sa.TypeDecorator[str]):
+    """Any text. What a database cannot hold (NUL in PostgreSQL, lone surrogates anywhere) is escaped with a private-use sign."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """To the database."""
+        return None if value is None else _UNHOLDABLE.sub(lambda match: f"{_ESCAPE}{ord(match[0]):04x}", value)
+
+    def process_result_value(self, value: Any | None, dialect: Any) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """From the database."""
+        return None if value is None else _ESCAPED.sub(lambda match: chr(int(match[1], 16)), value)
+
+
+# SQLite numbers rows by itself only in a column that is declared INTEGER.
+Identity = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# Single facts: the identity of the disk, where the reconciliation stands, how the last poll ended.
+facts = sa.Table(
+    "facts",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+# Pieces of work that only one worker does at a time.
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("until", Instant, nullable=False),
+)
+
+# The highest Id of a table that had been seen at an instant: rows above the newest mark that is old enough are read again.
+marks = sa.Table(
+    "marks",
+    metadata,
+    # Whose: "files" or "deletes".
+    sa.Column("stream", sa.Text, primary_key=True),
+    sa.Column("highest_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("seen_at", Instant, nullable=False),
+)
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("storage", AnyText, nullable=False),
+    sa.Column("key", AnyText, nullable=False),
+    sa.Column("bucket", AnyText, nullable=False),
+    # The folder of its copies, relative to the root.
+    sa.Column("place", AnyText, nullable=False),
+    # Keys and places can be longer than an index entry may be in PostgreSQL (2,704 bytes): unique by their SHA-256.
+    sa.Column("name_digest", Hex, nullable=False, unique=True),
+    sa.Column("place_digest", Hex, nullable=False, unique=True),
+)
+# For looking into folders, there is `ix_files_folder` on (bucket, key), which only the migration makes: the databases differ. In
+# PostgreSQL it holds the first so many characters of the key, compared byte by byte as SQLite does by itself.
+KEY_HEAD_CHARACTERS = 400
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("file_id", Identity, sa.ForeignKey("files.id"), nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("source_id", AnyText, nullable=False),
+    sa.Column("sha256", Hex, nullable=False),
+    sa.Column("content_type", AnyText),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", AnyText, nullable=False, server_default=""),
+    # Whether it is its file's highest number: health is counted over these.
+    sa.Column("newest", sa.Boolean, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("link_digest", sa.Text, nullable=False, server_default=""),
+    sa.Column("link_expires_at", Instant),
+    # When it is to be fetched; NULL: not at all as things stand.
+    sa.Column("due_at", Instant),
+    # Until when nobody else takes it: dispatched where `holder` is NULL, claimed where it is not.
+    sa.Column("lease_until", Instant),
+    sa.Column("holder", sa.Text),
+    # Grows with each claim; only the claim that holds the latest may record.
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("stored_size", sa.BigInteger),
+    sa.Column("stored_sha256", Hex),
+    sa.Column("first_seen_at", Instant, nullable=False),
+    sa.Column("stored_at", Instant),
+    sa.Column("verified_at", Instant),
+    # When its row was last read again in the hope of a fresh link, or its place among its file's versions was last looked at.
+    sa.Column("checked_at", Instant),
+    # Whether a row of the delete log covers it, whose grace runs or has ended: health does not count it.
+    sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Whether a removal of its own is open, because newer versions have replaced it.
+    sa.Column("scheduled", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Whether it is pruned in this record and its bytes have still to go: record before bytes.
+    sa.Column("leftover", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("pruned_at", Instant),
+    # Where its copy lies in the trash and until when, where CBK_TRASH keeps what is pruned.
+    sa.Column("trash_name", sa.Text),
+    sa.Column("trash_until", Instant),
+    sa.UniqueConstraint("file_id", "number"),
+    sa.Index("ix_versions_source_id", "source_id"),
+    sa.Index("ix_versions_newest_state", "newest", "deleted", "state", "first_seen_at"),
+)
+# Partial: only work that waits is in them, so that a long history costs a poll nothing.
+sa.Index(
+    "ix_versions_due",
+    versions.c.link_expires_at,
+    versions.c.due_at,
+    sqlite_where=versions.c.due_at.is_not(None),
+    postgresql_where=versions.c.due_at.is_not(None),
+)
+sa.Index(
+    "ix_versions_lease",
+    versions.c.lease_until,
+    sqlite_where=versions.c.lease_until.is_not(None),
+    postgresql_where=versions.c.lease_until.is_not(None),
+)
+
+# What a fresh link or a mended row may help. Written into statements as it stands: a plan is made before values are known.
+REFRESHABLE_STATES = ("expired", "missing", "failed", "declined")
+REFRESHABLE = versions.c.state.in_([sa.literal(state, literal_execute=True) for state in REFRESHABLE_STATES])
+_refreshable = versions.c.state.in_(REFRESHABLE_STATES)
+sa.Index("ix_versions_refreshable", versions.c.checked_at, sqlite_where=_refreshable, postgresql_where=_refreshable)
+
+_unsettled = (versions.c.state == "pending") & versions.c.due_at.is_(None)
+sa.Index("ix_versions_unsettled", versions.c.checked_at, sqlite_where=_unsettled, postgresql_where=_unsettled)
+
+# Older copies that nothing is decided about yet, copies in the order in which they were verified, and bytes that have to go.
+_older = (versions.c.state == "stored") & versions.c.newest.is_(False) & versions.c.scheduled.is_(False)
+sa.Index("ix_versions_older", versions.c.checked_at, sqlite_where=_older, postgresql_where=_older)
+_stored = versions.c.state == "stored"
+sa.Index("ix_versions_sizes", versions.c.size, versions.c.stored_size, sqlite_where=_stored, postgresql_where=_stored)
+sa.Index("ix_versions_verified", versions.c.verified_at, sqlite_where=_stored, postgresql_where=_stored)
+_leftover = versions.c.leftover.is_(True)
+sa.Index("ix_versions_leftover", versions.c.id, sqlite_where=_leftover, postgresql_where=_leftover)
+_trashed = versions.c.trash_until.is_not(None)
+sa.Index("ix_versions_trash", versions.c.trash_until, sqlite_where=_trashed, postgresql_where=_trashed)
+
+# Mass deletions that a person has to approve.
+brakes = sa.Table(
+    "brakes",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("pulled_at", Instant, nullable=False),
+    # Until when a further removal may still belong to the same burst.
+    sa.Column("joined_at", Instant, nullable=False),
+    sa.Column("stored_files", sa.BigInteger, nullable=False),
+    # held, approved, rejected
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("decided_at", Instant),
+)
+
+# What is to go when its grace has passed: the versions of a deleted file, or one version that newer ones have replaced.
+removals = sa.Table(
+    "removals",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    # deleted, replaced
+    sa.Column("kind", sa.Text, nullable=False),
+    # The Id of the delete-log row, and its FileId.
+    sa.Column("delete_id", AnyText, unique=True),
+    sa.Column("row_id", AnyText),
+    # NULL where the row names no file that the kit knows.
+    sa.Column("file_id", Identity, sa.ForeignKey("files.id")),
+    sa.Column("version_id", Identity, sa.ForeignKey("versions.id")),
+    # It covers the versions up to this number: higher ones came later, and are a re-creation.
+    sa.Column("through", sa.BigInteger),
+    # The highest Id of the files table at that time: a row above it was written after the delete was seen.
+    sa.Column("rows_through", sa.BigInteger),
+    sa.Column("first_seen_at", Instant, nullable=False),
+    sa.Column("due_at", Instant, nullable=False),
+    # Until when a message is on its way.
+    sa.Column("armed_until", Instant),
+    sa.Column("checked_at", Instant),
+    sa.Column("open", sa.Boolean, nullable=False),
+    # How it ended: done, taken back, rejected, re-created, unknown.
+    sa.Column("outcome", sa.Text, nullable=False, server_default=""),
+    sa.Column("reason", AnyText, nullable=False, server_default=""),
+    sa.Column("brake_id", Identity, sa.ForeignKey("brakes.id")),
+    sa.Column("closed_at", Instant),
+    sa.Index("ix_removals_file_id", "file_id"),
+    sa.Index("ix_removals_version_id", "version_id"),
+    sa.Index("ix_removals_row_id", "row_id"),
+    sa.Index("ix_removals_brake_id", "brake_id"),
+)
+_open = removals.c.open.is_(True)
+sa.Index("ix_removals_due", removals.c.due_at, sqlite_where=_open, postgresql_where=_open)
+sa.Index("ix_removals_checked", removals.c.checked_at, sqlite_where=_open, postgresql_where=_open)
+
+# What a person wants kept, whatever the application deletes.
+holds = sa.Table(
+    "holds",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    # NULL: in every storage.
+    sa.Column("storage", AnyText),
+    # A key, or where `is_prefix` the beginning of keys.
+    sa.Column("key", AnyText, nullable=False),
+    sa.Column("is_prefix", sa.Boolean, nullable=False),
+    # NULL: until it is released.
+    sa.Column("until", Instant),
+    sa.Column("reason", AnyText, nullable=False, server_default=""),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# How things stood over time: rules/status/samples.py.
+samples = sa.Table(
+    "samples",
+    metadata,
+    sa.Column("at", Instant, primary_key=True, autoincrement=False),
+    sa.Column("files", sa.BigInteger, nullable=False),
+    sa.Column("protected", sa.BigInteger, nullable=False),
+    # Seconds.
+    sa.Column("lag", sa.BigInteger, nullable=False),
+    sa.Column("copies", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("stored_size", sa.BigInteger, nullable=False),
+    sa.Column("free", sa.BigInteger, nullable=False),
+    sa.Column("total", sa.BigInteger, nullable=False),
+)
+
+# Rows that cannot become a version, until the application mends them.
+declined = sa.Table(
+    "declined",
+    metadata,
+    sa.Column("source_id", AnyText, primary_key=True),
+    sa.Column("storage", AnyText, nullable=False),
+    sa.Column("key", AnyText, nullable=False),
+    sa.Column("version", AnyText, nullable=False),
+    sa.Column("reason", AnyText, nullable=False),
+    sa.Column("first_seen_at", Instant, nullable=False),
+    sa.Column("checked_at", Instant, nullable=False),
+)

@@ -1,0 +1,27 @@
+"""What a place must be able to do for files to be restored to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from cbk.model import RestoreItem
+
+
+class Destination(Protocol):
+    """A place that files are restored to; used by several threads at once."""
+
+    def holds(self, item: RestoreItem) -> bool:
+        """Whether the file is there already, with the right bytes: proven by reading it, or by a checksum that the target keeps."""
+        ...
+
+    def write(self, item: RestoreItem, chunks: Iterable[bytes]) -> None:
+        """Put the file there, whole or not at all: what the iteration of `chunks` raises leaves nothing under the file's name.
+
+        Raises DestinationError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what is open."""
+        ...

@@ -1,0 +1,1 @@
+"""Folders and files of this machine that are not the backup disk."""

@@ -1,0 +1,1 @@
+"""Messages to people, and the call to a dead man's switch."""

@@ -1,0 +1,1 @@
+"""Setting up, checking, upgrading and rebuilding."""

@@ -1,0 +1,1 @@
+"""Rows of the application, put into the catalog."""

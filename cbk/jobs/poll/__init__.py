@@ -1,0 +1,1 @@
+"""Reading the application's tables for news, with each poll or on request."""

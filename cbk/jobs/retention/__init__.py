@@ -1,0 +1,1 @@
+"""What goes and what stays: deletes, replaced copies, holds, and the clock that graces run by."""

@@ -1,0 +1,155 @@
+"""Prune what a removal covers, when it is due: ask the application's row and the disk once more, decide, record, then remove.
+
+Record before bytes: a copy that the record still calls stored is there. Bytes that a worker leaves when it dies, the next poll
+removes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime, timedelta
+
+from cbk.edges.catalog import Planned, Verdict
+from cbk.errors import CopyCorrupt, CopyMissing, UsageError
+from cbk.jobs.context import Context, Publisher
+from cbk.jobs.copies import remove_bytes
+from cbk.jobs.retention.clock_guard import note_clock
+from cbk.jobs.retention.deletes import record_deletes, resolve
+from cbk.model import Hold, Removal, RemovalKind, Summary, Version, VersionState
+from cbk.rules.intake.layout import copy_location
+from cbk.rules.retention.retention import Keep, decide, when_due
+from cbk.settings import Settings
+
+# A message is sent when so much remains: well under the time after which Redis would deliver it a second time.
+MAX_COUNTDOWN = timedelta(minutes=15)
+# What stays for a reason that has no end is looked at again after so many polls, at most after this time.
+LOOK_AGAIN_POLLS = 10
+LOOK_AGAIN_MAX = timedelta(hours=1)
+SHORTEST_PATIENCE = timedelta(seconds=5)
+
+
+def patience(settings: Settings) -> timedelta:
+    """How long after it was due a removal may be silent before its message counts as lost."""
+    return max(settings.poll_interval * 2, SHORTEST_PATIENCE)
+
+
+def prune(context: Context, publisher: Publisher, *, delete_id: str | None = None, version_id: int | None = None) -> Summary:
+    """Carry out the removal of this delete-log row, or of this replaced version. Early, late and doubled messages do no harm.
+
+    Raises UsageError unless one of them is given, SourceError, CatalogError or RootMissing: then a later poll sends it again.
+    """
+    if (delete_id is None) == (version_id is None):
+        raise UsageError("a prune takes the Id of a delete-log row", hint="such as --args='[\"17\"]'")
+    context.require_disk()
+    removals = context.catalog.removals
+    removal = removals.of_delete(delete_id) if delete_id is not None else removals.of_version(version_id or 0)
+    if removal is None:
+        return Summary(outcome="nothing to do", facts={"delete": delete_id, "version": version_id, "reason": "no poll has seen it"})
+    if not removal.open:
+        return _summary("nothing to do", removal, reason=f"it is over: {removal.outcome}")
+    problem = note_clock(context)
+    if problem is not None:
+        return _summary("kept", removal, reason=problem)
+    now = context.catalog.database.now()
+    due_at = when_due(removal, context.settings.grace_period)
+    if now < due_at:
+        return _wait(context, publisher, removal, due_at, now)
+    if removal.kind is RemovalKind.DELETED:
+        over = _ask_the_row(context, removal)
+        if over is not None:
+            return over
+        if removal.file_id is None:  # it has become known just now
+            removal = removals.of_delete(removal.delete_id or "") or removal
+    return _carry_out(context, removal)
+
+
+def _wait(context: Context, publisher: Publisher, removal: Removal, due_at: datetime, now: datetime) -> Summary:
+    """It is early: come back when it is due, or leave it to the poll that comes before that."""
+    context.catalog.removals.postpone(removal.id, due_at)
+    if due_at - now <= MAX_COUNTDOWN:
+        context.catalog.removals.note_armed(removal.id, due_at + patience(context.settings))
+        named = Planned(removal=dataclasses.replace(removal, due_at=due_at), storage=None, key=None, number=None)
+        publisher.send_prunes([named], now)
+    return _summary("early", removal, due_at=due_at.isoformat())
+
+
+def _ask_the_row(context: Context, removal: Removal) -> Summary | None:
+    """Whether the delete still stands, by the application's row. None: it does, and the file is known."""
+    row = context.source.delete_row(removal.delete_id or "")
+    if row is None:
+        context.catalog.removals.withdraw(removal.id, outcome="taken back", reason="its delete-log row is gone", if_open=True)
+        return _summary("taken back", removal)
+    if row.file_id != removal.row_id:
+        record_deletes(context, [row])
+        return _summary("kept", removal, reason="its delete-log row names another file now: the grace starts anew")
+    if removal.file_id is None and not resolve(context, [removal]):
+        context.catalog.removals.withdraw(removal.id, outcome="unknown", reason="it names no row that the kit knows", if_open=True)
+        return _summary("nothing to do", removal, reason="it names no row that the kit knows")
+    return None
+
+
+def _carry_out(context: Context, removal: Removal) -> Summary:
+    _check_survivor(context, removal)
+    settings = context.settings
+
+    def judge(removal: Removal, versions: list[Version], holds: list[Hold], now: datetime) -> Verdict:
+        gone, kept = {}, []
+        for version in versions:
+            if not removal.covers(version) or version.state is VersionState.PRUNED:
+                continue
+            decision = decide(
+                version,
+                removal=removal,
+                versions=versions,
+                holds=holds,
+                now=now,
+                grace=settings.grace_period,
+                keep_versions=settings.keep_versions,
+            )
+            if isinstance(decision, Keep):
+                kept.append(decision)
+            else:
+                gone[version.id] = decision.reason
+        if not kept:
+            return Verdict(gone=gone)
+        ends = [keep.until for keep in kept if keep.until is not None]
+        look_again = min(settings.poll_interval * LOOK_AGAIN_POLLS, LOOK_AGAIN_MAX)
+        return Verdict(gone=gone, kept=kept[0].reason, look_again_at=min([now + look_again, *ends]))
+
+    done = context.catalog.removals.carry_out(removal.id, judge)
+    if done is None:
+        return _summary("nothing to do", removal, reason="it is over")
+    gone, verdict = done
+    for version in gone:
+        remove_bytes(context, version)
+    names = ", ".join(version.label for version in gone)
+    return _summary("kept" if verdict.kept else "pruned", removal, pruned=names, count=len(gone), reason=verdict.kept)
+
+
+def _check_survivor(context: Context, removal: Removal) -> None:
+    """Read the newest copy of a file that lives on: where it is bad, the record says so first, and the rule keeps the older one."""
+    if removal.file_id is None:
+        return
+    stored = [version for version in context.catalog.work.versions_of_file(removal.file_id) if version.state is VersionState.STORED]
+    staying = [version for version in stored if not version.deleted and not removal.covers(version)]
+    if not staying:
+        return
+    newest = max(staying, key=lambda version: version.number)
+    try:
+        context.archive.check(copy_location(newest.place, newest.number), sha256=newest.sha256)
+    except CopyMissing:
+        _give_up(context, newest, "its copy was not on the disk")
+    except CopyCorrupt:
+        _give_up(context, newest, "its copy was corrupt")
+
+
+def _give_up(context: Context, version: Version, reason: str) -> None:
+    """The copy counts no more, and is fetched again; one that was pruned or stored anew meanwhile is left as it is."""
+    claim = context.catalog.verification.claim_bad(version, context.settings.lease, reason=reason)
+    if claim is not None:
+        context.catalog.work.give_back([claim], timedelta(0), reason=reason)
+
+
+def _summary(outcome: str, removal: Removal, **facts: object) -> Summary:
+    named = {"delete": removal.delete_id, "row": removal.row_id, "version": removal.version_id}
+    return Summary(outcome=outcome, facts=named | facts)

@@ -1,0 +1,1 @@
+"""Reading copies again, and restoring some of them for a test."""

@@ -1,0 +1,1 @@
+"""From where, when, how fast and how often a copy is fetched."""

@@ -1,0 +1,33 @@
+"""Whether new copies may come to the disk: a reserve of it stays free, for the catalog and for whoever looks after it."""
+
+from __future__ import annotations
+
+from cbk.rules.status.health import Kind, Problem
+
+LARGEST_RESERVE = 1 << 30
+RESERVED_SHARE = 50
+_BYTES_PER_MB = 1e6
+
+
+def reserve(total: int, least_free: int | None) -> int:
+    """Bytes that stay free on a disk of `total` bytes: `least_free`; where that is None, 1 GiB or a fiftieth of a smaller disk."""
+    return min(LARGEST_RESERVE, total // RESERVED_SHARE) if least_free is None else least_free
+
+
+def judge_disk_space(*, free: int, total: int, read_only: bool, least_free: int | None) -> Problem | None:
+    """Why nothing new is fetched now; None where it may be. Sizes are in bytes, `least_free` as in `reserve`."""
+    if read_only:
+        return Problem(
+            kind=Kind.DISK_READ_ONLY,
+            message="the backup disk is mounted read-only: nothing new is fetched",
+            hint="the system's log (dmesg) tells why; check the disk and mount it for writing, work goes on by itself",
+        )
+    kept = reserve(total, least_free)
+    if free < kept:
+        left = f"{free / _BYTES_PER_MB:,.0f} MB are free, {kept / _BYTES_PER_MB:,.0f} MB stay free"
+        return Problem(
+            kind=Kind.DISK_FULL,
+            message=f"the backup disk is almost full ({left}): nothing new is fetched",
+            hint="make room on it, or prune; work goes on by itself. CBK_MIN_FREE_SPACE is what stays free",
+        )
+    return None

@@ -1,0 +1,170 @@
+"""What an HTTP answer means: is it the object, how long is it, may a broken transfer go on, and why is there none.
+
+Messages carry words that are known beforehand, a host and numbers. The text of an answer is never repeated: error pages of storage
+services quote the request with its signature.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from cbk.errors import DownloadError, LinkDenied, LinkExpired, NotTheObject, ObjectMissing, OriginUnavailable, TransferBroken
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+LONGEST_RETRY_AFTER_SECONDS = 86_400.0
+
+# Beyond every 5xx: the request took too long, it came too early, there were too many.
+_COME_BACK_LATER = frozenset({408, 425, 429})
+
+# What the services say of a link whose time is over, in <Code>, <Message>, <Details> or <AuthenticationErrorDetail> (S3 and its
+# relatives, Google, Azure) or in "code" and "message" (B2). The rest of the body is not searched: it quotes the object's key.
+_SAID = re.compile(r"<(Code|Message|Details|AuthenticationErrorDetail)>([^<]*)|\"(code|message)\"\s*:\s*\"([^\"]*)", re.IGNORECASE)
+_TIME_IS_OVER = re.compile(r"expired|not valid in the specified time frame", re.IGNORECASE)
+_CODE = re.compile(r"[A-Za-z_]{1,40}")
+
+# In the reason of every version that only the application can help: `cbk ls --refresh` finds its row by this.
+FRESH_LINK = "the application has to write a fresh link into its row"
+_DENIED_STATUSES = frozenset({400, 401, 403})
+# The key or the session that signed the link is over: S3 and its relatives, MinIO, Alibaba. Google says ExpiredToken of a link that
+# is simply too old, and then tells when its signature expired.
+_SIGNER_IS_GONE = frozenset(
+    {
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidSecurityToken",
+        "InvalidToken",
+        "InvalidTokenId",
+        "SecurityTokenExpired",
+        "TokenRefreshRequired",
+    }
+)
+_SIGNATURE_IS_OLD = re.compile(r"signature expired", re.IGNORECASE)
+# What another link does not help.
+_NOT_THE_LINK = frozenset({"BlobArchived", "InvalidObjectState", "RequestTimeTooSkewed"})
+_REFUSAL_HINTS = {
+    "AccessDenied": "storage services answer so for an object that is not there, too, where the signer may not list the bucket",
+    "InvalidObjectState": "the object is in an archive tier: restore it there first",
+    "BlobArchived": "the object is in an archive tier: restore it there first",
+    "RequestTimeTooSkewed": "compare the clock of the machine that signs the links",
+    "SignatureDoesNotMatch": "the link was altered after it was signed, or cut off where it was stored",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entity:
+    """The object as the first answer described it; `size` in bytes, None where it was not announced."""
+
+    size: int | None
+    etag: str | None
+    last_modified: str | None
+    content_type: str | None
+
+    @property
+    def if_range(self) -> str | None:
+        """The validator for If-Range (RFC 9110 13.1.5): a strong ETag, or the date where there is no ETag at all."""
+        if self.etag is None:
+            return self.last_modified
+        return None if self.etag.startswith("W/") else self.etag
+
+    @property
+    def recognizable(self) -> bool:
+        """Whether a later answer can be told to be of the same object."""
+        return self.size is not None or self.etag is not None or self.last_modified is not None
+
+
+def read_entity(origin: str, headers: Mapping[str, str]) -> Entity:
+    """The entity of a 200 answer. Raise NotTheObject where its framing cannot be trusted (RFC 9112 6.3)."""
+    coding = headers.get("Transfer-Encoding")
+    if coding is not None and coding.lower() != "chunked":
+        raise NotTheObject(f"{origin} sends the object in a transfer coding that was not asked for")
+    length = headers.get("Content-Length")
+    if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
+        raise NotTheObject(f"{origin} announces a length that is no number")
+    return Entity(
+        size=int(length) if length is not None and coding is None else None,
+        etag=headers.get("ETag"),
+        last_modified=headers.get("Last-Modified"),
+        content_type=headers.get("Content-Type"),
+    )
+
+
+def check_resumed(origin: str, entity: Entity, status: int, headers: Mapping[str, str], *, position: int) -> tuple[Entity, int]:
+    """Judge the answer to a request for everything from `position` on (RFC 9110 14.2).
+
+    Return the entity, which may know its size now, and how many bytes of the answer are to be skipped, because they came before.
+    Raise TransferBroken where the answer is not the rest of the same object.
+    """
+    etag = headers.get("ETag")
+    if etag is not None and entity.etag is not None and etag != entity.etag:
+        raise TransferBroken(f"the object changed at {origin} while it was fetched")
+    if status == 200:
+        # The bytes so far are only known to be this answer's first ones where both have the same strong validator.
+        if etag is None or etag != entity.if_range or read_entity(origin, headers).size != entity.size:
+            raise TransferBroken(f"{origin} cannot go on in the middle of the object")
+        return entity, position
+    if status != 206:
+        raise TransferBroken(f"{origin} answers {status} to a request for the rest of the object")
+    match = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", headers.get("Content-Range", ""))
+    if match is None:
+        raise TransferBroken(f"{origin} does not say which part of the object it sends")
+    start, end, size = map(int, match.groups())
+    if start != position or not start <= end < size or entity.size not in {None, size}:
+        raise TransferBroken(f"{origin} sends another part of the object than was asked for")
+    return replace(entity, size=size), 0
+
+
+def classify_refusal(
+    status: int, excerpt: str, headers: Mapping[str, str], *, origin: str, link_expires_at: datetime | None, now: datetime
+) -> DownloadError:
+    """The error that an answer other than 200 stands for. `excerpt` is the start of its body."""
+    if status in _COME_BACK_LATER or status >= 500:
+        wait = retry_after_seconds(headers.get("Retry-After"), now=now)
+        return OriginUnavailable(f"{origin} answers {status} for now", retry_after_seconds=wait)
+    if status < 400:
+        return NotTheObject(f"{origin} answers {status} instead of the object")
+    fields = [((tag or name).lower(), xml or json) for tag, xml, name, json in _SAID.findall(excerpt)]
+    said = [text for _, text in fields]
+    code = next((text for name, text in fields if name == "code" and _CODE.fullmatch(text)), "")
+    if status in {404, 410}:
+        what = "bucket or container" if code in {"NoSuchBucket", "ContainerNotFound"} else "object"
+        return ObjectMissing(f"{origin} has no such {what} ({status})")
+    hints = [_REFUSAL_HINTS[code]] if code in _REFUSAL_HINTS else []
+    if status in _DENIED_STATUSES:
+        expired = _expired(said, code, link_expires_at, now)
+        if expired is not None:
+            return expired
+        if code not in _NOT_THE_LINK:
+            hints.append(FRESH_LINK)
+    name = f"{status} {code}" if code else str(status)
+    return LinkDenied(f"{origin} refuses the link ({name})", hint="; ".join(hints) or None)
+
+
+def _expired(said: list[str], code: str, link_expires_at: datetime | None, now: datetime) -> LinkExpired | None:
+    """The origin's word counts before our clock: a link dies with its signer's session, and our clock may be wrong."""
+    when = link_expires_at and f"{link_expires_at:%Y-%m-%d %H:%M} UTC"
+    if link_expires_at is not None and link_expires_at <= now:
+        return LinkExpired(f"the link expired at {when}", hint=FRESH_LINK)
+    early = f", before the time that the link shows ({when})" if when else ""
+    if code in _SIGNER_IS_GONE and not any(_SIGNATURE_IS_OLD.search(text) for text in said):
+        return LinkExpired(f"the key or the session that signed the link is over ({code}){early}", hint=FRESH_LINK)
+    if any(_TIME_IS_OVER.search(text) for text in said):
+        return LinkExpired(f"the link expired{early}", hint=FRESH_LINK)
+    return None
+
+
+def retry_after_seconds(value: str | None, *, now: datetime) -> float | None:
+    """Seconds that Retry-After asks for (RFC 9110 10.2.3: seconds or a date), 0 to a day; None where it asks for nothing clear."""
+    if value is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return min(float(value), LONGEST_RETRY_AFTER_SECONDS)
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    date = date.replace(tzinfo=UTC) if date.tzinfo is None else date
+    return min(max((date - now).total_seconds(), 0.0), LONGEST_RETRY_AFTER_SECONDS)

@@ -1,0 +1,1 @@
+"""Which rows are accepted, which names they get on the disk, and which versions are fetched."""

@@ -1,0 +1,1 @@
+"""What is a problem, who is told, and how things went."""
