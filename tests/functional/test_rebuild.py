@@ -11,7 +11,7 @@ import pytest
 
 from cbk.edges.catalog import Catalog
 from cbk.errors import CatalogError
-from cbk.jobs.poll.poll import LEASE
+from cbk.jobs.poll.poll import POLL_LEASE
 from local_servers import wait_until
 from tests.disk import COLLIDING, HOSTILE, ORDINARY, File, content_of, drop, make_disk
 
@@ -78,8 +78,8 @@ def test_killed_half_way_it_goes_on_with_the_same_command(tmp_path):
             process.kill()
         taken = copies(catalog)
         assert 0 < taken < COPIES
-        wait_until(lambda: catalog.leases.acquire(LEASE, timedelta(seconds=1)), 30, "the end of its lease")
-        catalog.leases.release(LEASE)
+        wait_until(lambda: catalog.leases.acquire(POLL_LEASE, timedelta(seconds=1)), 30, "the end of its lease")
+        catalog.leases.release(POLL_LEASE)
         done = json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
         assert (done["known"], done["added"]) == (taken, COPIES - taken)
         assert copies(catalog) == COPIES

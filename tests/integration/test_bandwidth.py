@@ -168,14 +168,14 @@ def test_host_gets_so_many_downloads_at_a_time_and_others_do_not_wait(monkeypatc
     turns, waited, entered = HostLimit(1), threading.Event(), threading.Event()
 
     def second():
-        with turns.turn("https://user@A.example.com/2?sig=x", waited.set):
+        with turns.slot("https://user@A.example.com/2?sig=x", waited.set):
             entered.set()
 
-    with turns.turn("https://a.example.com/1?sig=x", pytest.fail):
+    with turns.slot("https://a.example.com/1?sig=x", pytest.fail):
         thread = threading.Thread(target=second)
         thread.start()
         assert waited.wait(10)
-        with turns.turn("https://b.example.com/1", pytest.fail):
+        with turns.slot("https://b.example.com/1", pytest.fail):
             assert not entered.is_set()
     thread.join()
     assert entered.is_set()
@@ -189,15 +189,15 @@ def test_wait_for_a_turn_ends_with_the_claim(monkeypatch):
     def lost():
         raise LeaseLost("another worker has taken over")
 
-    with turns.turn("https://a/1", pytest.fail), pytest.raises(LeaseLost), turns.turn("https://a/2", lost):
+    with turns.slot("https://a/1", pytest.fail), pytest.raises(LeaseLost), turns.slot("https://a/2", lost):
         pytest.fail("there was no turn")
-    with turns.turn("https://a/3", pytest.fail):
+    with turns.slot("https://a/3", pytest.fail):
         pass
 
 
 @pytest.mark.parametrize("link", ["", "nonsense", "https://[::1"])
 def test_link_that_names_no_host_has_turns_as_well(link):
-    with HostLimit(1).turn(link, pytest.fail):
+    with HostLimit(1).slot(link, pytest.fail):
         pass
 
 

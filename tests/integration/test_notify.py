@@ -65,7 +65,7 @@ def receiver():
 
 @pytest.fixture
 def site(make_site, receiver):
-    return make_site(notifier=receiver.url)
+    return make_site(notify=receiver.url)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_service_that_refuses_or_leads_nowhere_is_a_failure(receiver, answer):
 
 
 def test_service_that_falls_silent_is_given_up(receiver, monkeypatch):
-    monkeypatch.setattr(notifier, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(notifier, "NOTIFY_TIMEOUT_SECONDS", 0.2)
     receiver.open.clear()
     started = time.monotonic()
     assert not Notifier([receiver.url + "&rto=600"]).notify("subject", "text")
@@ -141,7 +141,7 @@ def test_one_service_that_took_it_is_enough(receiver, log):
 
 
 def test_urls_are_shown_by_nothing(receiver):
-    settings = Settings(source_url="sqlite://", notifier=receiver.url)
+    settings = Settings(source_url="sqlite://", notify=receiver.url)
     assert "sesame" not in repr(settings) + str(settings) + repr(Notifier(settings.notify_urls))
 
 
@@ -157,7 +157,7 @@ def run(site, monkeypatch, *arguments):
 
 @pytest.mark.parametrize(("urls", "code"), [("{}", 0), ("{} " + NOBODY, 3), (NOBODY, 1)])
 def test_test_message_tells_which_service_took_it(make_site, receiver, monkeypatch, urls, code):
-    site = make_site(notifier=urls.format(receiver.url))
+    site = make_site(notify=urls.format(receiver.url))
     exit_code, output = run(site, monkeypatch, "--test")
     assert exit_code == code
     assert ("JSON: sent" in output, "JSON: it did not take the message" in output) == (code != 1, code != 0)

@@ -16,7 +16,7 @@ from cbk.jobs.admin import rebuild as module
 from cbk.jobs.admin.init import initialise
 from cbk.jobs.admin.rebuild import rebuild
 from cbk.jobs.context import open_context
-from cbk.jobs.poll.poll import LEASE
+from cbk.jobs.poll.poll import POLL_LEASE
 from cbk.model import VersionState
 from cbk.rules.intake.layout import copy_location
 from cbk.rules.retention.journal import decode_journal
@@ -478,7 +478,7 @@ def test_disk_that_goes_away_half_way_ends_it(lost, monkeypatch):
 
 def test_rebuild_waits_for_no_poll_but_says_that_one_is_at_work(lost):
     with lost.site.rival() as rival:
-        assert rival.leases.acquire(LEASE, timedelta(minutes=2))
+        assert rival.leases.acquire(POLL_LEASE, timedelta(minutes=2))
         with pytest.raises(LeaseLost, match="a poll or another rebuild is at work") as caught:
             lost.run()
     assert "stop beat" in caught.value.hint
@@ -807,7 +807,7 @@ def test_command_says_what_it_would_do(lost, cbk):
 
 def test_command_that_meets_a_poll_ends_with_1_and_a_hint(lost, cbk):
     with lost.site.rival() as rival:
-        rival.leases.acquire(LEASE, timedelta(minutes=2))
+        rival.leases.acquire(POLL_LEASE, timedelta(minutes=2))
         result = CliRunner().invoke(cli, ["rebuild"])
     assert isinstance(result.exception, LeaseLost)
     assert result.exception.exit_code == 1

@@ -111,7 +111,7 @@ def test_copy_that_was_verified_by_a_clock_that_was_ahead_counts_as_never_read(c
 
 @pytest.mark.parametrize("never", [True, False])
 def test_copies_come_whole_over_page_borders_also_where_they_were_read_in_the_same_instant(catalog, store, monkeypatch, never):
-    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(module, "COPIES_PAGE", 2)
     instant = catalog.database.now() - HOUR
     for number in range(5):
         store(f"{number}", verified_at=None if never else instant)
@@ -120,7 +120,7 @@ def test_copies_come_whole_over_page_borders_also_where_they_were_read_in_the_sa
 
 
 def test_copies_that_are_recorded_on_the_way_do_not_come_again(catalog, store, monkeypatch):
-    monkeypatch.setattr(module, "PAGE", 2)
+    monkeypatch.setattr(module, "COPIES_PAGE", 2)
     for number in range(5):
         store(f"{number}", ago=(9 - number) * HOUR)
     seen = []

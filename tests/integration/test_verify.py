@@ -639,7 +639,7 @@ def test_interrupt_ends_the_readers_and_keeps_what_was_read_before(site, run, mo
         if len(chunks) > 1:
             interrupted.wait(1)  # the large copy is not through before that
 
-    monkeypatch.setattr(module._Run, "take", take)
+    monkeypatch.setattr(module._Run, "handle", take)
     monkeypatch.setattr(Reads, "stop", stop)
     with pytest.raises(KeyboardInterrupt):
         run(readers=1, on_read=on_read)

@@ -308,7 +308,7 @@ def test_switch_that_is_away_is_one_line_without_its_url(make_site, log):
 
 
 def test_switch_that_falls_silent_is_given_up(make_site, log, monkeypatch):
-    monkeypatch.setattr(heartbeat, "TIMEOUT_SECONDS", (0.2, 0.2))
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_TIMEOUT_SECONDS", (0.2, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         site = make_site(heartbeat_url=f"http://127.0.0.1:{silent.getsockname()[1]}/ping/sesame")
         site.upload("cars/a.png", b"the first")

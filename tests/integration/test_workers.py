@@ -7,7 +7,7 @@ import pytest
 
 from cbk.errors import DownloadError
 from cbk.jobs.status.status import gather_status
-from cbk.jobs.status.workers import FACT
+from cbk.jobs.status.workers import WORK_FACT
 from cbk.rules.status.health import Kind
 from tests.in_process_site import InProcessSite
 from tests.origin import Origin, status
@@ -72,6 +72,6 @@ def test_worker_notes_that_it_is_at_work_once_for_many_files(site):
     rows = [site.upload(f"{i}.txt", b"x") for i in range(2)]
     site.poll()
     site.back_up(rows[0])
-    noted = site.fact(FACT)
+    noted = site.fact(WORK_FACT)
     site.back_up(rows[1])
-    assert site.fact(FACT) == noted is not None
+    assert site.fact(WORK_FACT) == noted is not None
