@@ -7,14 +7,14 @@ from unittest.mock import MagicMock
 
 import pytest
 from sqlalchemy import column as sql_column
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from sqlalchemy import table as sql_table
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 
 from cbk.edges.source.engine import Timeouts, open_engine, read_url
 from cbk.edges.source.errors import source_errors
-from cbk.edges.source.ids import IdKind, Ids
+from cbk.edges.source.ids import Ids
 from cbk.edges.source.privileges import grants_allow_writing
 from cbk.edges.source.tables import FILES_OPTIONAL, FILES_REQUIRED, TableShape
 from cbk.errors import SourceSchemaError, SourceUnavailable
@@ -31,7 +31,7 @@ class DriverError(Exception):
 def files():
     columns = {name: TYPES.get(name, mysql.VARCHAR(255)) for name in (*FILES_REQUIRED, *FILES_OPTIONAL)}
     clause = sql_table("ObjectStorageFiles", *map(sql_column, columns))
-    return TableShape(clause=clause, columns=columns, key="Id", ids={"Id": Ids(IdKind.INTEGER)}, cuts_text=True)
+    return TableShape(clause=clause, columns=columns, key="Id", ids={"Id": Ids.of(mysql.BIGINT(), "mysql")}, cuts_text=True)
 
 
 def sql_of(statement):
@@ -46,14 +46,14 @@ def raised_for(number, told="nothing in particular"):
 
 def test_mysql_names_are_quoted_and_long_text_is_cut(files):
     assert sql_of(files.select("Id", "Name")) == (
-        "SELECT `ObjectStorageFiles`.`Id`, substr(`ObjectStorageFiles`.`Name`, 1, 8193) AS substr_1 FROM `ObjectStorageFiles`"
-        " WHERE `ObjectStorageFiles`.`Id` IS NOT NULL ORDER BY `ObjectStorageFiles`.`Id`"
+        "SELECT `ObjectStorageFiles`.`Id` AS `Id`, substr(`ObjectStorageFiles`.`Name`, 1, 8193) AS substr_1"
+        " FROM `ObjectStorageFiles` WHERE `ObjectStorageFiles`.`Id` IS NOT NULL ORDER BY `ObjectStorageFiles`.`Id`"
     )
 
 
 def test_mysql_pages_by_the_number_of_the_row(files):
-    assert sql_of(files.select("Id").where(files.column("Id") > 7).limit(5)) == (
-        "SELECT `ObjectStorageFiles`.`Id` FROM `ObjectStorageFiles`"
+    assert sql_of(files.select("Id").where(files.column("Id") > text("7")).limit(5)) == (
+        "SELECT `ObjectStorageFiles`.`Id` AS `Id` FROM `ObjectStorageFiles`"
         " WHERE `ObjectStorageFiles`.`Id` IS NOT NULL AND `ObjectStorageFiles`.`Id` > 7 ORDER BY `ObjectStorageFiles`.`Id` LIMIT 5"
     )
 

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from cbk.edges.postgres import limit_waiting
+from cbk.edges.source.sqlite_ids import RawText
 from cbk.errors import SettingsError
 
 SETTING = "CBK_SOURCE_URL"
@@ -154,7 +155,7 @@ def _text_or_bytes(raw: bytes) -> str | bytes:
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return raw
+        return RawText(raw)
 
 
 def _milliseconds(seconds: float) -> int:

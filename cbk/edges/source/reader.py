@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, func, or_, select
+from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 
+from cbk.edges.source.doubts import SourceDoubt, duplicates, unreadable_rows
 from cbk.edges.source.engine import Timeouts, open_engine, read_url
 from cbk.edges.source.errors import source_errors
+from cbk.edges.source.file_ids import file_ids_of
+from cbk.edges.source.fingerprint import Fingerprint, fingerprint_of, sum_of
 from cbk.edges.source.ids import IdKind, is_sql_text
 from cbk.edges.source.privileges import may_write
 from cbk.edges.source.tables import (
@@ -30,6 +33,8 @@ from cbk.rules.intake.rows import KEY_MAX_BYTES
 logger = logging.getLogger(__name__)
 
 _IDS_PER_QUESTION = 500
+_EQUALS_AT_MOST = 1000
+_SQLITE_KINDS = {"integer": IdKind.INTEGER, "blob": IdKind.BINARY, "text": IdKind.TEXT}
 _NamedRow = tuple[str, Sequence[Any]]
 
 
@@ -37,8 +42,9 @@ _NamedRow = tuple[str, Sequence[Any]]
 class SourceReport:
     """What there is, for `cbk doctor`.
 
-    `missing_optional` names columns as `table.column`; `id_kind` is integer, uuid, binary or text; `deletes_keyed_by` is the column
-    that names a row of the delete log; `may_write` is whether our user could change the tables, None where that cannot be known.
+    `missing_optional` names columns as `table.column`; `id_kind` is integer, uuid, binary, text or other; `deletes_keyed_by`
+    is the column that names a row of the delete log; `may_write` is whether our user could change the tables, None if that
+    cannot be known.
     """
 
     database: str
@@ -89,20 +95,50 @@ class Source:
                 files_columns=tuple(tables.files.columns),
                 deletes_columns=tuple(tables.deletes.columns),
                 missing_optional=tables.missing_optional,
-                id_kind=str(tables.files.ids["Id"].kind),
+                id_kind=str(_kept_kind(connection, tables.files)),
                 deletes_keyed_by=tables.deletes.key,
                 may_write=may_write(connection),
             )
 
     def ids_are_ordered(self) -> bool:
         """Whether the Ids of the files table are numbers, so that later rows have higher ones."""
-        with self._session() as (_, tables):
-            return tables.files.ids["Id"].kind is IdKind.INTEGER
+        with self._session() as (connection, tables):
+            return _kept_kind(connection, tables.files) is IdKind.INTEGER
 
     def deletes_are_ordered(self) -> bool:
         """Whether the delete log has an Id of its own that is a number; a log that is keyed by `FileId` is in no order of time."""
-        with self._session() as (_, tables):
-            return tables.deletes.key == "Id" and tables.deletes.ids["Id"].kind is IdKind.INTEGER
+        with self._session() as (connection, tables):
+            return tables.deletes.key == "Id" and _kept_kind(connection, tables.deletes) is IdKind.INTEGER
+
+    def fingerprint(self) -> Fingerprint:
+        """What the files table amounts to now."""
+        with self._session() as (connection, tables):
+            return fingerprint_of(connection, tables.files)
+
+    def deletes_fingerprint(self) -> Fingerprint:
+        """The same of the delete log."""
+        with self._session() as (connection, tables):
+            return fingerprint_of(connection, tables.deletes)
+
+    def unreadable(self) -> list[SourceDoubt]:
+        """Why rows may be there that are not read, as far as that can be told at the cost of a poll's few questions."""
+        with self._session() as (connection, tables):
+            return list(unreadable_rows(connection, tables))
+
+    def duplicates(self) -> list[SourceDoubt]:
+        """Ids that are not unique. To be asked once in a full read: of a view, or a table without a key, it reads every Id."""
+        with self._session() as (connection, tables):
+            return list(duplicates(connection, tables))
+
+    def existing(self, ids: Collection[str]) -> set[str]:
+        """Those of these Ids of the files table that are there now."""
+        with self._session() as (connection, tables):
+            return _existing(connection, tables.files, ids)
+
+    def existing_deletes(self, ids: Collection[str]) -> set[str]:
+        """The same of the delete log."""
+        with self._session() as (connection, tables):
+            return _existing(connection, tables.deletes, ids)
 
     def latest_id(self) -> str | None:
         """The highest Id of the files table, None where it has no rows."""
@@ -115,7 +151,7 @@ class Source:
     def rows_after(self, last_id: str | int | None, limit: int) -> list[SourceRow]:
         """The next rows in the order of their Ids: those after `last_id`, from the first where that is None.
 
-        They are `limit` rows, or fewer where there are no more.
+        They are `limit` rows, or fewer where there are no more; more only if the database takes further Ids for equal to the last.
         """
         with self._session() as (connection, tables):
             return [_source_row(*row) for row in self._page(connection, tables.files, _select_files(tables), last_id, limit)]
@@ -137,8 +173,10 @@ class Source:
         """Those rows of `ids` that are there, by Id."""
         found: dict[str, SourceRow] = {}
         with self._session() as (connection, tables):
+            asked = _spelled_as_kept(tables.files, ids)
             for statement in _of(_select_files(tables), tables.files, "Id", ids):
-                found |= {row_id: _source_row(row_id, row) for row_id, row in self._named(connection, tables.files, statement)}
+                named = self._named(connection, tables.files, statement)
+                found |= {row_id: _source_row(row_id, row) for row_id, row in named if row_id in asked}
         return found
 
     def row(self, row_id: str | int) -> SourceRow | None:
@@ -161,21 +199,23 @@ class Source:
         """The next rows of the delete log in the order of their Ids, as `rows_after`."""
         with self._session() as (connection, tables):
             page = self._page(connection, tables.deletes, _select_deletes(tables), last_id, limit)
-            return [_delete_row(tables.deletes, *row) for row in page]
+            return _delete_rows(connection, tables, page)
 
     def delete_row(self, delete_id: str | int) -> DeleteRow | None:
         """The row of the delete log with this Id (this FileId, in a log without Id)."""
-        return self.delete_rows([delete_id]).get(str(delete_id))
+        return next(iter(self.delete_rows([delete_id]).values()), None)
 
     def delete_rows(self, delete_ids: Sequence[str | int]) -> dict[str, DeleteRow]:
         """Those of these rows of the delete log that are there, by Id."""
         with self._session() as (connection, tables):
-            return {row.id: row for row in self._deletes_of(connection, tables, tables.deletes.key, delete_ids)}
+            asked = _spelled_as_kept(tables.deletes, delete_ids)
+            found = self._deletes_of(connection, tables, tables.deletes.key, delete_ids)
+            return {row.id: row for row in found if row.id in asked}
 
     def deletes_of(self, file_ids: Sequence[str | int]) -> list[DeleteRow]:
-        """The rows of the delete log that name one of these rows of the files table."""
+        """The rows of the delete log that name one of these rows of the files table, spelled as there."""
         with self._session() as (connection, tables):
-            return list(self._deletes_of(connection, tables, "FileId", file_ids))
+            return self._deletes_of(connection, tables, "FileId", file_ids)
 
     @contextmanager
     def _session(self) -> Iterator[tuple[Connection, Tables]]:
@@ -200,50 +240,78 @@ class Source:
         if self._opened is not None:
             self._opened.tables = None
 
-    def _deletes_of(self, connection: Connection, tables: Tables, column: str, ids: Sequence[str | int]) -> Iterator[DeleteRow]:
+    def _deletes_of(self, connection: Connection, tables: Tables, column: str, ids: Sequence[str | int]) -> list[DeleteRow]:
+        named: list[_NamedRow] = []
         for statement in _of(_select_deletes(tables), tables.deletes, column, ids):
-            for row in self._named(connection, tables.deletes, statement):
-                yield _delete_row(tables.deletes, *row)
+            named += self._named(connection, tables.deletes, statement)
+        return _delete_rows(connection, tables, named)
 
     def _page(
         self, connection: Connection, shape: TableShape, statement: Select[Any], last_id: str | int | None, limit: int
     ) -> list[_NamedRow]:
-        """`limit` rows after `last_id`, fewer only where there are no more: who reads on takes a short page for the last one."""
+        """`limit` rows after `last_id`, fewer only where there are no more: who reads on takes a short page for the last one.
+
+        All that are equal to the last one to the database (in capitals or not, say) are on its page: the next begins after them.
+        """
         page: list[_NamedRow] = []
+        after = None if last_id is None else shape.ids[shape.key].from_text(last_id)
+        if last_id is not None and after is None:
+            return page
         while True:
-            rows = connection.execute(_after(statement, shape, last_id, limit)).all()
-            named = self._name(shape, rows)
-            page += named
-            if len(rows) < limit or len(page) >= limit:
-                return page[:limit]
-            if not named:
-                raise SourceSchemaError(f'{limit} Ids of "{shape.name}" in a row are not of kind {shape.ids[shape.key].kind}')
-            last_id = named[-1][0]
+            rows = connection.execute(_after(statement, shape, after).limit(limit)).all()
+            is_full = len(rows) == limit
+            if is_full and not shape.is_unique:
+                rows = _with_equals(connection, shape, statement, rows)
+            page += self._name(shape, rows)
+            if not is_full or len(page) >= limit:
+                return page
+            after = rows[-1][0]
 
     def _named(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> list[_NamedRow]:
         return self._name(shape, connection.execute(statement).all())
 
     def _name(self, shape: TableShape, rows: Sequence[Sequence[Any]]) -> list[_NamedRow]:
-        """Each row with its Id, which is its first column, as text.
-
-        SQLite checks no types: a row whose Id is not what the others' are cannot be asked for by it, and must not block them.
-        """
+        """Each row with its Id, which is its first column, as text. One that cannot be asked for must not block the others."""
         ids = shape.ids[shape.key]
         named = [(row_id, row) for row in rows if (row_id := ids.to_text(row[0])) is not None]
         if len(named) < len(rows):
             logger.warning("left out %d rows of %s: their Id is not of kind %s", len(rows) - len(named), shape.name, ids.kind)
-            self._forget_tables()
         return named
 
 
 def _sum_between(connection: Connection, shape: TableShape, low: str | int | None, high: str | int) -> tuple[int, int]:
+    key, ids = shape.column(shape.key), shape.ids[shape.key]
+    lowest, highest = ids.bounds
+    between = [key.is_not(None), key <= ids.bind(max(lowest, min(int(high), highest)))]
+    if low is not None and int(low) >= lowest:
+        between.append(key > ids.bind(min(int(low), highest)))
+    return sum_of(connection, shape, and_(*between))
+
+
+def _existing(connection: Connection, shape: TableShape, ids: Collection[str]) -> set[str]:
+    kept = shape.ids[shape.key]
+    there: set[str | None] = set()
+    for statement in _of(shape.select(shape.key).order_by(None), shape, shape.key, ids):
+        there.update(kept.to_text(value) for value in connection.execute(statement).scalars())
+    return {row_id for row_id in ids if kept.to_text(kept.from_text(row_id)) in there - {None}}
+
+
+def _spelled_as_kept(shape: TableShape, ids: Iterable[str | int]) -> set[str | None]:
+    """Ids as rows bear them: a UUID in capitals, say, is one in small letters."""
+    kept = shape.ids[shape.key]
+    return {kept.to_text(kept.from_text(row_id)) for row_id in ids}
+
+
+def _kept_kind(connection: Connection, shape: TableShape) -> IdKind:
+    """What the Ids are; in SQLite, where a declared type binds nobody, the lowest and the highest one tell."""
+    declared = shape.ids[shape.key].kind
+    if not shape.is_sqlite:
+        return declared
     key = shape.column(shape.key)
-    ids = shape.select(shape.key).order_by(None).where(key <= int(high))
-    if low is not None:
-        ids = ids.where(key > int(low))
-    listed = ids.subquery()
-    count, total = connection.execute(select(func.count(), func.sum(listed.c[0])).select_from(listed)).one()
-    return count, int(total or 0)
+    lowest, highest = connection.execute(select(func.typeof(func.min(key)), func.typeof(func.max(key)))).one()
+    if highest == "null":
+        return declared
+    return _SQLITE_KINDS.get(highest, IdKind.OTHER) if lowest == highest else IdKind.OTHER
 
 
 def _source_row(row_id: str, row: Sequence[Any]) -> SourceRow:
@@ -261,9 +329,33 @@ def _source_row(row_id: str, row: Sequence[Any]) -> SourceRow:
     )
 
 
-def _delete_row(shape: TableShape, row_id: str, row: Sequence[Any]) -> DeleteRow:
-    _, file_id, deleted_at = row
-    return DeleteRow(id=row_id, file_id=shape.ids["FileId"].to_text(file_id) or "", deleted_at=deleted_at)
+def _delete_rows(connection: Connection, tables: Tables, named: Sequence[_NamedRow]) -> list[DeleteRow]:
+    """The rows of the log, with the Id that each FileId means in the files table."""
+    files, log = tables.files, tables.deletes
+
+    def sample() -> str | None:
+        return files.ids["Id"].to_text(connection.execute(files.select("Id").order_by(None).limit(1)).scalar())
+
+    file_ids = file_ids_of(
+        [row[1] for _, row in named],
+        log.ids["FileId"],
+        files.ids["Id"],
+        sample=sample,
+        existing=lambda ids: _existing(connection, files, ids),
+    )
+    rows = [
+        DeleteRow(id=row_id, file_id=file_id, deleted_at=row[2]) for (row_id, row), file_id in zip(named, file_ids, strict=True)
+    ]
+    return rows if log.key == "Id" else _last_of_each(rows)
+
+
+def _last_of_each(rows: Iterable[DeleteRow]) -> list[DeleteRow]:
+    """A log without Id may name a file twice: the last time counts."""
+    last: dict[str, DeleteRow] = {}
+    for row in rows:
+        if row.id not in last or str(row.deleted_at) > str(last[row.id].deleted_at):
+            last[row.id] = row
+    return list(last.values())
 
 
 def _select_files(tables: Tables) -> Select[Any]:
@@ -274,16 +366,22 @@ def _select_deletes(tables: Tables) -> Select[Any]:
     return tables.deletes.select(tables.deletes.key, "FileId", "DeletedAt")
 
 
-def _after(statement: Select[Any], shape: TableShape, last_id: str | int | None, limit: int) -> Select[Any]:
-    if last_id is None:
-        return statement.limit(limit)
-    value = shape.ids[shape.key].from_text(last_id)
-    return statement.limit(0) if value is None else statement.where(shape.column(shape.key) > value).limit(limit)
+def _after(statement: Select[Any], shape: TableShape, value: Any) -> Select[Any]:
+    """The rows after the Id `value`, from the first where that is None."""
+    return statement if value is None else statement.where(shape.column(shape.key) > shape.ids[shape.key].bind(value))
+
+
+def _with_equals(connection: Connection, shape: TableShape, statement: Select[Any], rows: Sequence[Any]) -> list[Any]:
+    """A full page with all rows, up to more than any sound table has, whose Id equals the last one's to the database."""
+    last = shape.ids[shape.key].bind(rows[-1][0])
+    equals = connection.execute(statement.where(shape.column(shape.key) == last).limit(_EQUALS_AT_MOST)).all()
+    ids = {(type(row[0]), row[0]) for row in equals}  # to Python a text of SQLite that is no UTF-8 equals a blob
+    return [row for row in rows if (type(row[0]), row[0]) not in ids] + list(equals)
 
 
 def _of(statement: Select[Any], shape: TableShape, column: str, ids: Iterable[str | int]) -> Iterator[Select[Any]]:
     """The questions for the rows whose `column` is one of `ids`."""
-    values = [value for value in map(shape.ids[column].from_text, ids) if value is not None]
+    values = shape.values(column, ids)
     for start in range(0, len(values), _IDS_PER_QUESTION):
         yield statement.where(shape.column(column).in_(values[start : start + _IDS_PER_QUESTION]))
 

@@ -20,14 +20,16 @@ from sqlalchemy import (
     inspect,
     null,
     select,
-    type_coerce,
+    text,
 )
 from sqlalchemy import column as sql_column
 from sqlalchemy import table as sql_table
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.types import NullType, TypeEngine
 
 from cbk.edges.source.ids import IdKind, Ids
+from cbk.edges.source.sqlite_ids import SqliteIds
 from cbk.errors import SourceSchemaError
 from cbk.rules.backup.links import LONGEST_LINK
 
@@ -42,12 +44,12 @@ DELETES_OPTIONAL = ("Id", "DeletedAt")
 
 # Read as the database prints them: nothing depends on a date that the application wrote, and no odd one (infinity, the year
 # 20000) fails to be read.
+_SQLITE_COLUMNS = text("SELECT name, type FROM pragma_table_info(:table)")
+_HAS_CHILDREN = text("SELECT relhassubclass AND relkind = 'r' FROM pg_class WHERE oid = to_regclass(:table)")
 _DATES = frozenset({"CreatedAt", "DeletedAt"})
 
 # No longer value is accepted anywhere, so one that is cut here stays too long; a row cannot fill our memory.
 TEXT_MAX_CHARACTERS = LONGEST_LINK + 1
-
-_SQLITE_KINDS = {"integer": IdKind.INTEGER, "blob": IdKind.BINARY, "text": IdKind.TEXT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,23 +57,42 @@ class TableShape:
     """One table as it is: its columns with their types, the column that names a row, and what the Ids in it are.
 
     In `clause` every column is `"table"."name"`: alone, `"name"` is a text to SQLite where there is no such column, and no error.
+    `is_unique`: the database vouches that no two rows have the same Id. `may_lack_ids`: it may be NULL.
     """
 
     clause: TableClause
     columns: Mapping[str, TypeEngine[Any]]
     key: str
-    ids: Mapping[str, Ids]
+    ids: Mapping[str, Ids | SqliteIds]
     cuts_text: bool
+    is_unique: bool = True
+    may_lack_ids: bool = False
 
     @property
     def name(self) -> str:
         """The table's name."""
         return self.clause.name
 
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether one column may hold values of several types."""
+        return isinstance(self.ids[self.key], SqliteIds)
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether Ids may be integers."""
+        kind = self.ids[self.key].kind
+        return kind is not IdKind.TEXT if self.is_sqlite else kind is IdKind.INTEGER
+
     def column(self, name: str) -> ColumnElement[Any]:
-        """A column for a condition: an Id with its type, others as the database has them."""
+        """A column for a condition: an Id as its kind is compared, others as the database has them."""
         column = self.clause.c[name]
-        return type_coerce(column, self.ids[name].sql_type) if name in self.ids else column
+        return self.ids[name].column(column) if name in self.ids else column
+
+    def values(self, name: str, ids: Iterable[str | int]) -> list[ColumnElement[Any]]:
+        """Those of `ids` that the Id column `name` can hold, as parameters."""
+        kind = self.ids[name]
+        return [kind.bind(value) for value in map(kind.from_text, ids) if value is not None]
 
     def select(self, *names: str) -> Select[Any]:
         """Read the columns, NULL for one that is not there, in the order of the Ids. A row without an Id has no name: left out."""
@@ -81,11 +102,13 @@ class TableShape:
     def _read(self, name: str) -> ColumnElement[Any]:
         if name not in self.columns:
             return null()
+        if name in self.ids:
+            return self.column(name)
         column = self.clause.c[name]
         if name in _DATES:
             return cast(column, Text)
         is_text = isinstance(self.columns[name], String) and not isinstance(self.columns[name], Enum)
-        if self.cuts_text and is_text and name not in self.ids:
+        if self.cuts_text and is_text:
             return func.substr(column, 1, TEXT_MAX_CHARACTERS, type_=NullType())
         return column
 
@@ -120,37 +143,75 @@ def read_tables(connection: Connection) -> Tables:
         raise SourceSchemaError(f"the application's database has no {', no '.join(missing)}", hint=hint)
     deletes_key = "Id" if "Id" in found[DELETES_TABLE] else "FileId"
     return Tables(
-        files=_shape(connection, FILES_TABLE, found[FILES_TABLE], key="Id", id_columns={"Id"}),
-        deletes=_shape(connection, DELETES_TABLE, found[DELETES_TABLE], key=deletes_key, id_columns={deletes_key, "FileId"}),
+        files=_shape(connection, inspector, FILES_TABLE, found[FILES_TABLE], key="Id", id_columns=("Id",)),
+        deletes=_shape(
+            connection, inspector, DELETES_TABLE, found[DELETES_TABLE], key=deletes_key, id_columns=(deletes_key, "FileId")
+        ),
     )
 
 
 def _columns(inspector: Inspector, table: str) -> dict[str, TypeEngine[Any]]:
     """The columns by name, none where there is no such table; works for a view as well."""
     try:
-        return {column["name"]: column["type"] for column in inspector.get_columns(table)}
+        return {column["name"]: _without_domain(column["type"]) for column in inspector.get_columns(table)}
     except NoSuchTableError:
         return {}
 
 
+def _without_domain(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
+    """What a domain of PostgreSQL is made of, however deep."""
+    while isinstance(column_type, postgresql.DOMAIN):
+        column_type = column_type.data_type
+    return column_type
+
+
 def _shape(
-    connection: Connection, table: str, columns: Mapping[str, TypeEngine[Any]], *, key: str, id_columns: Iterable[str]
+    connection: Connection,
+    inspector: Inspector,
+    table: str,
+    columns: Mapping[str, TypeEngine[Any]],
+    *,
+    key: str,
+    id_columns: Iterable[str],
 ) -> TableShape:
-    clause = sql_table(table, *(sql_column(name, NullType()) for name in columns))
-    is_sqlite = connection.dialect.name == "sqlite"
-    kinds = {name: IdKind.of(columns[name]) for name in id_columns}
-    if is_sqlite:
-        kinds |= {name: _kept_kind(connection, clause.c[name], kind) for name, kind in kinds.items()}
+    dialect = connection.dialect.name
+    ids: dict[str, Ids | SqliteIds]
+    if dialect == "sqlite":
+        declared: dict[str, str | None] = {row.name: row.type for row in connection.execute(_SQLITE_COLUMNS, {"table": table})}
+        ids = {name: SqliteIds.of(declared.get(name) or "") for name in id_columns}
+    else:
+        ids = {name: Ids.of(columns[name], dialect) for name in id_columns}
     return TableShape(
-        clause=clause,
+        clause=sql_table(table, *(sql_column(name, NullType()) for name in columns)),
         columns=columns,
         key=key,
-        ids={name: Ids(kind) for name, kind in kinds.items()},
-        cuts_text=not is_sqlite,  # its substr ends at a NUL, and would make another key of one that holds any
+        ids=ids,
+        cuts_text=dialect != "sqlite",  # its substr ends at a NUL, and would make another key of one that holds any
+        is_unique=_is_unique(connection, inspector, table, key),
+        may_lack_ids=_may_lack_ids(inspector, table, key),
     )
 
 
-def _kept_kind(connection: Connection, column: ColumnElement[Any], declared: IdKind) -> IdKind:
-    """What SQLite, where a declared type binds nobody, really keeps in an Id column: the first one tells."""
-    first = select(func.typeof(column)).where(column.is_not(None)).limit(1)
-    return _SQLITE_KINDS.get(connection.execute(first).scalar() or "", declared)
+def _is_unique(connection: Connection, inspector: Inspector, table: str, key: str) -> bool:
+    """Whether the database lets no two rows have the same `key`; it vouches for none of a view's."""
+    if connection.dialect.name == "postgresql" and connection.execute(_HAS_CHILDREN, {"table": f'"{table}"'}).scalar():
+        return False  # no index of a table reaches those that inherit from it
+    alone = [key]
+    return (
+        inspector.get_pk_constraint(table)["constrained_columns"] == alone
+        or any(constraint["column_names"] == alone for constraint in inspector.get_unique_constraints(table))
+        or any(
+            index["unique"] and index["column_names"] == alone and not _is_partial(index.get("dialect_options") or {})
+            for index in inspector.get_indexes(table)
+        )
+    )
+
+
+def _is_partial(options: Mapping[str, Any]) -> bool:
+    return any(name.endswith("_where") for name in options)
+
+
+def _may_lack_ids(inspector: Inspector, table: str, key: str) -> bool:
+    """Whether `key` may be NULL, as far as the database says."""
+    (column,) = (column for column in inspector.get_columns(table) if column["name"] == key)
+    return bool(column["nullable"])

@@ -44,6 +44,17 @@ class Application:
         self.run(f'CREATE TABLE "ObjectStorageFiles" ({columns})')
         self.let_read()
 
+    def replace_deletes_table(self, columns):
+        """Make the delete log anew, as `replace_files_table`."""
+        self.run('DROP TABLE "ObjectStorageDeleteLog"')
+        self.run(f'CREATE TABLE "ObjectStorageDeleteLog" ({columns})')
+        self.let_read()
+
+    def add_rows(self, *ids):
+        """Rows of the files table that have an Id and a name, each Id as SQL."""
+        for row_id in ids:
+            self.run(f"""INSERT INTO "ObjectStorageFiles" ("Id", "Name") VALUES ({row_id}, 'x')""")
+
     def let_read(self):
         if self.dialect == "postgresql":
             self.run("GRANT SELECT ON ALL TABLES IN SCHEMA public TO public")

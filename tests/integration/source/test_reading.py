@@ -1,6 +1,5 @@
 """Rows and deletes, read by their Ids whatever those are, and by the key of an object."""
 
-import logging
 import os
 import threading
 import uuid
@@ -8,7 +7,6 @@ import uuid
 import pytest
 from sqlalchemy import text
 
-from cbk.errors import SourceSchemaError
 from cbk.model import DeleteRow, SourceRow
 from local_servers import wait_until
 from tests.integration.source.application import (
@@ -261,7 +259,7 @@ def test_binary_ids_are_read_as_hex(application, source):
     assert source.row("xyz") is None
 
 
-@pytest.mark.parametrize("declared", ["", "NUMERIC", "GUID"])
+@pytest.mark.parametrize("declared", ["NUMERIC", "GUID"])
 @pytest.mark.parametrize(("kept", "expected"), [((2, 10), ["2", "10"]), (("b", "10x"), ["10x", "b"])])
 def test_sqlite_ids_are_what_is_kept_whatever_was_declared(sqlite_application, sqlite_source, declared, kept, expected):
     sqlite_application.replace_files_table(
@@ -271,36 +269,6 @@ def test_sqlite_ids_are_what_is_kept_whatever_was_declared(sqlite_application, s
         sqlite_application.run('INSERT INTO "ObjectStorageFiles" ("Id") VALUES (:id)', id=row_id)
 
     assert pages_of(sqlite_source, 1) == [[row_id] for row_id in expected]
-
-
-def test_rows_whose_id_is_of_another_kind_are_left_out_and_named_in_the_log(sqlite_application, sqlite_source, caplog):
-    sqlite_application.replace_files_table('"Id" INT, "Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl"')
-    for row_id in (1, None, "odd", 2):
-        sqlite_application.run('INSERT INTO "ObjectStorageFiles" ("Id") VALUES (:id)', id=row_id)
-
-    with caplog.at_level(logging.WARNING):
-        rows = sqlite_source.rows_after(None, 10)
-
-    assert ids_of(rows) == ["1", "2"]
-    assert caplog.messages == ["left out 1 rows of ObjectStorageFiles: their Id is not of kind integer"]
-
-
-def test_rows_that_are_left_out_do_not_end_the_reading(sqlite_application, sqlite_source):
-    sqlite_application.replace_files_table('"Id" TEXT, "Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl"')
-    for row_id in ("'a'", "'b'", "CAST(x'62ff' AS TEXT)", "'c'", "'d'"):
-        sqlite_application.run(f'INSERT INTO "ObjectStorageFiles" ("Id") VALUES ({row_id})')
-
-    assert pages_of(sqlite_source, 2) == [["a", "b"], ["c", "d"]]
-    assert pages_of(sqlite_source, 3) == [["a", "b", "c"], ["d"]]
-
-
-def test_page_of_rows_without_usable_ids_is_an_error(sqlite_application, sqlite_source):
-    sqlite_application.replace_files_table('"Id" INT, "Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl"')
-    for row_id in (1, "odd", "odder"):
-        sqlite_application.run('INSERT INTO "ObjectStorageFiles" ("Id") VALUES (:id)', id=row_id)
-
-    with pytest.raises(SourceSchemaError, match='2 Ids of "ObjectStorageFiles" in a row are not of kind integer'):
-        sqlite_source.rows_after("1", 2)
 
 
 def test_log_without_id_is_keyed_by_file_id(application, source):
