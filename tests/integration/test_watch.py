@@ -126,7 +126,7 @@ def kinds(site):
 
 
 def test_all_is_well_is_told_to_the_switch_alone(site, receiver, switch):
-    assert site.watch() == "quiet"
+    assert site.send_alerts() == "quiet"
     assert (told(receiver), switch.calls) == ([], [("", "")])
 
 
@@ -134,18 +134,18 @@ def test_upload_that_waits_for_its_turn_is_no_news_and_stops_no_heartbeat(site, 
     site.upload("cars/b.png", b"the second")
     site.poll()
     assert kinds(site) == ["pending"]
-    assert site.watch() == "quiet"
+    assert site.send_alerts() == "quiet"
     assert (told(receiver), switch.paths) == ([], [""])
 
 
 def test_workers_that_stand_still_are_told_once_files_have_waited_for_long(site, receiver, switch):
     site.upload("cars/b.png", b"the second")
     site.poll()
-    site.watch()
+    site.send_alerts()
     pass_time(site, 7 * HOUR)
-    assert site.watch() == "quiet"
+    assert site.send_alerts() == "quiet"
     pass_time(site, HOUR / 4)
-    assert site.watch() == "told"
+    assert site.send_alerts() == "told"
     assert told(receiver) == ["1 file is pending"]
     assert "1 of 2 files" in receiver.messages[0]["message"]
     assert switch.calls[-1] == ("/fail", "pending")
@@ -154,12 +154,12 @@ def test_workers_that_stand_still_are_told_once_files_have_waited_for_long(site,
 def test_full_disk_is_told_and_that_it_is_over(site, receiver, switch, monkeypatch):
     with monkeypatch.context() as full:
         fill(site, full)
-        assert [site.watch(), site.watch()] == ["told", "quiet"]
+        assert [site.send_alerts(), site.send_alerts()] == ["told", "quiet"]
         assert switch.calls == [("/fail", "disk_full")]
-    site.watch()
+    site.send_alerts()
     pass_time(site, HOUR)
-    assert site.watch() == "told"
-    assert site.watch() == "quiet"
+    assert site.send_alerts() == "told"
+    assert site.send_alerts() == "quiet"
     assert told(receiver)[0].startswith("the backup disk is almost full")
     assert told(receiver)[1:] == ["all clear: what was told is over"]
     assert switch.paths == ["/fail", "", ""]
@@ -168,7 +168,7 @@ def test_full_disk_is_told_and_that_it_is_over(site, receiver, switch, monkeypat
 def test_disk_that_is_not_mounted_is_told(site, receiver, switch, tmp_path):
     site.root.rename(tmp_path / "elsewhere")
     site.root.mkdir()
-    assert site.watch() == "told"
+    assert site.send_alerts() == "told"
     assert told(receiver)[0].startswith("nothing is backed up: ")
     assert switch.calls == [("/fail", "disk_missing")]
 
@@ -176,9 +176,9 @@ def test_disk_that_is_not_mounted_is_told(site, receiver, switch, tmp_path):
 def test_links_that_expire_are_told(site, receiver, switch):
     site.upload("cars/b.png", b"the second", s3_error(403, "AccessDenied", "Request has expired"))
     site.work()
-    site.watch()
+    site.send_alerts()
     pass_time(site, HOUR / 4)
-    assert site.watch() == "told"
+    assert site.send_alerts() == "told"
     assert told(receiver) == ["1 file is expired"]
     assert switch.calls[-1] == ("/fail", "expired")
 
@@ -192,14 +192,14 @@ def test_flipped_bit_is_told_by_the_name_of_its_file_and_once_that_all_is_well_a
     with site.context.catalog.database.writing() as connection:
         connection.execute(sa.update(versions).values(verified_at=None))
     scrub(site.context, pause=lambda _: False)
-    assert [site.watch(), site.watch()] == ["told", "quiet"]
+    assert [site.send_alerts(), site.send_alerts()] == ["told", "quiet"]
     assert told(receiver) == ["1 bad copy was found on the backup disk"]
     assert "s3/cars/a.png v1: corrupt" in receiver.messages[0]["message"]
     assert switch.calls[0] == ("/fail", "corrupt")
     site.work()
-    site.watch()
+    site.send_alerts()
     pass_time(site, HOUR)
-    site.watch()
+    site.send_alerts()
     assert told(receiver)[1:] == ["all clear: what was told is over"]
 
 
@@ -208,7 +208,7 @@ def test_message_names_some_of_many_bad_copies(site, receiver, monkeypatch):
     at = site.context.catalog.database.now().isoformat()
     for name in ("x", "y", "z"):
         site.context.catalog.verification.note_found({"storage": "s3", "key": name, "version": 1, "finding": "missing", "at": at})
-    site.watch()
+    site.send_alerts()
     assert told(receiver) == ["3 bad copies were found on the backup disk"]
     assert receiver.messages[0]["message"].split("s3/")[1:] == [
         "y v1: missing\n    ",
@@ -222,17 +222,17 @@ def test_brake_is_told_once_with_the_commands_to_type_and_no_more_once_decided(s
     for row in rows:
         site.delete(row)
     site.poll()
-    assert [site.watch(), site.watch()] == ["told", "quiet"]
+    assert [site.send_alerts(), site.send_alerts()] == ["told", "quiet"]
     assert told(receiver) == ["5 removals at once are held back by brake 1"]
     for command in ("cbk prune --plan", "cbk prune --approve 1", "--reject 1"):
         assert command in receiver.messages[0]["message"]
     decide_brake(site.context, 1, approve=True)
-    assert site.watch() == "quiet"
+    assert site.send_alerts() == "quiet"
 
 
 def test_clock_that_is_wrong_is_told_once(site, receiver, monkeypatch):
     monkeypatch.setattr("cbk.jobs.status.status.check_clock", lambda _: "the clock went back by 14 days")
-    assert [site.watch(), site.watch()] == ["told", "quiet"]
+    assert [site.send_alerts(), site.send_alerts()] == ["told", "quiet"]
     assert told(receiver) == ["nothing is pruned: the clock went back by 14 days"]
 
 
@@ -240,10 +240,10 @@ def test_source_that_is_away_is_told_once_that_has_lasted(site, receiver, switch
     with site.source_away():
         with pytest.raises(Exception, match="database"):
             site.poll()
-        assert site.watch() == "quiet"
+        assert site.send_alerts() == "quiet"
         assert switch.calls == []  # neither good news nor bad
         pass_time(site, HOUR / 4)
-        assert site.watch() == "told"
+        assert site.send_alerts() == "told"
     assert told(receiver)[0].startswith("the last poll failed: ")
 
 
@@ -251,7 +251,7 @@ def test_drill_that_failed_is_told_once(site, receiver, monkeypatch, tmp_path):
     (copy,) = site.copies()
     (site.root / copy).write_bytes(b"rotten")
     drill(site.context, plan_drill(site.context), scratch=tmp_path)
-    assert [site.watch(), site.watch()] == ["told", "quiet"]
+    assert [site.send_alerts(), site.send_alerts()] == ["told", "quiet"]
     assert any("the last drill failed: " in line for line in receiver.messages[0]["message"].splitlines())
 
 
@@ -262,20 +262,20 @@ def test_message_that_no_service_took_is_sent_again_later(site, receiver, monkey
     fill(site, monkeypatch)
     telling, deaf = site.context, site.open(notify=NOBODY)
     site.context = deaf
-    assert site.watch() == "nobody took it"
+    assert site.send_alerts() == "nobody took it"
     site.context = telling
-    assert site.watch() == "quiet"
+    assert site.send_alerts() == "quiet"
     pass_time(site, HOUR / 4)
-    assert site.watch() == "told"
+    assert site.send_alerts() == "told"
     assert len(receiver.messages) == 1
 
 
 def test_who_is_named_later_is_told_of_what_goes_on(make_site, receiver, monkeypatch):
     site = make_site()
     fill(site, monkeypatch)
-    assert [site.watch(), site.watch()] == ["nobody to tell", "nobody to tell"]
+    assert [site.send_alerts(), site.send_alerts()] == ["nobody to tell", "nobody to tell"]
     site.reopen(notify=receiver.url)
-    assert site.watch() == "told"
+    assert site.send_alerts() == "told"
     assert len(receiver.messages) == 1
 
 
@@ -283,18 +283,18 @@ def test_of_two_that_look_at_once_one_looks(site, receiver, monkeypatch):
     fill(site, monkeypatch)
     with site.rival() as rival:
         assert rival.leases.acquire("watch", site.context.settings.lease)
-        assert site.watch() == "skipped"
+        assert site.send_alerts() == "skipped"
     assert told(receiver) == []
 
 
 @pytest.mark.parametrize(("answer", "reason"), [(500, "the answer is 500"), (404, "the answer is 404"), (302, "the answer is 302")])
 def test_switch_that_refuses_or_leads_elsewhere_is_one_line_and_is_called_again(site, switch, log, answer, reason):
     switch.answer = answer
-    assert site.watch() == "quiet"
+    assert site.send_alerts() == "quiet"
     assert [record.facts for record in log.records if record.msg == "heartbeat not sent"] == [{"reason": reason}]
     assert "sesame" not in log.text
     switch.answer = 200
-    site.watch()
+    site.send_alerts()
     assert switch.paths == ["", ""]
 
 
@@ -302,7 +302,7 @@ def test_switch_that_is_away_is_one_line_without_its_url(make_site, log):
     site = make_site(heartbeat_url="http://127.0.0.1:9/ping/sesame")
     site.upload("cars/a.png", b"the first")
     site.work()
-    assert site.watch() == "quiet"
+    assert site.send_alerts() == "quiet"
     assert [record.facts for record in log.records if record.msg == "heartbeat not sent"] == [{"reason": "ConnectionError"}]
     assert "sesame" not in log.text
 
@@ -313,7 +313,7 @@ def test_switch_that_falls_silent_is_given_up(make_site, log, monkeypatch):
         site = make_site(heartbeat_url=f"http://127.0.0.1:{silent.getsockname()[1]}/ping/sesame")
         site.upload("cars/a.png", b"the first")
         site.work()
-        assert site.watch() == "quiet"
+        assert site.send_alerts() == "quiet"
     assert [record.facts for record in log.records if record.msg == "heartbeat not sent"] == [{"reason": "ReadTimeout"}]
 
 
@@ -328,7 +328,7 @@ def test_same_news_are_not_sent_to_the_switch_all_the_time(switch):
 
 def test_site_whose_tables_were_never_read_calls_no_switch(make_site, switch):
     site = make_site(heartbeat_url=switch.url)
-    assert site.watch() == "quiet"
+    assert site.send_alerts() == "quiet"
     assert switch.calls == []
 
 
@@ -378,6 +378,6 @@ def test_catalog_on_a_disk_that_is_not_mounted_is_told_as_well(make_site, receiv
     site.context.close()
     site.root.rename(tmp_path / "elsewhere")
     site.root.mkdir()
-    assert wait_until(lambda: site.watch() == "told", 10, "it to be told")
+    assert wait_until(lambda: site.send_alerts() == "told", 10, "it to be told")
     assert told(receiver) == ["the catalog cannot be read, nothing is backed up"]
     assert list(site.root.iterdir()) == []
