@@ -253,7 +253,7 @@ if [ -n "$can_sum" ]; then
     fi
 fi
 
-files=files
+files='files'
 [ "$restored" -ne 1 ] || files=file
 say "restored $restored $files to $target, $kept were there already, $failed failed; $checked"
 say "files that were deleted lately are among them: the disk keeps those for some days, and cannot tell"
