@@ -254,7 +254,7 @@ if [ -n "$can_sum" ]; then
 fi
 
 files='files'
-[ "$restored" -ne 1 ] || files=file
+[ "$restored" -ne 1 ] || files='file'
 say "restored $restored $files to $target, $kept were there already, $failed failed; $checked"
 say "files that were deleted lately are among them: the disk keeps those for some days, and cannot tell"
 [ $failed -eq 0 ]
