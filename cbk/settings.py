@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, InstanceOf, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -24,39 +24,14 @@ from sqlalchemy.exc import ArgumentError
 from cbk.errors import SettingsError
 from cbk.rules.backup.bandwidth import Timetable
 from cbk.rules.backup.links import AllowedHosts
+from cbk.rules.dump.spec import DumpSpec, parse_dumps
+from cbk.rules.durations import parse_duration
 from cbk.rules.sizes import parse_size
 
 DEFAULT_CONFIG = Path("/etc/cbk/cbk.toml")
 PREFIX = "CBK_"
 # Read by other parts of the kit than this model, so that they are no typing errors.
 OTHER_NAMES = frozenset({"CBK_CONFIG", "CBK_CELERY_CONFIG", "CBK_VENV"})
-
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|w)")
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-# Longer ones are typing errors, and would leave the calendar when they are added to a date.
-_LONGEST_DURATION = timedelta(days=36_500)
-
-
-def parse_duration(value: object) -> timedelta:
-    """A duration from "90s", "1h30m", "7d", "250ms" or a number of seconds, 0 to 100 years. Raises ValueError."""
-    try:
-        duration = value if isinstance(value, timedelta) else timedelta(seconds=_seconds(value))
-    except (OverflowError, ValueError):
-        duration = None
-    if duration is None or not timedelta(0) <= duration <= _LONGEST_DURATION:
-        raise ValueError('expected a duration such as "90s", "15m", "12h" or "7d"')
-    return duration
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    text = str(value).strip().lower()
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
-        return float(text)
-    if not re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", text, re.ASCII):
-        raise ValueError("no duration")
-    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION.findall(text))
 
 
 def _parse_buckets(value: object) -> object:
@@ -69,6 +44,17 @@ def _parse_buckets(value: object) -> object:
     if not isinstance(buckets, dict) or not all(isinstance(name, str) and name for name in buckets.values()):
         raise ValueError('expected a JSON object of storage names to bucket folders, such as {"s3": "car-erp"}')
     return buckets
+
+
+def _parse_dumps(value: object) -> object:
+    try:
+        dumps = json.loads(value or "{}") if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        dumps = None
+    if not isinstance(dumps, Mapping):  # it is told with the others
+        message = 'expected JSON such as {"app": {"url": "postgresql://...", "schedule": "0 3 * * *"}}'
+        raise ValueError(message)  # noqa: TRY004 - pydantic takes no other
+    return parse_dumps(dumps)
 
 
 def _check_url(value: object) -> object:
@@ -167,6 +153,10 @@ class Settings(BaseSettings):
     buckets: Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_buckets)] = Field(
         default_factory=dict,
         description='Bucket folder of each storage, such as {"s3": "car-erp"}; others use the storage\'s own name.',
+    )
+    dumps: Annotated[dict[str, InstanceOf[DumpSpec]], NoDecode, BeforeValidator(_parse_dumps)] = Field(
+        default_factory=dict,
+        description="Databases that are dumped, by name: docs/dumps.md tells what each takes. They may hold passwords.",
     )
     poll_interval: PositiveDuration = Field(
         default=timedelta(seconds=60), description="How often the application's tables are read."

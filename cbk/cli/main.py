@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from cbk.cli.dump import dump
 from cbk.cli.history import history
 from cbk.cli.init import doctor, init, schema
 from cbk.cli.ls import ls
@@ -64,6 +65,7 @@ for command in (
     cat,
     verify,
     drill,
+    dump,
     resync,
     pause,
     resume,

@@ -56,6 +56,7 @@ def _object(outcome: str, done: Rebuilt) -> dict[str, Any]:
     return {
         "outcome": outcome,
         "copies": done.copies,
+        "dumps": done.dumps,
         "added": done.added,
         "known": done.known,
         "problems": done.problems,

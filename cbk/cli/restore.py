@@ -12,11 +12,13 @@ import click
 from rich.filesize import decimal
 
 from cbk.cli.context import opened
+from cbk.cli.dump import restore_dump_beside
 from cbk.cli.progress import progress
 from cbk.cli.text import as_line, as_text, parse_instant
 from cbk.edges.destinations import StreamDestination, open_destination
 from cbk.errors import CbkError, UsageError
 from cbk.jobs.context import Context
+from cbk.jobs.dump.restore import choose_version
 from cbk.jobs.restore.restore import DEFAULT_JOBS, RestoreOutcome, Result, Totals, planned_restore, restore_one
 from cbk.rules.intake.layout import object_key
 from cbk.rules.restore import RestoreFilter
@@ -33,6 +35,7 @@ EXIT_SOME_FAILED = 3
 @click.option("--version", "number", type=int, help="This version. Default: the newest one that has a copy.")
 @click.option("--at", "time", metavar="TIME", help='What was live then: "2026-11-20 14:00" (local time), ISO 8601, or "3d" ago.')
 @click.option("--deleted", is_flag=True, help="Also what was deleted, as long as its grace runs.")
+@click.option("--with-dump", metavar="NAME", help="Files and database of one moment: that of the newest dump NAME, or of --at.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there with another content. Default: such a file fails.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="Files at the same time.")
 @click.option("--dry-run", is_flag=True, help="Say what would be restored, and write nothing.")
@@ -49,6 +52,7 @@ def restore(
     number: int | None,
     time: str | None,
     deleted: bool,
+    with_dump: str | None,
     overwrite: bool,
     jobs: int,
     dry_run: bool,
@@ -62,6 +66,7 @@ def restore(
       cbk restore --to /mnt/new
       cbk restore --to s3://new-bucket
       cbk restore --to /mnt/new --prefix cars/ --at "2026-11-20 14:00"
+      cbk restore --to /mnt/new --with-dump app
       cbk restore --stdout --key cars/id-1/thumbnail.png > thumbnail.png
     """
     if to_stdout == (url is not None):
@@ -72,13 +77,20 @@ def restore(
         raise UsageError("--key and --prefix name different files", hint="give one of them")
     if number is not None and time is not None:
         raise UsageError("--version and --at name different versions", hint="give one of them")
+    if with_dump is not None and (to_stdout or number is not None):
+        raise UsageError("--with-dump restores what was live when the dump was taken", hint="give --to, and perhaps --at")
     with opened(config) as context:
         at = parse_instant(time, now=context.catalog.database.now(), forward=False) if time else None
+        dump = choose_version(context, with_dump, at=at) if with_dump is not None else None
+        at = dump[1].taken_at if dump else at
         restore_filter = RestoreFilter(storage=storage, key=_key(key), prefix=_key(prefix), number=number, at=at, deleted=deleted)
         if url is None:
             _write_out(context, restore_filter)
         else:
+            missing = restore_dump_beside(context, dump, url, dry_run=dry_run, as_json=as_json) if dump else 0
             _restore(context, restore_filter, url, overwrite=overwrite, jobs=jobs, dry_run=dry_run, as_json=as_json)
+            if missing:
+                raise click.exceptions.Exit(EXIT_SOME_FAILED)
 
 
 def _restore(

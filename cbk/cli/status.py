@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from cbk.cli.context import opened
+from cbk.cli.dump_lines import standing_line
 from cbk.cli.text import as_line, as_size, as_text, counted
 from cbk.cli.verification_lines import verification_lines
 from cbk.errors import CbkError
@@ -104,6 +105,8 @@ def _lines(taken: Status) -> Iterator[str]:
     yield f"copies      {counts.copies}, {as_size(counts.size)} of objects in {as_size(counts.stored_size)} on disk"
     yield f"disk        {disk_line(taken.disk)}"
     yield from map(escape, verification_lines(taken))
+    for standing in taken.dumps:
+        yield f"dump        {escape(as_text(standing_line(standing, counts.now)))}"
     yield f"last poll   {describe_age(counts.now - taken.polled_at) + ' ago' if taken.polled_at else 'never'}"
     if taken.ordered.paused_until:
         until = f"{taken.ordered.paused_until.astimezone():%Y-%m-%d %H:%M %Z}"

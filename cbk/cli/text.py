@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from cbk.errors import UsageError
+from cbk.rules.durations import parse_duration
 from cbk.rules.text import as_line, as_size, as_text, counted
-from cbk.settings import parse_duration
 
 __all__ = ["as_line", "as_size", "as_text", "counted", "parse_instant"]
 

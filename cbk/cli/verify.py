@@ -11,6 +11,7 @@ import click
 from rich.filesize import decimal
 
 from cbk.cli.context import opened
+from cbk.cli.dump import drill_dumps
 from cbk.cli.progress import progress
 from cbk.cli.text import as_line, as_text, counted
 from cbk.cli.verification_lines import drill_line
@@ -19,8 +20,8 @@ from cbk.jobs.verification.drill import DRILL_FILES, Plan, plan_drill, require_r
 from cbk.jobs.verification.drill import drill as drill_job
 from cbk.jobs.verification.verify import Found, Task, Verified, choose
 from cbk.jobs.verification.verify import verify as verify_job
+from cbk.rules.durations import parse_duration
 from cbk.rules.verification import CopyFinding, parse_share
-from cbk.settings import parse_duration
 
 EXIT_SOME_FAILED = 3
 
@@ -162,13 +163,14 @@ def drill(config: Path | None, *, files: int, scratch: Path | None, dry_run: boo
             return
         with progress("restoring", total=plan.size, in_bytes=True) as advance:
             verdict = drill_job(context, plan, scratch=scratch, on_bytes=advance)
-    if as_json:
-        click.echo(as_line(verdict.facts))
-    else:
-        click.echo(drill_line(verdict))
-        for failure in verdict.failures:
-            click.echo(as_text(f"failed     {failure.label}: {failure.reason}"))
-    if not verdict.passed:
+        if as_json:
+            click.echo(as_line(verdict.facts))
+        else:
+            click.echo(drill_line(verdict))
+            for failure in verdict.failures:
+                click.echo(as_text(f"failed     {failure.label}: {failure.reason}"))
+        failed_dumps = drill_dumps(context, scratch=scratch, as_json=as_json)
+    if failed_dumps or not verdict.passed:
         raise click.exceptions.Exit(EXIT_SOME_FAILED)
 
 

@@ -12,10 +12,11 @@ from cbk.jobs.context import threads
 from cbk.rules.verification import slice_interval
 from cbk.settings import Settings, load_settings
 
-QUEUES = ("poll", "backup", "prune", "verify")
+QUEUES = ("poll", "backup", "prune", "verify", "dump")
 KEY_PREFIX = "cbk:"
 VISIBILITY_TIMEOUT_SECONDS = 3600
 ASK_FOR_DRILLS = timedelta(hours=1)
+ASK_FOR_DUMPS = timedelta(minutes=1)
 # How far the clocks of two machines may be apart, and the one's messages still reach the other.
 CLOCKS_APART = timedelta(hours=1)
 
@@ -44,10 +45,13 @@ def _schedule(settings: Settings) -> dict[str, Any]:
     if settings.drill_every:
         # Asked for often, held when due: beat forgets with each restart when it sent the last one.
         schedule["drill"] = _every(min(settings.drill_every, ASK_FOR_DRILLS), "cbk.drill", if_due=True)
+    for name in settings.dumps:
+        # As above: the catalog tells when one is due, and what was missed while everything was off.
+        schedule[f"dump-{name}"] = _every(min(settings.poll_interval, ASK_FOR_DUMPS), "cbk.dump", name=name, if_due=True)
     return schedule
 
 
-def _every(interval: timedelta, task: str, **kwargs: object) -> dict[str, Any]:
+def _every(interval: timedelta, task: str, /, **kwargs: object) -> dict[str, Any]:
     """A message that waited for longer than the next one has nothing to add to it, and expires.
 
     Beat writes by its clock when that is, and a worker goes by its own: for a beat that is behind, all would be over on arrival.
@@ -103,6 +107,7 @@ def _delivery() -> dict[str, Any]:
             "cbk.prune": {"queue": "prune"},
             "cbk.verify": {"queue": "verify"},
             "cbk.drill": {"queue": "verify"},
+            "cbk.dump": {"queue": "dump"},
         },
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,

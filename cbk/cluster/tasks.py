@@ -16,6 +16,8 @@ from cbk.cluster.worker_context import catalog_outage_alert, context
 from cbk.errors import Busy, CbkError
 from cbk.jobs.backup import backup as backup_job
 from cbk.jobs.backup.backup import BackupFailure
+from cbk.jobs.dump import take as dump_job
+from cbk.jobs.dump import upkeep as dump_upkeep
 from cbk.jobs.poll import poll as poll_job
 from cbk.jobs.poll import resync as resync_job
 from cbk.jobs.retention import prune as prune_job
@@ -141,6 +143,18 @@ def _log_found(found: Found) -> None:
 def drill(self: Any, *, if_due: bool = False) -> str:
     """Restore some copies for a test; with `if_due` only where CBK_DRILL_EVERY has passed since the last one."""
     return _run(self, "drill", lambda: drill_job.drill_by_worker(context(), pause=_pause, if_due=if_due))
+
+
+@app.task(bind=True, name="cbk.dump", throws=(CbkError,))
+def dump(self: Any, name: str, *, if_due: bool = False) -> str:
+    """Take the dump `name`; with `if_due` only if its schedule says so, and then whatever else is due for it."""
+
+    def work() -> Summary:
+        named = read_text(name)
+        summary = dump_job.take_dump(context(), named, pause=_pause, if_due=if_due)
+        return dump_upkeep.tidy(context(), named, pause=_pause, after=summary)
+
+    return _run(self, "dump", work)
 
 
 @app.task(bind=True, name="cbk.watch", throws=(CbkError,))

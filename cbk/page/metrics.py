@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from cbk.errors import ArchiveError, CatalogError, CbkError
 from cbk.jobs.status.overview import Overview
-from cbk.jobs.status.status import Disk
+from cbk.jobs.status.status import Disk, Status
 from cbk.model import VersionState
 from cbk.rules.status.health import Kind
 from cbk.rules.text import as_text
@@ -76,6 +76,7 @@ def _of(overview: Overview) -> Iterator[Metric]:
     yield from _of_copies(overview)
     yield from _of_removals(overview)
     yield from _of_buckets(overview)
+    yield from _of_dumps(overview.status)
     yield from _of_disk(overview.status.disk)
     present = {problem.kind for problem in overview.status.problems}
     yield from _problems({kind: kind in present for kind in Kind if kind not in _EVENTS})
@@ -135,6 +136,25 @@ def _of_buckets(overview: Overview) -> Iterator[Metric]:
     ):
         values = {label: getattr(bucket, attribute) for label, bucket in buckets.items()}
         yield from _gauges(name, help_text, "bucket", values)
+
+
+def _of_dumps(taken: Status) -> Iterator[Metric]:
+    now = taken.counts.now
+    with_one = {standing.name: standing for standing in taken.dumps if standing.newest is not None}
+    newest = {name: standing.newest for name, standing in with_one.items() if standing.newest}
+    ages = {name: _seconds(now - version.taken_at) for name, version in newest.items()}
+    yield from _gauges("dump_age_seconds", "Time since the newest good dump was taken.", "dump", ages)
+    sizes = {name: version.size for name, version in newest.items()}
+    yield from _gauges("dump_bytes", "Bytes of the newest good dump.", "dump", sizes)
+    stored = {standing.name: standing.stored_size for standing in taken.dumps}
+    yield from _gauges("dump_stored_bytes", "Bytes of all its versions on the disk.", "dump", stored)
+    failing = {standing.name: standing.attempts for standing in taken.dumps}
+    yield from _gauges("dump_failures", "Tries that failed in a row.", "dump", failing)
+    drilled = {name: each.drilled for name, each in with_one.items() if each.drilled}
+    drill_ages = {name: _age(each.drilled_at, now) or 0.0 for name, each in drilled.items()}
+    yield from _gauges("dump_drill_age_seconds", "Time since a dump was restored for a test.", "dump", drill_ages)
+    passed = {name: each.drill_problem == "" for name, each in drilled.items()}
+    yield from _gauges("dump_drill_passed", "Whether that passed.", "dump", passed)
 
 
 def _of_disk(disk: Disk) -> Iterator[Metric]:

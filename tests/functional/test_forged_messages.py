@@ -12,7 +12,7 @@ import redis
 
 from local_servers import wait_until
 
-QUEUES = ("poll", "backup", "prune", "verify")
+QUEUES = ("poll", "backup", "prune", "verify", "dump")
 MEGABYTES = 1024 * 1024
 LARGE = "x" * (10 * MEGABYTES)
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -129,7 +129,7 @@ def forgeries(path):
     """Messages that nobody of the kit sent; one of them would make a file at `path`."""
     yield from NO_MESSAGES
     yield from (message(task, ["1"]) for task in TASKS)
-    for task in ("cbk.backup", "cbk.backup_batch", "cbk.prune", "cbk.resync", "cbk.verify", "cbk.poll", "cbk.drill"):
+    for task in ("cbk.backup", "cbk.backup_batch", "cbk.prune", "cbk.resync", "cbk.verify", "cbk.poll", "cbk.drill", "cbk.dump"):
         yield message(task, kwargs={"nonsense": 1})
         yield from (message(task, args) for args in ARGUMENTS)
     yield from (message("cbk.prune", kwargs={"version_id": number}) for number in (0, -1, 2**63, 2**70, "1", None, [1]))

@@ -56,7 +56,7 @@ def test_broker_without_tls_gets_none():
 
 
 def test_every_queue_of_the_contract_is_served_by_a_bare_worker():
-    assert [queue.name for queue in config()["task_queues"]] == ["poll", "backup", "prune", "verify"]
+    assert [queue.name for queue in config()["task_queues"]] == ["poll", "backup", "prune", "verify", "dump"]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,7 @@ def test_every_queue_of_the_contract_is_served_by_a_bare_worker():
         ("cbk.prune", "prune"),
         ("cbk.verify", "verify"),
         ("cbk.drill", "verify"),
+        ("cbk.dump", "dump"),
     ],
 )
 def test_task_goes_to_its_queue(task, queue):
@@ -125,6 +126,14 @@ def test_watch_comes_with_each_poll():
 def test_verification_is_sent_in_slices_that_expire_as_a_poll_does():
     assert config()["beat_schedule"]["verify"] == {"task": "cbk.verify", "schedule": 600.0, "options": {"expires": 4200.0}}
     assert config(verify_every="1h")["beat_schedule"]["verify"]["schedule"] == 180.0
+
+
+def test_each_dump_is_asked_for_each_minute_and_the_catalog_knows_when_one_is_due():
+    dumps = {"app": {"url": "postgresql://h/app"}, "shop": {"url": "sqlite:///srv/shop.db"}}
+    schedule = config(dumps=dumps, poll_interval="1h")["beat_schedule"]
+    entry = {"task": "cbk.dump", "schedule": 60.0, "options": {"expires": 3660.0}, "kwargs": {"name": "app", "if_due": True}}
+    assert schedule["dump-app"] == entry
+    assert "dump-shop" in schedule
 
 
 def test_drill_is_asked_for_often_because_beat_forgets_when_it_sent_the_last():
@@ -379,7 +388,17 @@ def test_task_names_are_those_of_the_contract(commands):
     code, out, err = commands.done("tasks")
     assert code == 0, err
     ours = {name for name in json.loads(out) if not name.startswith("celery.")}
-    assert ours == {"cbk.poll", "cbk.backup", "cbk.backup_batch", "cbk.prune", "cbk.resync", "cbk.verify", "cbk.drill", "cbk.watch"}
+    assert ours == {
+        "cbk.poll",
+        "cbk.backup",
+        "cbk.backup_batch",
+        "cbk.prune",
+        "cbk.resync",
+        "cbk.verify",
+        "cbk.drill",
+        "cbk.dump",
+        "cbk.watch",
+    }
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,17 @@ def test_every_option_of_a_command_is_documented():
     assert missing == []
 
 
+def test_every_command_about_dumps_is_documented_with_its_options():
+    section = (DOCS / "commands.md").read_text().split("\n## cbk dump\n")[1].split("\n## ")[0]
+    missing = [
+        f"{name} {option}"
+        for name, command in cli.commands["dump"].commands.items()
+        for option in (f"cbk dump {name}", *(each for parameter in command.params for each in parameter.opts))
+        if option.startswith(("--", "cbk")) and option not in section
+    ]
+    assert missing == []
+
+
 def test_glossary_explains_every_state():
     explained = re.findall(r"^\| \*\*([a-z]+)\*\* \| .* \| .* \| .* \|$", (DOCS / "glossary.md").read_text(), flags=re.MULTILINE)
     assert sorted(explained) == sorted(VersionState)
@@ -159,7 +170,7 @@ def test_trouble_has_a_row_for_every_state():
 
 
 def test_trouble_has_a_row_for_every_error_that_is_raised():
-    groups = {"CbkError", "SourceError", "CatalogError", "DownloadError"}  # what is raised has a class below these
+    groups = {"CbkError", "SourceError", "CatalogError", "DownloadError", "DumpError"}  # what is raised has a class below these
     raised = {
         name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.CbkError)
     } - groups

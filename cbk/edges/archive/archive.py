@@ -551,6 +551,7 @@ class IncomingCopy:
         self._encoder = Encoder()
         self._unsynced = 0
         self._started = False
+        self._sealed = False
         self._finished = False
         # Whether all of it is on the disk already, by `syncs_all` of an older part.
         self.is_flushed = False
@@ -590,6 +591,11 @@ class IncomingCopy:
             for output in self._encoder.feed(data):
                 self._put(descriptor, output)
 
+    def seal(self, sha256: str) -> None:
+        """Be told, after the last byte and before `finish`, what they hash to, if nobody knew it when the first one came."""
+        self.header = dataclasses.replace(self.header, sha256=sha256)
+        self._sealed = True
+
     def finish(self) -> None:
         """End the copy; of a large one, the disk begins to write what is left. Raises DiskFull or DiskFailed."""
         rest = self._encoder.finish()
@@ -599,7 +605,7 @@ class IncomingCopy:
             self._close_readback().check(may_be_bad=True)
         with _disk_errors(f"write part {self.name}"):
             descriptor = self._open_descriptor()
-            header_is_wrong = self._started and size_is_new
+            header_is_wrong = self._started and (size_is_new or self._sealed)
             self._put(descriptor, rest)
             if header_is_wrong:
                 os.lseek(descriptor, 0, os.SEEK_SET)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from cbk.edges.catalog.brakes import Brakes
 from cbk.edges.catalog.connection import catalog_errors, open_engine
 from cbk.edges.catalog.database import Database
+from cbk.edges.catalog.dumps import Dumps
 from cbk.edges.catalog.folders import Folders
 from cbk.edges.catalog.holds import Holds
 from cbk.edges.catalog.intake import Intake
@@ -41,6 +42,7 @@ class Catalog:
         self.brakes = Brakes(self.database)
         self.holds = Holds(self.database)
         self.rebuilding = Rebuilding(self.database)
+        self.dumps = Dumps(self.database)
         self.leases = Leases(self.database, holder)
         self.facts = Facts(self.database)
         self.links = Links(self.database)

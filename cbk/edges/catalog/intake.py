@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches
 from cbk.edges.catalog.removals import cover_late_versions
-from cbk.edges.catalog.schema import declined, files, marks, removals, versions
+from cbk.edges.catalog.schema import declined, dumps, files, marks, removals, versions
 from cbk.errors import CatalogUnavailable
 from cbk.model import DeclinedRow, VersionState
 from cbk.rules.intake.intake import FileName, IntakePlan, KnownVersion
@@ -69,13 +69,14 @@ class Intake:
         return known
 
     def occupied_places(self, place_keys: Iterable[str]) -> set[str]:
-        """Of these place keys, those that are a file's already."""
+        """Of these place keys, those that are a file's or a dump's already."""
         digests = {place_digest(place): place for place in place_keys}
         taken: set[str] = set()
         with self._database.reading() as connection:
             for batch in in_batches(list(digests)):
-                query = sa.select(files.c.place_digest).where(files.c.place_digest.in_(batch))
-                taken.update(digests[digest] for digest in connection.scalars(query))
+                for table in (files, dumps):
+                    query = sa.select(table.c.place_digest).where(table.c.place_digest.in_(batch))
+                    taken.update(digests[digest] for digest in connection.scalars(query))
         return taken
 
     def write(self, plan: IntakePlan, refused: Iterable[DeclinedRow] = (), *, grace: timedelta) -> list[int]:

@@ -42,6 +42,12 @@ class Leases:
             return False  # another worker made the same lease in this instant
         return True
 
+    def is_held(self, name: str) -> bool:
+        """Whether anybody has this lease now."""
+        with self._database.reading() as connection:
+            mine = (leases.c.name == name, leases.c.until > self._database.now_sql)
+            return connection.scalar(sa.select(leases.c.name).where(*mine)) is not None
+
     def release(self, name: str) -> None:
         """Give the lease back, if it is ours."""
         with self._database.writing() as connection:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.database import BATCH, Database, begins_with, select_versions, version_of
+from cbk.edges.catalog.database import BATCH, Database, begins_with, in_batches, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
 from cbk.edges.catalog.schema import files, removals, versions
-from cbk.model import RemovalKind, Version
+from cbk.model import RemovalKind, Version, VersionState
 from cbk.rules.restore import Deletion, RestoreFilter
 
 # How a removal ends whose file stays deleted; any other outcome says that it lives again.
@@ -54,6 +54,18 @@ class Selection:
         """One file as it is now."""
         with self._database.reading() as connection:
             return _known(connection, [file_id])[file_id]
+
+    def stored_hashes(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str, int], set[str]]:
+        """The SHA-256 of the copies that these files (storage and key) have, by storage, key and version."""
+        digests = {name_digest(*name): name for name in names}
+        found: dict[tuple[str, str, int], set[str]] = {}
+        query = sa.select(files.c.name_digest, versions.c.number, versions.c.sha256).join_from(files, versions)
+        with self._database.reading() as connection:
+            for batch in in_batches(list(digests)):
+                wanted = (files.c.name_digest.in_(batch), versions.c.state == VersionState.STORED.value)
+                for row in connection.execute(query.where(*wanted)):
+                    found.setdefault((*digests[row.name_digest], row.number), set()).add(row.sha256)
+        return found
 
 
 def _named(query: sa.Select[Any], restore_filter: RestoreFilter) -> sa.Select[Any]:

@@ -291,3 +291,65 @@ declined = sa.Table(
     sa.Column("first_seen_at", Instant, nullable=False),
     sa.Column("checked_at", Instant, nullable=False),
 )
+
+# Dumps of databases, by the name that the settings give them.
+dumps = sa.Table(
+    "dumps",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("bucket", sa.Text, nullable=False),
+    sa.Column("place", sa.Text, nullable=False),
+    sa.Column("place_digest", Hex, nullable=False, unique=True),
+    sa.Column("first_seen_at", Instant, nullable=False),
+    # The slot of its schedule that the newest stored version is of.
+    sa.Column("done_slot", Instant),
+    sa.Column("tried_at", Instant),
+    sa.Column("retry_at", Instant),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("problem", AnyText, nullable=False, server_default=""),
+    sa.Column("hint", AnyText, nullable=False, server_default=""),
+)
+
+dump_versions = sa.Table(
+    "dump_versions",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("dump_id", Identity, sa.ForeignKey("dumps.id"), nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    # stored, bad, pruned
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("slot", Instant, nullable=False),
+    sa.Column("taken_at", Instant, nullable=False),
+    sa.Column("stored_at", Instant, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("format", sa.Text, nullable=False),
+    sa.Column("server_version", AnyText, nullable=False, server_default=""),
+    sa.Column("tool_version", AnyText, nullable=False, server_default=""),
+    # JSON: rows by table; NULL where that is not known.
+    sa.Column("rows", AnyText),
+    sa.Column("sha256", Hex, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("stored_size", sa.BigInteger, nullable=False),
+    sa.Column("stored_sha256", Hex),
+    # Of the users and rights beside it; NULL where none are kept.
+    sa.Column("roles_sha256", Hex),
+    sa.Column("verified_at", Instant),
+    sa.Column("drilled_at", Instant),
+    # Why the last drill failed; empty where it passed.
+    sa.Column("drill_problem", AnyText),
+    # Since when no rule keeps it, and when its grace ends.
+    sa.Column("unkept_since", Instant),
+    sa.Column("due_at", Instant),
+    # Why it stays, or what it waits for.
+    sa.Column("reasons", AnyText, nullable=False, server_default=""),
+    # Why it is bad.
+    sa.Column("reason", AnyText, nullable=False, server_default=""),
+    sa.Column("pruned_at", Instant),
+    # Whether it is pruned in this record and its bytes have still to go: record before bytes.
+    sa.Column("leftover", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.UniqueConstraint("dump_id", "number"),
+)
+_dump_stored = dump_versions.c.state == "stored"
+sa.Index("ix_dump_versions_verified", dump_versions.c.verified_at, sqlite_where=_dump_stored, postgresql_where=_dump_stored)

@@ -16,6 +16,7 @@ from cbk.edges.catalog import Leases
 from cbk.errors import ArchiveError, CatalogOutdated, CatalogUnavailable, CopyMissing, LeaseLost, RootMissing, SourceError
 from cbk.jobs.admin.init import prepare_catalog
 from cbk.jobs.context import Context
+from cbk.jobs.dump.rebuild import add_dumps, is_dump
 from cbk.jobs.intake.rows import TRIES, record_rows
 from cbk.jobs.intake.table_reader import PAGE_ROWS
 from cbk.jobs.poll.poll import POLL_LEASE
@@ -40,11 +41,13 @@ Advance = Callable[[int], None]
 class Rebuilt:
     """What a rebuild found and did, in numbers; `notes` say what could not be known.
 
-    `copies` lie on the disk; of these, `known` were in the catalog, `added` are now, and the others were left out and told as
-    problems. `problems` counts all that was told. `rows` were read from the source, and brought `pending` versions without a copy.
+    `copies` lie on the disk, `dumps` of which are of databases; of these, `known` were in the catalog, `added` are now, and the
+    others were left out and told as problems. `problems` counts all that was told. `rows` were read from the source, and brought
+    `pending` versions without a copy.
     """
 
     copies: int = 0
+    dumps: int = 0
     known: int = 0
     added: int = 0
     problems: int = 0
@@ -93,6 +96,7 @@ class _Rebuild:
         self._leases = leases
         self._renewed_at = monotonic()
         self._done = Rebuilt()
+        self._dumps: list[FoundCopy] = []
         self._catalog_is_there = not dry_run or _has_tables(context)
 
     def run(self) -> Rebuilt:
@@ -103,6 +107,7 @@ class _Rebuild:
         for locations in self._batches():
             self._record_copies(locations)
             self._advance(len(locations))
+        self._add_dumps()
         if self._done.added and not self._verify:
             self._done.notes.append(_UNREAD)
         if self._dry_run:
@@ -142,6 +147,15 @@ class _Rebuild:
         for problem in plan.problems:
             self._note(problem)
 
+    def _add_dumps(self) -> None:
+        """Once all of the disk was looked at: a dump's roles lie beside it."""
+        added, known, problems = add_dumps(self._context, self._dumps, dry_run=self._dry_run)
+        self._done.dumps = len(self._dumps)
+        self._done.added += added
+        self._done.known += known
+        for problem in problems:
+            self._note(problem)
+
     def _look(self, location: str) -> PlacedCopy | None:
         self._breathe()
         try:
@@ -153,6 +167,9 @@ class _Rebuild:
             return None
         except ArchiveError as error:
             self._note(RebuildProblem(location=location, reason=error.message.removeprefix(f"{location}: ")))
+            return None
+        if is_dump(found):
+            self._dumps.append(found)
             return None
         placed = place_copy(found, self._context.settings.bucket)
         if isinstance(placed, RebuildProblem):

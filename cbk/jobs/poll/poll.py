@@ -11,6 +11,7 @@ from cbk.edges.catalog import Leases
 from cbk.errors import CbkError, ClockDistrusted, LeaseLost
 from cbk.jobs.backup.dispatch import dispatch
 from cbk.jobs.context import Context, Publisher
+from cbk.jobs.dump.take import DUMP_LEASE, PART_PREFIX
 from cbk.jobs.intake.rows import record_rows, settle_files
 from cbk.jobs.intake.table_reader import TableReader
 from cbk.jobs.poll.samples import note_sample
@@ -195,8 +196,11 @@ def _recheck(run: _Poll) -> None:
 
 def _sweep(context: Context) -> None:
     """Remove the files in arrival of workers that died."""
+    dump_is_at_work = context.catalog.leases.is_held(DUMP_LEASE)
 
     def alive(name: str) -> bool:
+        if name.startswith(PART_PREFIX):
+            return dump_is_at_work
         version_id, _, fence = name.removesuffix(".part").partition("-")
         return version_id.isdigit() and fence.isdigit() and context.catalog.work.is_alive(int(version_id), int(fence))
 

@@ -12,6 +12,7 @@ from cbk.edges.catalog import BRAKE_HELD, BucketCounts, Counts, Standing, Unprot
 from cbk.jobs.backup.disk_space import check_disk_space
 from cbk.jobs.backup.overrides import refresh_overrides
 from cbk.jobs.context import Context
+from cbk.jobs.dump.listing import DumpStanding, dump_object, gather_dumps
 from cbk.jobs.retention.clock_guard import check_clock
 from cbk.jobs.status import workers
 from cbk.jobs.status.workers import check_workers
@@ -82,6 +83,7 @@ class Status:
     verification: Standing
     drill: Drill | None
     ordered: OverridesInForce
+    dumps: list[DumpStanding]
 
     @property
     def is_protected(self) -> bool:
@@ -151,6 +153,7 @@ def status_object(taken: Status) -> dict[str, Any]:
         "last_found_bad_at": taken.verification.latest[-1]["at"] if taken.verification.latest else None,
         "last_drill_at": _text(taken.drill.at) if taken.drill else None,
         "last_drill_passed": taken.drill.passed if taken.drill else None,
+        "dumps": [dump_object(standing, counts.now) for standing in taken.dumps],
         "paused_until": _text(taken.ordered.paused_until),
         "bandwidth": taken.ordered.bandwidth,
         "last_poll_at": _text(taken.polled_at),
@@ -227,6 +230,8 @@ def gather_status(context: Context) -> Status:
         now=counts.now,
         alert_after=context.settings.alert_after,
     )
+    dumps = gather_dumps(context, counts.now)
+    problems += dumps.problems
     to_refresh, first = context.catalog.links.to_refresh(REFRESH_ROWS)
     return Status(
         counts=counts,
@@ -240,6 +245,7 @@ def gather_status(context: Context) -> Status:
         verification=verification,
         drill=drill,
         ordered=ordered,
+        dumps=dumps.dumps,
     )
 
 

@@ -31,6 +31,7 @@ _AT_ONCE = frozenset(
         Kind.DISK_MISSING,
         Kind.DISK_READ_ONLY,
         Kind.DRILL,
+        Kind.DUMP_DRILL,
         Kind.PAUSED,
     }
 )

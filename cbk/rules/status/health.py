@@ -47,6 +47,8 @@ class Kind(StrEnum):
     VERIFY = "verify"
     UNREAD = "unread"
     DRILL = "drill"
+    DUMP = "dump"
+    DUMP_DRILL = "dump_drill"
     DISK_READ_ONLY = "disk_read_only"
     DISK_FULL = "disk_full"
     # Known to whoever looks by itself (`rules.voice`), where `status` ends with an error, has a line of its own, or shows a note.

@@ -1,0 +1,1 @@
+"""Dumps of databases: taken, kept, read again, drilled and restored."""
