@@ -8,6 +8,7 @@ COPY constraints/runtime.txt constraints/
 RUN /opt/cbk/bin/pip install --require-hashes --only-binary :all: -r constraints/runtime.txt
 COPY pyproject.toml README.md LICENSE celeryconfig.py ./
 COPY cbk cbk
+COPY appside/cbk_app appside/cbk_app
 RUN /opt/cbk/bin/pip install --no-deps --no-build-isolation .
 
 FROM python:3.11-slim-bookworm

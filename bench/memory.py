@@ -24,9 +24,9 @@ import psutil
 from sqlalchemy import create_engine
 
 from bench.origin import Object, Origin
-from cbk.appside.recorder import record_upload
-from cbk.appside.schema import ddl, grants
 from cbk.settings import parse_size
+from cbk_app.recorder import Recorder
+from cbk_app.schema import ddl, grants
 from local_servers import Postgres, Server, ServerFailed, Valkey, wait_until
 
 READER = "cbk_reader"
@@ -142,19 +142,11 @@ def write_tables(postgres: Postgres) -> None:
 
 
 def write_rows(postgres: Postgres, origin: Origin) -> None:
-    engine = create_engine(postgres.url("app"))
+    engine, recorder = create_engine(postgres.url("app")), Recorder(storage="s3")
     with engine.begin() as connection:
         for path, wanted in origin.objects.items():
-            folder, _, name = path.rpartition("/")
-            record_upload(
-                connection,
-                storage="s3",
-                path=folder,
-                name=name,
-                version=1,
-                sha256=wanted.sha256(),
-                link=f"http://{origin.address}{path}",
-            )
+            link = f"http://{origin.address}{path}"
+            recorder.record_upload(connection, path.lstrip("/"), hash=wanted.sha256(), version=1, link=link)
     engine.dispose()
 
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from sqlalchemy import create_engine, insert
 
 from bench.corpus import Corpus, make_corpus
-from cbk.appside.schema import FILES, ddl, grants
+from cbk_app.schema import FILES, ddl, grants
 from local_servers import LOOPBACK, S3, Postgres, Server, Valkey
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ CREATE TABLE "ObjectStorageFiles" (
     "Path" TEXT NOT NULL,
     "Storage" TEXT NOT NULL,
     "Version" INTEGER NOT NULL,
-    "Hash" VARCHAR(71) NOT NULL,
+    "Hash" VARCHAR(71),
     "SignedDownloadUrl" TEXT NOT NULL,
     "ContentType" VARCHAR(255),
     "CreatedAt" TIMESTAMP WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP NOT NULL,
@@ -27,7 +27,7 @@ CREATE TABLE "ObjectStorageDeleteLog" (
     PRIMARY KEY ("Id")
 );
 
-CREATE INDEX "ObjectStorageFiles_Name_Path" ON "ObjectStorageFiles" ("Name", "Path");
+CREATE UNIQUE INDEX "ObjectStorageFiles_Version" ON "ObjectStorageFiles" ("Name", "Path", "Storage", "Version");
 
 CREATE INDEX "ObjectStorageDeleteLog_FileId" ON "ObjectStorageDeleteLog" ("FileId");
 

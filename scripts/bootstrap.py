@@ -162,7 +162,7 @@ def make_environment(folder: Path) -> None:
 def fingerprint(wanted: str, version: str) -> str:
     """Changes whenever the set has to be installed anew."""
     digest = hashlib.sha256(version.encode())
-    for path in (ROOT / "constraints" / f"{wanted}.txt", ROOT / "pyproject.toml"):
+    for path in (ROOT / "constraints" / f"{wanted}.txt", ROOT / "pyproject.toml", ROOT / "appside/pyproject.toml"):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -174,7 +174,9 @@ def install(folder: Path, wanted: str) -> None:
     constraints = ROOT / "constraints" / f"{wanted}.txt"
     say(f"installing {constraints.relative_to(ROOT)} into {folder}")
     follow([*pip, "--require-hashes", "--only-binary", ":all:", "--requirement", str(constraints)])
-    follow([*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
+    # The application's side has a distribution and a command of its own; the machine that runs the kit needs neither.
+    projects = [ROOT] if wanted == "runtime" else [ROOT, ROOT / "appside"]
+    follow([*pip, "--no-deps", "--no-build-isolation", *(part for each in projects for part in ("--editable", str(each)))])
     say(f"installed in {time.monotonic() - began:.0f} s")
 
 

@@ -33,8 +33,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.tree import Tree
 from sqlalchemy import create_engine
 
-from cbk.appside.recorder import record_upload
-from cbk.appside.schema import ddl, grants
+from cbk_app.recorder import Recorder
+from cbk_app.schema import ddl, grants
 from local_servers import LOOPBACK, S3, Postgres, Server, Valkey, free_port, wait_until
 from sample_files import Sample, samples
 
@@ -186,19 +186,12 @@ def fill_application(postgres: Postgres, s3: S3, wanted: list[Sample]) -> None:
 
     with ThreadPoolExecutor(UPLOADS_AT_ONCE) as at_once:
         links = list(at_once.map(upload, wanted))
-    engine = create_engine(postgres.url("app"))
+    engine, recorder = create_engine(postgres.url("app")), Recorder(storage=STORAGE)
     with engine.begin() as connection:
         for sample, link in zip(wanted, links, strict=True):
             for number, content in enumerate(sample.versions, start=1):
-                record_upload(
-                    connection,
-                    storage=STORAGE,
-                    path=sample.path,
-                    name=sample.name,
-                    version=number,
-                    sha256=hashlib.sha256(content).hexdigest(),
-                    link=link,
-                    content_type=sample.content_type,
+                recorder.record_upload(
+                    connection, sample.path + sample.name, content, version=number, link=link, content_type=sample.content_type
                 )
     engine.dispose()
 

@@ -9,10 +9,10 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from cbk.appside.schema import ddl, grants
 from cbk.cli.context import opened
 from cbk.jobs.admin.doctor import DoctorFinding, Level, examine
 from cbk.jobs.admin.init import initialise
+from cbk_app.schema import ddl, grants
 
 COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 

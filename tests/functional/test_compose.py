@@ -16,8 +16,8 @@ import jsonschema
 import pytest
 import yaml
 
-from cbk.appside.schema import ddl, grants
 from cbk.settings import Settings, unknown_names
+from cbk_app.schema import ddl, grants
 from local_servers import S3, Postgres, Server, Valkey, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

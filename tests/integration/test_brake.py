@@ -6,10 +6,10 @@ from hashlib import sha256
 import pytest
 import sqlalchemy as sa
 
-from cbk.appside.schema import DELETE_LOG, FILES
 from cbk.edges import host
 from cbk.edges.catalog.schema import brakes, removals, versions
 from cbk.jobs.retention.plan import decide_brake
+from cbk_app.schema import DELETE_LOG, FILES
 
 WEEK = timedelta(days=7)
 DAY = timedelta(days=1)

@@ -26,7 +26,7 @@ def behind(postgres, pg_database, proxy):
 @pytest.fixture
 def ask_source(behind, postgres, pg_database):
     """A function that asks the application's database something."""
-    from cbk.appside.schema import FILES  # noqa: PLC0415 - only here
+    from cbk_app.schema import FILES  # noqa: PLC0415 - only here
 
     engine = sa.create_engine(postgres.url(pg_database))
     FILES.metadata.create_all(engine)

@@ -7,11 +7,11 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from cbk.appside.schema import DELETE_LOG
 from cbk.edges import host
 from cbk.errors import ArchiveError, CbkError
 from cbk.jobs.copies import remove_bytes
 from cbk.jobs.retention.undelete import undelete
+from cbk_app.schema import DELETE_LOG
 from tests.integration.test_brake import delete_all, stock, stored
 
 WEEK = timedelta(days=7)

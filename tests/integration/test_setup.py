@@ -12,11 +12,11 @@ from alembic import command
 from alembic.config import Config
 from click.testing import CliRunner
 
-from cbk.appside.schema import ddl, grants
 from cbk.cli.main import cli
 from cbk.edges import host
 from cbk.edges.catalog.catalog import MIGRATIONS, Catalog
 from cbk.settings import load_settings
+from cbk_app.schema import ddl, grants
 
 
 @pytest.fixture(autouse=True)

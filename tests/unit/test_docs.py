@@ -15,7 +15,6 @@ from click.testing import CliRunner
 
 import settings_doc
 from cbk import errors
-from cbk.appside.schema import ddl
 from cbk.cli.main import cli
 from cbk.jobs.context import open_context
 from cbk.jobs.intake.rows import record_rows
@@ -23,6 +22,7 @@ from cbk.jobs.poll.poll import poll
 from cbk.model import VersionState
 from cbk.rules.status.health import Kind
 from cbk.settings import OTHER_NAMES, PREFIX, Settings, load_settings
+from cbk_app.schema import ddl
 from tests.in_process_site import CollectingPublisher
 
 ROOT = Path(__file__).parents[2]

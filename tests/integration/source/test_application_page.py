@@ -1,25 +1,33 @@
 """What docs/application.md tells an application to run writes rows that the kit takes."""
 
-import ast
+import asyncio
 import hashlib
+import io
 import json
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
+from botocore.exceptions import ClientError
 
 from cbk.model import AcceptedRow
 from cbk.rules.intake.rows import read_row
+from cbk_app.links import Links
+from cbk_app.recorder import Recorder
 
 PAGE = (Path(__file__).parents[3] / "docs/application.md").read_text()
 CODE = dict(re.findall(r"^```(\w+ [a-z-]+)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL))
+SECRET = "s" * 40
 CONTENT = b"what a user uploaded"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 LINK = "https://car-erp.s3.eu-central-1.amazonaws.com/cars/id-1/thumbnail.png"
 KEY = {"storage": "s3", "path": "cars/id-1/", "name": "thumbnail.png"}
-FRAMEWORKS = ("python django", "ruby rails", "csharp dotnet", "js node")
+FRAMEWORKS = ("ruby rails", "csharp dotnet", "js node")
 
 
 def accepted(source):
@@ -43,7 +51,7 @@ def upload(application, version=1):
 
 
 def python_of(name):
-    names = {}
+    names = {"__name__": "__main__"}
     exec(compile(CODE[f"python {name}"], f"docs/application.md, {name}", "exec"), names)
     return names
 
@@ -106,19 +114,63 @@ def test_sql_of_the_dates_dates_new_rows_alone(pg_application, pg_source):
 def test_python_records_an_upload_and_its_delete(application, source):
     recorder = python_of("upload")
     with application.engine.connect() as connection:
-        file_id = recorder["uploaded"](connection, CONTENT, LINK)
-        recorder["deleted"](connection, file_id)
+        recorder["uploaded"](connection, CONTENT, LINK)
+        recorder["deleted"](connection)
     assert accepted(source) == [the_row()]
     assert [row.file_id for row in source.deletes_after(None, 10)] == ["1"]
 
 
-def test_python_signs_what_is_listed_again(application, source):
-    upload(application, version=1)
-    upload(application, version=2)
-    listed = [json.dumps({"row": "2", "key": "cars/id-1/thumbnail.png"}) + "\n"]
+def test_python_hashes_what_passes_by(application, source):
+    s3 = SimpleNamespace(upload_fileobj=lambda body, bucket, key: shutil.copyfileobj(body, io.BytesIO()))
+    recorder = Recorder(storage="s3", link=lambda key: LINK)
     with application.engine.connect() as connection:
-        python_of("links")["refresh"](connection, listed, lambda key: f"https://signed.example/{key}")
-    assert [row.link for row in accepted(source)] == [LINK, "https://signed.example/cars/id-1/thumbnail.png"]
+        python_of("streaming")["save"](s3, recorder, connection, io.BytesIO(CONTENT), "cars/id-1/thumbnail.png")
+    assert [row.sha256 for row in accepted(source)] == [DIGEST]
+
+
+@pytest.fixture
+def stack(monkeypatch, s3):
+    """The environment of an application on the S3 server."""
+    monkeypatch.setenv("CBKAPP_LINKS_SECRETS", SECRET)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", s3.region)
+
+
+def test_flask_answers_permanent_links(stack):
+    names = python_of("flask")
+    names["app"].route("/")(lambda: "the application itself")
+    client = names["app"].test_client()
+    answer = client.get(urlsplit(names["links"].link("s3", "cars/a.png")).path)
+    assert (client.get("/").status_code, answer.status_code) == (200, 302)
+    assert urlsplit(answer.location).path == "/car-erp/cars/a.png"
+
+
+def test_fastapi_answers_permanent_links(stack):
+    names = python_of("fastapi")
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    path = urlsplit(names["links"].link("s3", "cars/a.png")).path
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": []}
+    asyncio.run(names["app"](scope | {"root_path": "", "http_version": "1.1", "scheme": "https"}, None, send))
+    headers = dict(sent[0]["headers"])
+    assert (sent[0]["status"], urlsplit(headers[b"location"].decode()).path) == (302, "/car-erp/cars/a.png")
+
+
+def test_events_become_rows(stack, s3, monkeypatch, sqlite_application):
+    monkeypatch.setenv("CBKAPP_DATABASE_URL", sqlite_application.url)
+    with suppress(ClientError):  # another run of this test made it
+        s3.create_bucket("car-erp")
+    s3.client().put_object(Bucket="car-erp", Key="cars/id-1/thumbnail.png", Body=CONTENT)
+    found = {"key": "cars/id-1/thumbnail.png", "size": len(CONTENT), "sequencer": "01"}
+    event = {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "car-erp"}, "object": found}}]}
+    names = python_of("events")
+    assert names["handler"](event, None) == {"batchItemFailures": []}
+    assert sqlite_application.run('SELECT "Hash" FROM "ObjectStorageFiles"') == [(DIGEST,)]
 
 
 # What cannot be run here without its framework
@@ -131,16 +183,32 @@ def test_framework_names_the_tables_and_columns_of_the_contract(framework):
     assert names <= set(re.findall(r"\w+", CODE[framework]))
 
 
-def test_django_is_python():
-    assert {node.name for node in ast.walk(ast.parse(CODE["python django"])) if isinstance(node, ast.FunctionDef)} == {
-        "record_upload",
-        "record_delete",
-        "refresh_links",
-    }
-    compile(CODE["python django"], "docs/application.md", "exec")
-
-
 @pytest.mark.skipif(shutil.which("node") is None, reason="this machine has no node to check the syntax with")
 def test_node_is_javascript(tmp_path):
     (tmp_path / "page.js").write_text(CODE["js node"])
     subprocess.run(["node", "--check", str(tmp_path / "page.js")], check=True)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="this machine has no node to run it with")
+def test_node_makes_and_answers_the_same_links(tmp_path):
+    links = Links("https://app.example.com/cbk-links", secrets=[SECRET])
+    keys = ["a", "cars/id-1/ä b.png", "line\nbreak", "a//b?#%"]
+    (tmp_path / "page.js").write_text(CODE["js node-links"])
+    (tmp_path / "run.js").write_text(
+        """
+        const { permanentLink, answerLink } = require("./page.js");
+        const [url, secret, keys, links] = JSON.parse(process.argv[2]);
+        (async () => {
+          const answers = await Promise.all(links.map((link) => answerLink(["old", secret], ...link.split("/").slice(-2),
+            async (storage, key) => `${storage}:${key}`)));
+          const refused = await answerLink([secret], "00".repeat(32), links[0].split("/").pop(), null);
+          console.log(JSON.stringify([keys.map((key) => permanentLink(url, secret, "s3", key)), answers, refused.status]));
+        })();
+        """
+    )
+    mine = [links.link("s3", key) for key in keys]
+    told = json.dumps(["https://app.example.com/cbk-links", SECRET, keys, mine])
+    done = subprocess.run(["node", str(tmp_path / "run.js"), told], check=True, capture_output=True, text=True)
+    made, answers, refused = json.loads(done.stdout)
+    assert (made, refused) == (mine, 403)
+    assert [(answer["status"], answer["headers"]["Location"]) for answer in answers] == [(302, f"s3:{key}") for key in keys]

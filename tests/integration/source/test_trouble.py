@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import URL, text
 from sqlalchemy.exc import DBAPIError
 
-from cbk.appside.schema import ddl
 from cbk.edges.source import Source
 from cbk.errors import SettingsError, SourceSchemaError, SourceUnavailable
+from cbk_app.schema import ddl
 from local_servers import free_port
 from tests.integration.source.application import INSERT_FILE, assert_tells_no_secret, sessions_of_cbk
 

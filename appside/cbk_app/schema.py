@@ -1,6 +1,7 @@
 """The application's two tables (DESIGN section 2.1), and the user who may read them and nothing else.
 
-One definition serves both `cbk schema`, which prints it as SQL for each kind of database, and `recorder`, which writes the rows.
+One definition serves `cbk schema` and `cbk-app schema`, which print it as SQL for each kind of database, and whoever reads or
+makes the tables from Python: `FILES.metadata.create_all(engine)`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 from sqlalchemy.types import TypeEngine
 
-from cbk.errors import UsageError
+from cbk_app.errors import AppUsageError
 
 _DIALECTS: dict[str, type[Dialect]] = {
     "postgresql": postgresql.dialect,
@@ -43,7 +44,7 @@ FILES = Table(
     Column("Path", _key_text(1024), nullable=False),
     Column("Storage", _key_text(255), nullable=False),
     Column("Version", Integer, nullable=False),
-    Column("Hash", String(71), nullable=False),  # "sha256:" and 64 hex digits
+    Column("Hash", String(71)),  # "sha256:" and 64 hex digits at most; NULL where the application has none
     Column("SignedDownloadUrl", Text, nullable=False),
     Column("ContentType", String(255)),
     Column("CreatedAt", DateTime(timezone=True), nullable=False, server_default=text("CURRENT_TIMESTAMP")),
@@ -59,17 +60,28 @@ DELETE_LOG = Table(
     sqlite_autoincrement=True,
 )
 
-_INDEXES = (
-    Index("ObjectStorageFiles_Name_Path", FILES.c.Name, FILES.c.Path, mysql_length={"Name": 255, "Path": 255}),
-    Index("ObjectStorageDeleteLog_FileId", DELETE_LOG.c.FileId),
+# Who takes a version that another transaction has taken at the same moment is told so. MySQL's indexes hold no whole key: there
+# the columns' hash is unique (`_MYSQL_UNIQUE`).
+_VERSIONS = Index("ObjectStorageFiles_Version", FILES.c.Name, FILES.c.Path, FILES.c.Storage, FILES.c.Version, unique=True).ddl_if(
+    callable_=lambda *_, dialect, **__: bool(dialect.name != "mysql")
 )
+_KEYS = Index("ObjectStorageFiles_Name_Path", FILES.c.Name, FILES.c.Path, mysql_length={"Name": 255, "Path": 255}).ddl_if("mysql")
+_DELETED = Index("ObjectStorageDeleteLog_FileId", DELETE_LOG.c.FileId)
+_INDEXES = {
+    "postgresql": (_VERSIONS, _DELETED),
+    "sqlite": (_VERSIONS, _DELETED),
+    "mysql": (_KEYS, _DELETED),
+}
+_MYSQL_UNIQUE = """ALTER TABLE `ObjectStorageFiles` ADD COLUMN `VersionHash` BINARY(32)
+    GENERATED ALWAYS AS (UNHEX(SHA2(CONCAT_WS(CHAR(10), `Storage`, `Path`, `Name`, `Version`), 256))) STORED UNIQUE"""
 
 
 def ddl(dialect: str) -> str:
-    """Return the SQL that makes both tables and their indexes; raise UsageError for a database that is not in `DIALECTS`."""
+    """Return the SQL that makes both tables and their indexes; raise AppUsageError for a database that is not in `DIALECTS`."""
     engine_dialect = _dialect(dialect)
-    elements: list[ExecutableDDLElement] = [CreateTable(FILES), CreateTable(DELETE_LOG), *map(CreateIndex, _INDEXES)]
+    elements: list[ExecutableDDLElement] = [CreateTable(FILES), CreateTable(DELETE_LOG), *map(CreateIndex, _INDEXES[dialect])]
     statements = [str(element.compile(dialect=engine_dialect)).strip() for element in elements]
+    statements += [_MYSQL_UNIQUE] if dialect == "mysql" else []
     return "\n\n".join(_tidy(statement) + ";" for statement in statements) + "\n"
 
 
@@ -77,7 +89,7 @@ def grants(dialect: str, user: str = "cbk_reader") -> str:
     """Return the SQL that makes a user who may read the two tables and nothing else.
 
     To be run in the application's database by its administrator. It runs as printed; the user can come in only once the
-    administrator has set a password, for which a line stands there as a comment. Raise UsageError as `ddl` does.
+    administrator has set a password, for which a line stands there as a comment. Raise AppUsageError as `ddl` does.
     """
     engine_dialect = _dialect(dialect)
     quote = engine_dialect.identifier_preparer.quote_identifier
@@ -89,7 +101,7 @@ def grants(dialect: str, user: str = "cbk_reader") -> str:
 
 def _dialect(name: str) -> Dialect:
     if name not in _DIALECTS:
-        raise UsageError(f"no schema for a database named {name!r}", hint=f"choose one of {', '.join(DIALECTS)}")
+        raise AppUsageError(f"no schema for a database named {name!r}", hint=f"choose one of {', '.join(DIALECTS)}")
     return _DIALECTS[name]()
 
 

@@ -4,8 +4,8 @@ import sqlite3
 
 import pytest
 
-from cbk.appside.schema import DIALECTS, ddl, grants
-from cbk.errors import UsageError
+from cbk_app.errors import AppUsageError
+from cbk_app.schema import DIALECTS, ddl, grants
 
 REQUIRED = {
     "ObjectStorageFiles": ["Id", "Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl"],
@@ -62,7 +62,7 @@ def test_ddl_for_mysql_indexes_no_more_of_a_key_than_an_index_holds():
 
 
 def test_ddl_of_an_unknown_database_names_the_known_ones():
-    with pytest.raises(UsageError, match="'oracle'") as refused:
+    with pytest.raises(AppUsageError, match="'oracle'") as refused:
         ddl("oracle")
 
     assert refused.value.hint == "choose one of postgresql, mysql, sqlite"

@@ -1,0 +1,1 @@
+"""The application's side: what needs no server."""
