@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from cbk.rules.dump.spec import DEFAULT_KEEP, DumpKind, Keep, parse_dump, parse_dumps
+from cbk.rules.dump.spec import DEFAULT_KEEP, DumpKind, KeepRules, parse_dump, parse_dumps
 
 URL = "postgresql://backup:secret@db.example.com:5433/app?sslmode=require"
 
@@ -49,8 +49,8 @@ def test_a_password_is_not_shown():
 
 
 def test_keep_is_a_number_of_the_newest_or_a_table():
-    assert parse_dump("app", {"url": URL, "keep": 5}).keep == Keep(last=5)
-    assert parse_dump("app", {"url": URL, "keep": {"daily": 3, "yearly": 1}}).keep == Keep(daily=3, yearly=1)
+    assert parse_dump("app", {"url": URL, "keep": 5}).keep == KeepRules(last=5)
+    assert parse_dump("app", {"url": URL, "keep": {"daily": 3, "yearly": 1}}).keep == KeepRules(daily=3, yearly=1)
 
 
 def test_over_ssh_the_kind_has_to_be_said():

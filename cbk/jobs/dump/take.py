@@ -35,7 +35,7 @@ DUMP_LEASE = "dump"
 PART_PREFIX = "dump-"
 # How often the room on the disk is looked at while a dump comes in.
 ROOM_EVERY_BYTES = 64 * 1024 * 1024
-TRIES = 100
+NUMBER_TRIES = 100
 
 # Told how many bytes of a dump have come.
 OnBytes = Callable[[int], None]
@@ -205,7 +205,7 @@ class _Taking:
     def _free_number(self) -> int:
         """The next number that neither the catalog nor the disk knows: one that was killed before it was recorded left its copy."""
         number = self.context.catalog.dumps.next_number(self.dump.id)
-        for candidate in range(number, number + TRIES):
+        for candidate in range(number, number + NUMBER_TRIES):
             locations = (dump_location(self.dump.place, candidate), roles_location(self.dump.place, candidate))
             if all(self.context.archive.is_free(location) for location in locations):
                 return candidate

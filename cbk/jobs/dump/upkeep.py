@@ -11,7 +11,7 @@ from cbk.jobs.verification.pacer import Pacer, Pause, alone
 from cbk.jobs.verification.reader import Stopped
 from cbk.model import Summary
 from cbk.rules.dump.records import Dump, DumpVersion, dump_location, roles_location
-from cbk.rules.dump.retention import KeptDump, Verdict, brake_allowance, plan
+from cbk.rules.dump.retention import DumpVerdict, KeptDump, brake_allowance, plan
 from cbk.rules.dump.spec import DumpSpec
 
 # The share of CBK_VERIFY_EVERY after which a copy is read again: the rest is for those that have to wait.
@@ -58,7 +58,7 @@ def _something_goes(context: Context, dump: Dump) -> bool:
 # ---- retention ---------------------------------------------------------------------------------------------------------------
 
 
-def plan_dump(context: Context, spec: DumpSpec, dump: Dump) -> list[Verdict]:
+def plan_dump(context: Context, spec: DumpSpec, dump: Dump) -> list[DumpVerdict]:
     """What becomes of each version, newest first. Changes nothing."""
     settings, now = context.settings, context.catalog.database.now()
     stored = context.catalog.dumps.stored(dump.id)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
-from cbk.rules.dump.spec import Keep
+from cbk.rules.dump.spec import KeepRules
 
 # So many may always go beside those that new ones replace, however few there are.
 LEAST_ALLOWED = 2
@@ -28,7 +28,7 @@ class KeptDump:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class DumpVerdict:
     """What becomes of one dump, and why: `reasons` are the rules that keep it, or the one reason that it goes or waits for."""
 
     number: int
@@ -47,7 +47,7 @@ _PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
 }
 
 
-def places(dumps: Iterable[KeptDump], keep: Keep, zone: tzinfo) -> dict[int, tuple[str, ...]]:
+def places(dumps: Iterable[KeptDump], keep: KeepRules, zone: tzinfo) -> dict[int, tuple[str, ...]]:
     """The rules by which each dump has a place, by number; those without one are not in it."""
     newest_first = sorted((dump for dump in dumps if dump.is_good), key=lambda dump: (dump.taken_at, dump.number), reverse=True)
     reasons: dict[int, list[str]] = {}
@@ -68,13 +68,13 @@ def places(dumps: Iterable[KeptDump], keep: Keep, zone: tzinfo) -> dict[int, tup
 def plan(
     dumps: Sequence[KeptDump],
     *,
-    keep: Keep,
+    keep: KeepRules,
     grace: timedelta,
     zone: tzinfo,
     now: datetime,
     is_held: bool,
     allowed: int,
-) -> list[Verdict]:
+) -> list[DumpVerdict]:
     """What becomes of each dump, newest first. At most `allowed` of them are pruned (`brake_allowance`), the oldest first.
 
     A grace that runs is never shortened, whatever the settings say by now; one that a place interrupts begins anew after it.
@@ -83,14 +83,14 @@ def plan(
     verdicts = []
     for dump in sorted(dumps, key=lambda dump: (dump.taken_at, dump.number)):
         if dump.number in kept:
-            verdicts.append(Verdict(number=dump.number, keeps_place=True, reasons=kept[dump.number]))
+            verdicts.append(DumpVerdict(number=dump.number, keeps_place=True, reasons=kept[dump.number]))
             continue
         since = dump.unkept_since or now
         due_at = max(since + grace, dump.due_at or since)
         wait = _why_it_waits(due_at, now, is_held=is_held, has_good=bool(kept), allowed=allowed)
         allowed -= wait is None
         verdicts.append(
-            Verdict(
+            DumpVerdict(
                 number=dump.number,
                 keeps_place=False,
                 reasons=(wait or f"no rule keeps it ({keep}), and its grace has passed",),

@@ -52,7 +52,7 @@ _SCHEMES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
+class KeepRules:
     """How many dumps stay: the newest `last`, and the newest of so many days, weeks, months and years that have one."""
 
     last: int = 0
@@ -65,7 +65,7 @@ class Keep:
         return ", ".join(f"{getattr(self, rule.name)} {rule.name}" for rule in fields(self) if getattr(self, rule.name))
 
 
-DEFAULT_KEEP = Keep(daily=7, weekly=4, monthly=12)
+DEFAULT_KEEP = KeepRules(daily=7, weekly=4, monthly=12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class DumpSpec:
     schedule: Schedule = field(default_factory=lambda: Schedule("0 3 * * *"))
     # A dump begins so much later than the schedule says at the most, by its name: not all of them at once.
     jitter: timedelta = timedelta(minutes=5)
-    keep: Keep = DEFAULT_KEEP
+    keep: KeepRules = DEFAULT_KEEP
     bucket: str = DEFAULT_BUCKET
     end_mark: str = ""
     # How long the whole may take, and how long the database may send nothing.
@@ -246,15 +246,15 @@ def _count(value: object) -> int:
     return value
 
 
-def _keep(value: object) -> Keep:
+def _keep(value: object) -> KeepRules:
     """A number of the newest, or a table of `last`, `daily`, `weekly`, `monthly` and `yearly`."""
-    rules = [rule.name for rule in fields(Keep)]
+    rules = [rule.name for rule in fields(KeepRules)]
     given = value if isinstance(value, Mapping) else {"last": value}
     unknown = [str(name) for name in given if name not in rules]
     if unknown:
         raise ValueError(f"unknown {', '.join(unknown)}; expected some of {', '.join(rules)}")
-    keep = Keep(**{name: _count(number) for name, number in given.items()})
-    if keep == Keep():
+    keep = KeepRules(**{name: _count(number) for name, number in given.items()})
+    if keep == KeepRules():
         raise ValueError("at least one dump has to stay")
     return keep
 
