@@ -29,6 +29,8 @@
     │   ├── ToolMissing              a program is not on this machine
     │   ├── ToolTooOld               the server is newer than the program
     │   └── DrillFailed              it does not restore to what was dumped
+    ├── MirrorError                a further place for copies
+    │   └── MirrorUnavailable        away, not the one that is known, or refusing us now   retryable
     ├── ClockDistrusted            the clock went back, jumped ahead, or is not kept
     ├── Busy                       as much is under way as this process may have       retryable
     ├── LeaseLost                  another worker holds this piece of work now
@@ -214,6 +216,16 @@ class ToolTooOld(DumpError):
 
 class DrillFailed(DumpError):
     """A dump does not restore, or not to what was noted when it was taken."""
+
+
+class MirrorError(CbkError):
+    """A further place for copies: it cannot be used like this."""
+
+
+class MirrorUnavailable(MirrorError):
+    """It is away, is not the one that is known, or refuses us now; the next pass carries on."""
+
+    retryable = True
 
 
 class ClockDistrusted(CbkError):

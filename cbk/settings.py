@@ -14,9 +14,21 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, InstanceOf, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -55,6 +67,47 @@ def _parse_dumps(value: object) -> object:
         message = 'expected JSON such as {"app": {"url": "postgresql://...", "schedule": "0 3 * * *"}}'
         raise ValueError(message)  # noqa: TRY004 - pydantic takes no other
     return parse_dumps(dumps)
+
+
+def _parse_mirrors(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        mirrors = json.loads(value or "{}")
+    except (ValueError, RecursionError):
+        raise ValueError(_MIRRORS_EXPECTED) from None
+    if not isinstance(mirrors, dict):
+        raise ValueError(_MIRRORS_EXPECTED)  # noqa: TRY004 - what pydantic collects
+    return mirrors
+
+
+_MIRRORS_EXPECTED = 'expected JSON such as {"usb": {"path": "/mnt/usb"}, "b2": {"remote": "b2:bucket/prefix"}}'
+_MIRROR_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+def _check_mirror_names(value: dict[str, Mirror]) -> dict[str, Mirror]:
+    bad = [name for name in value if not _MIRROR_NAME.fullmatch(name)]
+    if bad:
+        raise ValueError(f"a mirror is named with small letters, digits, - and _, up to 32: not {bad[0]!r}")
+    return value
+
+
+def _parse_paths(value: object) -> object:
+    return [value] if isinstance(value, str | Path) else value
+
+
+def _check_absolute(value: list[Path]) -> list[Path]:
+    if not all(path.is_absolute() for path in value):
+        raise ValueError("expected a folder from / on, such as /mnt/usb")
+    return value
+
+
+def _check_remote(value: object) -> object:
+    # What rclone takes as the name of a remote. A connection string would show what it holds to every user of this machine.
+    text = str(value or "")
+    if text and not re.fullmatch(r"[\w.+@-][\w.+@ -]*:.*", text):
+        raise ValueError("expected a remote of rclone's configuration, such as b2:bucket/prefix, without options in it")
+    return value
 
 
 def _check_url(value: object) -> object:
@@ -132,6 +185,53 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta(0))]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 DatabaseUrl = Annotated[SecretStr, BeforeValidator(_check_url)]
+
+
+class Mirror(BaseModel):
+    """A further place for copies: a folder, on one disk or on several in turn, or a remote of rclone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    folders: Annotated[list[Path], BeforeValidator(_parse_paths), AfterValidator(_check_absolute)] = Field(
+        default_factory=list,
+        alias="path",
+        description="A folder: the mount point of a disk or a share; a list, where several disks have one each.",
+    )
+    remote: Annotated[str, BeforeValidator(_check_remote)] = Field(
+        default="", description="Instead of a folder, a remote of rclone's configuration, such as `b2:bucket/prefix`."
+    )
+    config: Path | None = Field(default=None, description="rclone's configuration file. Default: rclone's own choice.")
+    every: PositiveDuration = Field(default=timedelta(hours=1), description="How often what is new goes there.")
+    grace: Duration = Field(default=timedelta(days=30), description="How long a copy stays there after it was pruned here.")
+    append_only: bool = Field(
+        default=False, description="Never remove anything there: for object lock, or a key that cannot delete."
+    )
+    away: PositiveDuration | None = Field(
+        default=None, description="How long a disk, or the remote, may be away before status is red. Default: 14d, of a remote 1d."
+    )
+    verify_every: Duration = Field(
+        default=timedelta(days=90), description="How long it takes at the most until every copy there was verified. 0: none is."
+    )
+    read_back: Size = Field(
+        default=1_000_000_000, description="Bytes per day that are fetched back to verify copies whose hash the remote cannot tell."
+    )
+    bandwidth: Annotated[str, BeforeValidator(_check_bandwidth)] = Field(
+        default="", description="Bytes per second to and from there, or a timetable, as in `CBK_BANDWIDTH`. Default: no limit."
+    )
+    transfers: int = Field(default=4, ge=1, le=64, description="Files that rclone sends at a time.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if bool(self.folders) == bool(self.remote):
+            raise ValueError("expected either path, a folder, or remote, a remote of rclone")
+        if self.config is not None and not self.remote:
+            raise ValueError("config is rclone's, and goes with remote")
+        return self
+
+    @property
+    def away_after(self) -> timedelta:
+        """After how long a place that was not seen is a problem."""
+        return self.away or (timedelta(days=1) if self.remote else timedelta(days=14))
 
 
 class Settings(BaseSettings):
@@ -270,6 +370,24 @@ class Settings(BaseSettings):
         default=None, description="A bearer token that opens `/metrics` and nothing else. The page's user:password does, too."
     )
 
+    mirrors: Annotated[dict[str, Mirror], NoDecode, BeforeValidator(_parse_mirrors), AfterValidator(_check_mirror_names)] = Field(
+        default_factory=dict,
+        description=(
+            'Further places for the copies, by name, such as {"usb": {"path": "/mnt/usb"}, "b2": {"remote": "b2:bucket/prefix"}}; '
+            "in TOML [mirrors.usb]. What each may say is below, under [mirrors](#mirrors)."
+        ),
+    )
+
+    @field_validator("mirrors")
+    @classmethod
+    def _mirrors_are_elsewhere(cls, mirrors: dict[str, Mirror], info: ValidationInfo) -> dict[str, Mirror]:
+        root = info.data.get("backup_root")
+        for name, mirror in mirrors.items():
+            for folder in mirror.folders:
+                if root is not None and (folder.is_relative_to(root) or root.is_relative_to(folder)):
+                    raise ValueError(f"{name} lies in the backup root, or the backup root in it: expected a place elsewhere")
+        return mirrors
+
     @property
     def catalog(self) -> str:
         """The catalog's URL; holds a password where a server needs one."""
@@ -406,8 +524,11 @@ def _describe(detail: dict[str, Any], values: dict[str, Any]) -> str:
         return f"{shown}: is required ({Settings.model_fields[name].description})"
     if detail["type"] == "extra_forbidden" and name in values:
         return f"unknown setting {_suggest(name, set(Settings.model_fields))}"
+    within = ".".join(str(part) for part in detail["loc"][1:])
+    if detail["type"] == "extra_forbidden":
+        return f"{shown}: {within} is unknown; docs/settings.md lists what there is"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{shown}: {message[:1].lower() + message[1:]}"
+    return f"{shown}: {within + ': ' if within else ''}{message[:1].lower() + message[1:]}"
 
 
 def _suggest(name: str, known: set[str]) -> str:

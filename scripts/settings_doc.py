@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
 from cbk.rules.sizes import parse_size
-from cbk.settings import PREFIX, Settings
+from cbk.settings import PREFIX, Mirror, Settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 
@@ -34,6 +34,12 @@ error.
 
 Every process of one site (workers, beat, Flower, `cbk`) needs the same settings. Put the file where only their user can read it
 (`chmod 600`): it holds passwords.
+"""
+
+_MIRRORS = """\
+## Mirrors
+
+What each of `CBK_MIRRORS`, in the file `[mirrors.NAME]`, may say. [Mirrors](mirror.md) has recipes.
 """
 
 _UNITS = """\
@@ -84,7 +90,15 @@ def render() -> str:
     rows = ["| setting | what it is | value | default |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         rows.append(f"| `{PREFIX}{name.upper()}` | {_meaning(field)} | {_kind(field)} | {_default(field)} |")
-    return "\n".join([_INTRODUCTION, "## All settings", "", *rows, "", _UNITS])
+    return "\n".join([_INTRODUCTION, "## All settings", "", *rows, "", _MIRRORS, *_mirror_rows(), "", _UNITS])
+
+
+def _mirror_rows() -> list[str]:
+    rows = ["| name | what it is | value | default |", "|---|---|---|---|"]
+    for name, field in Mirror.model_fields.items():
+        kind = "path, or a list" if field.alias == "path" else "yes or no" if field.annotation is bool else _kind(field)
+        rows.append(f"| `{field.alias or name}` | {_meaning(field)} | {kind} | {_default(field)} |")
+    return rows
 
 
 def _meaning(field: FieldInfo) -> str:
@@ -127,7 +141,9 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     default = field.get_default(call_default_factory=True)
-    if default is None or default in ("", {}):
+    if isinstance(default, bool):
+        return "`yes`" if default else "`no`"
+    if default is None or default in ("", {}, []):
         return "see left" if "Default: " in (field.description or "") else "none"
     return f"`{_size(default) if _kind(field) == 'size' else _written(default)}`"
 

@@ -60,6 +60,7 @@ class CollectingPublisher:
     def __init__(self):
         self.sent = []
         self.prunes = []
+        self.mirrors = []
         self.waiting = set()
         self.away = False
 
@@ -74,6 +75,11 @@ class CollectingPublisher:
             if self.away:
                 raise BrokerUnavailable("the messages could not be sent: ConnectionError", hint="is Redis running?")
             self.prunes.append((each.removal, each.removal.due_at - now))
+
+    def send_mirrors(self, names):
+        if self.away:
+            raise BrokerUnavailable("the messages could not be sent: ConnectionError", hint="is Redis running?")
+        self.mirrors += names
 
     def waiting_backups(self):
         return self.waiting

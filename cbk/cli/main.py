@@ -12,6 +12,7 @@ from cbk.cli.dump import dump
 from cbk.cli.history import history
 from cbk.cli.init import doctor, init, schema
 from cbk.cli.ls import ls
+from cbk.cli.mirror import mirror
 from cbk.cli.notify import notify
 from cbk.cli.overrides import bandwidth, pause, resume
 from cbk.cli.page import page
@@ -71,6 +72,7 @@ for command in (
     resume,
     bandwidth,
     rebuild,
+    mirror,
     prune,
     hold,
     release,

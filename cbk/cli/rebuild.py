@@ -9,9 +9,10 @@ import click
 
 from cbk.cli.context import opened
 from cbk.cli.progress import progress
-from cbk.cli.text import as_line, as_text
+from cbk.cli.text import as_line, as_text, counted
 from cbk.jobs.admin.rebuild import Rebuilt
 from cbk.jobs.admin.rebuild import rebuild as rebuild_job
+from cbk.jobs.mirror.back import adopt_place, pull
 from cbk.rules.admin.rebuild import RebuildProblem
 
 EXIT_SOME_FAILED = 3
@@ -22,10 +23,11 @@ EXIT_SOME_FAILED = 3
     "--verify/--trust-headers",
     help="Inflate every copy and compare its SHA-256; else its header is trusted, and the scrub reads it first.",
 )
+@click.option("--from", "mirror", metavar="MIRROR", help="First bring every copy of this mirror to the backup disk.")
 @click.option("--dry-run", is_flag=True, help="Say what would be added, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line; docs/commands.md documents their shapes.")
 @click.pass_obj
-def rebuild(config: Path | None, verify: bool, dry_run: bool, as_json: bool) -> None:  # noqa: FBT001 - click's way
+def rebuild(config: Path | None, *, verify: bool, mirror: str | None, dry_run: bool, as_json: bool) -> None:
     """Make the catalog again from the copies on the disk, after it was lost, and ask the application for what has no copy.
 
     What the catalog knows already stays as it is, so this may be broken off and run again. Stop beat and the workers first.
@@ -35,14 +37,24 @@ def rebuild(config: Path | None, verify: bool, dry_run: bool, as_json: bool) -> 
     Example:
       cbk rebuild --dry-run
       cbk rebuild
+      cbk init && cbk rebuild --from usb
     """
 
     def tell(problem: RebuildProblem) -> None:
         found = {"outcome": "problem", "location": problem.location, "reason": problem.reason}
         click.echo(as_line(found) if as_json else f"{as_text(problem.location)}: {as_text(problem.reason)}")
 
-    with opened(config) as context, progress("copies", total=None) as advance:
-        done = rebuild_job(context, tell=tell, advance=advance, verify=verify, dry_run=dry_run)
+    with opened(config) as context:
+        if mirror is not None:
+            with progress(f"copies from {mirror}", total=None) as advance:
+                came, present = pull(context, mirror, tell=tell, advance=advance, dry_run=dry_run)
+            would = "would bring" if dry_run else "brought"
+            if not as_json:
+                click.echo(f"{would} {counted(came, 'copy', 'copies')} from {mirror}; {present} were here already")
+        with progress("copies", total=None) as advance:
+            done = rebuild_job(context, tell=tell, advance=advance, verify=verify, dry_run=dry_run)
+        if mirror is not None and not dry_run:
+            adopt_place(context, mirror)
     outcome = "would rebuild" if dry_run else "rebuilt"
     if as_json:
         click.echo(as_line(_object(outcome, done)))

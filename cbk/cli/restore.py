@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from cbk.edges.destinations import StreamDestination, open_destination
 from cbk.errors import CbkError, UsageError
 from cbk.jobs.context import Context
 from cbk.jobs.dump.restore import choose_version
-from cbk.jobs.restore.restore import DEFAULT_JOBS, RestoreOutcome, Result, Totals, planned_restore, restore_one
+from cbk.jobs.mirror.back import context_from
+from cbk.jobs.restore.restore import DEFAULT_JOBS, FetchAhead, RestoreOutcome, Result, Totals, planned_restore, restore_one
 from cbk.rules.intake.layout import object_key
 from cbk.rules.restore import RestoreFilter
 
@@ -38,6 +41,7 @@ EXIT_SOME_FAILED = 3
 @click.option("--with-dump", metavar="NAME", help="Files and database of one moment: that of the newest dump NAME, or of --at.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there with another content. Default: such a file fails.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="Files at the same time.")
+@click.option("--from", "mirror", metavar="MIRROR", help="Read the copies from this mirror instead of the backup disk.")
 @click.option("--dry-run", is_flag=True, help="Say what would be restored, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One object per file, then a summary; docs/commands.md documents them.")
 @click.pass_obj
@@ -55,6 +59,7 @@ def restore(
     with_dump: str | None,
     overwrite: bool,
     jobs: int,
+    mirror: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -67,6 +72,7 @@ def restore(
       cbk restore --to s3://new-bucket
       cbk restore --to /mnt/new --prefix cars/ --at "2026-11-20 14:00"
       cbk restore --to /mnt/new --with-dump app
+      cbk restore --to /mnt/new --from usb
       cbk restore --stdout --key cars/id-1/thumbnail.png > thumbnail.png
     """
     if to_stdout == (url is not None):
@@ -79,7 +85,7 @@ def restore(
         raise UsageError("--version and --at name different versions", hint="give one of them")
     if with_dump is not None and (to_stdout or number is not None):
         raise UsageError("--with-dump restores what was live when the dump was taken", hint="give --to, and perhaps --at")
-    with opened(config) as context:
+    with opened(config) as opened_context, _reading_from(opened_context, mirror) as (context, ahead):
         at = parse_instant(time, now=context.catalog.database.now(), forward=False) if time else None
         dump = choose_version(context, with_dump, at=at) if with_dump is not None else None
         at = dump[1].taken_at if dump else at
@@ -87,35 +93,52 @@ def restore(
         if url is None:
             _write_out(context, restore_filter)
         else:
-            missing = restore_dump_beside(context, dump, url, dry_run=dry_run, as_json=as_json) if dump else 0
-            _restore(context, restore_filter, url, overwrite=overwrite, jobs=jobs, dry_run=dry_run, as_json=as_json)
+            missing = restore_dump_beside(opened_context, dump, url, dry_run=dry_run, as_json=as_json) if dump else 0
+            options = _Options(overwrite=overwrite, jobs=jobs, dry_run=dry_run, as_json=as_json, ahead=ahead)
+            _restore(context, restore_filter, url, options)
             if missing:
                 raise click.exceptions.Exit(EXIT_SOME_FAILED)
 
 
-def _restore(
-    context: Context, restore_filter: RestoreFilter, url: str, *, overwrite: bool, jobs: int, dry_run: bool, as_json: bool
-) -> None:
+@contextmanager
+def _reading_from(context: Context, mirror: str | None) -> Iterator[tuple[Context, FetchAhead | None]]:
+    if mirror is None:
+        yield context, None
+        return
+    with context_from(context, mirror) as (other, ahead):
+        yield other, ahead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    overwrite: bool
+    jobs: int
+    dry_run: bool
+    as_json: bool
+    ahead: FetchAhead | None
+
+
+def _restore(context: Context, restore_filter: RestoreFilter, url: str, options: _Options) -> None:
     totals = Totals()
     hints: dict[str, None] = {}
     with (
-        closing(open_destination(url, overwrite=overwrite)) as target,
-        planned_restore(context, target, restore_filter, dry_run=dry_run) as planned,
+        closing(open_destination(url, overwrite=options.overwrite)) as target,
+        planned_restore(context, target, restore_filter, dry_run=options.dry_run, ahead=options.ahead) as planned,
     ):
         try:
             with (
                 progress("restoring", total=planned.size, in_bytes=True) as advance,
-                closing(planned.results(advance, jobs=jobs)) as results,
+                closing(planned.results(advance, jobs=options.jobs)) as results,
             ):
                 for result in results:
                     totals.add(result)
                     if result.hint:
                         hints[result.hint] = None
-                    _print_result(result, as_json=as_json)
+                    _print_result(result, as_json=options.as_json)
         except CbkError:
-            _print_totals(totals, url, restore_filter.at, files=planned.files, as_json=as_json)
+            _print_totals(totals, url, restore_filter.at, files=planned.files, as_json=options.as_json)
             raise
-        _print_totals(totals, url, restore_filter.at, files=planned.files, as_json=as_json)
+        _print_totals(totals, url, restore_filter.at, files=planned.files, as_json=options.as_json)
     for hint in hints:
         click.echo(f"HINT: {hint}", err=True)
     if totals.failed:

@@ -22,6 +22,7 @@ from cbk.errors import CbkError
 from cbk.jobs.context import Context
 from cbk.jobs.status.status import Disk, Status, gather_status, status_object
 from cbk.rules.backup.bandwidth import describe_limit
+from cbk.rules.mirror import describe_mirrors
 from cbk.rules.status.health import describe_age
 
 EXIT_UNPROTECTED = 4
@@ -107,6 +108,7 @@ def _lines(taken: Status) -> Iterator[str]:
     yield from map(escape, verification_lines(taken))
     for standing in taken.dumps:
         yield f"dump        {escape(as_text(standing_line(standing, counts.now)))}"
+    yield from _mirror_lines(taken)
     yield f"last poll   {describe_age(counts.now - taken.polled_at) + ' ago' if taken.polled_at else 'never'}"
     if taken.ordered.paused_until:
         until = f"{taken.ordered.paused_until.astimezone():%Y-%m-%d %H:%M %Z}"
@@ -127,6 +129,11 @@ def _lines(taken: Status) -> Iterator[str]:
     for group in taken.unprotected:
         yield f"  {group.count} {group.state.value}: {escape(as_text(group.reason))}"
         yield f"      {escape(as_text(', '.join(group.examples)))}{' ...' if group.count > len(group.examples) else ''}"
+
+
+def _mirror_lines(taken: Status) -> Iterator[str]:
+    for number, line in enumerate(describe_mirrors(taken.mirrors, taken.counts.now)):
+        yield escape(as_text(line if number == 0 else f"            {line}"))
 
 
 def _bucket_lines(taken: Status) -> Iterator[str]:

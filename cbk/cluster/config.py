@@ -12,7 +12,7 @@ from cbk.jobs.context import threads
 from cbk.rules.verification import slice_interval
 from cbk.settings import Settings, load_settings
 
-QUEUES = ("poll", "backup", "prune", "verify", "dump")
+QUEUES = ("poll", "backup", "prune", "verify", "dump", "mirror")
 KEY_PREFIX = "cbk:"
 VISIBILITY_TIMEOUT_SECONDS = 3600
 ASK_FOR_DRILLS = timedelta(hours=1)
@@ -48,6 +48,8 @@ def _schedule(settings: Settings) -> dict[str, Any]:
     for name in settings.dumps:
         # As above: the catalog tells when one is due, and what was missed while everything was off.
         schedule[f"dump-{name}"] = _every(min(settings.poll_interval, ASK_FOR_DUMPS), "cbk.dump", name=name, if_due=True)
+    for name, mirror in settings.mirrors.items():
+        schedule[f"mirror-{name}"] = _every(mirror.every, "cbk.mirror", name=name)
     return schedule
 
 
@@ -108,6 +110,7 @@ def _delivery() -> dict[str, Any]:
             "cbk.verify": {"queue": "verify"},
             "cbk.drill": {"queue": "verify"},
             "cbk.dump": {"queue": "dump"},
+            "cbk.mirror": {"queue": "mirror"},
         },
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,

@@ -74,6 +74,10 @@ class CeleryPublisher:
         """Send one `cbk.prune` task per removal, with the countdown until it is due. Raises BrokerUnavailable, as above."""
         self._send([_prune_message(each, now) for each in planned])
 
+    def send_mirrors(self, names: Iterable[str]) -> None:
+        """Send one `cbk.mirror` task per mirror. Raises BrokerUnavailable, as above."""
+        self._send([_Message(task="cbk.mirror", args=(name,), shown=f"({name!r},)") for name in names])
+
     def _send(self, messages: list[_Message]) -> None:
         try:
             pool: Any = self._app.producer_pool

@@ -18,6 +18,7 @@ from cbk.jobs.backup import backup as backup_job
 from cbk.jobs.backup.backup import BackupFailure
 from cbk.jobs.dump import take as dump_job
 from cbk.jobs.dump import upkeep as dump_upkeep
+from cbk.jobs.mirror import run as mirror_job
 from cbk.jobs.poll import poll as poll_job
 from cbk.jobs.poll import resync as resync_job
 from cbk.jobs.retention import prune as prune_job
@@ -155,6 +156,12 @@ def dump(self: Any, name: str, *, if_due: bool = False) -> str:
         return dump_upkeep.tidy(context(), named, pause=_pause, after=summary)
 
     return _run(self, "dump", work)
+
+
+@app.task(bind=True, name="cbk.mirror", throws=(CbkError,))
+def mirror(self: Any, name: str) -> str:
+    """Bring what is new to this mirror, verify some of what is there, and remove what was pruned long ago."""
+    return _run(self, "mirror", lambda: mirror_job.run_pass(context(), read_text(name), pause=_pause).summary)
 
 
 @app.task(bind=True, name="cbk.watch", throws=(CbkError,))

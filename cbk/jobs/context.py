@@ -38,6 +38,9 @@ class Publisher(Protocol):
     def send_prunes(self, planned: Iterable[Planned], now: datetime) -> None:
         """Send one prune task for each removal, to run when it is due. Raises BrokerUnavailable; some may have been sent then."""
 
+    def send_mirrors(self, names: Iterable[str]) -> None:
+        """Send one mirror task for each of these mirrors. Raises BrokerUnavailable; some may have been sent then."""
+
     def waiting_backups(self) -> set[str]:
         """Row ids of the backup tasks that no worker has taken yet. Raises BrokerUnavailable."""
 
@@ -81,8 +84,11 @@ def downloads(settings: Settings) -> int:
 
 
 def threads(settings: Settings) -> int:
-    """How many threads it has for that: while so many downloads go on, some store what came, and one does something else."""
-    return downloads(settings) + 1 + ceil(downloads(settings) / DOWNLOADS_PER_STORING)
+    """How many threads it has for that: while so many downloads go on, some store what came, and one does something else.
+
+    A pass of a mirror may take hours: each has a thread of its own.
+    """
+    return downloads(settings) + 1 + ceil(downloads(settings) / DOWNLOADS_PER_STORING) + len(settings.mirrors)
 
 
 def open_context(settings: Settings) -> Context:

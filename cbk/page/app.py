@@ -27,6 +27,7 @@ from cbk.page.snapshot import Snapshot
 from cbk.page.sparkline import HEIGHT, WIDTH
 from cbk.page.workers import WorkerCounts
 from cbk.rules.intake.layout import copy_location
+from cbk.rules.mirror import describe_mirrors
 from cbk.rules.status.health import HINTS
 
 REFRESH_SECONDS = 30
@@ -127,7 +128,9 @@ class _Views:
         except CbkError as raised:
             overview, error, code = None, raised, HTTPStatus.SERVICE_UNAVAILABLE
         graphs = graphs_of(overview) if overview else []
-        page = render_template("index.html", overview=overview, error=error, graphs=graphs, workers=self._worker_counts.latest())
+        mirrors = describe_mirrors(overview.status.mirrors, overview.status.counts.now) if overview else []
+        workers = self._worker_counts.latest()
+        page = render_template("index.html", overview=overview, error=error, graphs=graphs, workers=workers, mirrors=mirrors)
         return Response(page, code)
 
     def browse(self) -> str:

@@ -78,8 +78,28 @@ def _of(overview: Overview) -> Iterator[Metric]:
     yield from _of_buckets(overview)
     yield from _of_dumps(overview.status)
     yield from _of_disk(overview.status.disk)
+    yield from _of_mirrors(overview)
     present = {problem.kind for problem in overview.status.problems}
     yield from _problems({kind: kind in present for kind in Kind if kind not in _EVENTS})
+
+
+def _of_mirrors(overview: Overview) -> Iterator[Metric]:
+    best = {mirror.name: mirror.best for mirror in overview.status.mirrors}
+    known = {name: disk for name, disk in best.items() if disk is not None and disk.counted_at is not None}
+    if not best:
+        return
+    now = overview.status.counts.now
+    yield from _gauges("mirror_known", "Whether a mirror has ever been counted.", "mirror", {name: name in known for name in best})
+    held = {name: disk.held for name, disk in known.items()}
+    yield from _gauges("mirror_copies", "Stored versions that a mirror has, of several disks the best.", "mirror", held)
+    missing = {name: disk.missing for name, disk in known.items()}
+    yield from _gauges(
+        "mirror_missing_copies", "Stored versions that a mirror lacks, of several disks the best.", "mirror", missing
+    )
+    ages = {name: _seconds(now - disk.missing_since) if disk.missing_since else 0 for name, disk in known.items()}
+    yield from _gauges("mirror_lag_seconds", "How long the oldest copy that a mirror lacks has been stored.", "mirror", ages)
+    counted = {name: _seconds(now - disk.counted_at) for name, disk in known.items() if disk.counted_at}
+    yield from _gauges("mirror_pass_age_seconds", "Time since the last pass counted a mirror.", "mirror", counted)
 
 
 def _of_files(overview: Overview) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ import redis
 
 from local_servers import wait_until
 
-QUEUES = ("poll", "backup", "prune", "verify", "dump")
+QUEUES = ("poll", "backup", "prune", "verify", "dump", "mirror")
 MEGABYTES = 1024 * 1024
 LARGE = "x" * (10 * MEGABYTES)
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -56,7 +56,7 @@ def test_broker_without_tls_gets_none():
 
 
 def test_every_queue_of_the_contract_is_served_by_a_bare_worker():
-    assert [queue.name for queue in config()["task_queues"]] == ["poll", "backup", "prune", "verify", "dump"]
+    assert [queue.name for queue in config()["task_queues"]] == ["poll", "backup", "prune", "verify", "dump", "mirror"]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,7 @@ def test_every_queue_of_the_contract_is_served_by_a_bare_worker():
         ("cbk.verify", "verify"),
         ("cbk.drill", "verify"),
         ("cbk.dump", "dump"),
+        ("cbk.mirror", "mirror"),
     ],
 )
 def test_task_goes_to_its_queue(task, queue):
@@ -388,17 +389,8 @@ def test_task_names_are_those_of_the_contract(commands):
     code, out, err = commands.done("tasks")
     assert code == 0, err
     ours = {name for name in json.loads(out) if not name.startswith("celery.")}
-    assert ours == {
-        "cbk.poll",
-        "cbk.backup",
-        "cbk.backup_batch",
-        "cbk.prune",
-        "cbk.resync",
-        "cbk.verify",
-        "cbk.drill",
-        "cbk.dump",
-        "cbk.watch",
-    }
+    names = "poll backup backup_batch prune resync verify drill watch dump mirror"
+    assert ours == {f"cbk.{name}" for name in names.split()}
 
 
 @pytest.mark.parametrize(

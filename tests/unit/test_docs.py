@@ -111,7 +111,8 @@ def test_every_exit_code_of_its_own_is_documented():
         )
     )
     codes = {name: set(re.findall(r"\b([1-9]):", text)) for name, text in table.items()}
-    own = {"3": ("ls", "restore", "verify", "drill", "rebuild", "notify"), "4": ("status",), "1": ("doctor", "notify", "cat")}
+    some_failed = ("ls", "restore", "verify", "drill", "rebuild", "mirror", "notify")
+    own = {"3": some_failed, "4": ("status",), "1": ("doctor", "notify", "cat")}
     assert [(name, code) for code, names in own.items() for name in names if code not in codes[name]] == []
 
 
@@ -255,6 +256,15 @@ def test_json_has_the_documented_shape(full_site, command, exit_code):
 def test_json_of_an_order_has_the_documented_shape(full_site, command):
     result = CliRunner().invoke(cli, [*command.split(), "--json"])
     assert shape(json.loads(result.stdout)) == documented(command.split()[0])
+
+
+@pytest.mark.parametrize(("command", "name"), [("mirror usb", "mirror"), ("mirror", "elsewhere")])
+def test_json_of_a_mirror_has_the_documented_shape(full_site, tmp_path, monkeypatch, command, name):
+    (tmp_path / "usb").mkdir()
+    monkeypatch.setenv("CBK_MIRRORS", json.dumps({"usb": {"path": str(tmp_path / "usb")}}))
+    assert CliRunner().invoke(cli, ["mirror", "usb"]).exit_code == 0
+    result = CliRunner().invoke(cli, [*command.split(), "--json"])
+    assert shape(json.loads(result.stdout)) == documented(name)
 
 
 def test_json_of_the_doctor_has_the_documented_shape(full_site):

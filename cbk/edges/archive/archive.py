@@ -48,7 +48,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import Queue
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from cbk.errors import (
     ArchiveError,
@@ -72,11 +72,12 @@ from cbk.rules.gzip_format import (
     encode_header,
     ends_with_size,
 )
-from cbk.rules.intake.layout import COPY_NAME, PLACE_MAX_SEGMENTS
+from cbk.rules.intake.layout import COPY_NAME, NOT_BUCKETS, PLACE_MAX_SEGMENTS, is_copy_location
 
 Tick = Callable[[], None]
 OnRead = Callable[[int], None]
 OnProblem = Callable[[str, ArchiveError], None]
+_Incoming = TypeVar("_Incoming", bound="IncomingCopy")
 
 FORMAT = 1  # of the folder tree; a later release that changes it counts up
 
@@ -86,7 +87,6 @@ _INCOMING = f"{_KIT}/incoming"
 _LOCK = f"{_KIT}/lock"
 _QUARANTINE = f"{_KIT}/quarantine"
 _TRASH = f"{_KIT}/trash"
-_NOT_BUCKETS = frozenset({_KIT, "lost+found"})
 
 # What a file system answers to a call that it does not have; EPERM is what FAT says to link(2).
 _NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
@@ -220,13 +220,24 @@ class Archive:
 
         `header.sha256` is what the bytes must hash to; `header.size` is found out.
         """
+        with self._incoming(IncomingCopy, part_name, header) as part:
+            yield part
+
+    @contextmanager
+    def incoming_raw(self, part_name: str, header: CopyHeader) -> Iterator[RawCopy]:
+        """As `incoming`, for a copy that comes as the gzip file that it is, with this header: from another disk."""
+        with self._incoming(RawCopy, part_name, header) as part:
+            yield part
+
+    @contextmanager
+    def _incoming(self, kind: type[_Incoming], part_name: str, header: CopyHeader) -> Iterator[_Incoming]:
         self.require()
         with _disk_errors(f"open part {part_name}"):
             try:
-                part = IncomingCopy(self._root, part_name, header)
+                part = kind(self._root, part_name, header)
             except FileNotFoundError:  # somebody tidied up
                 with _folder(self._root, _INCOMING, create=True):
-                    part = IncomingCopy(self._root, part_name, header)
+                    part = kind(self._root, part_name, header)
         try:
             yield part
         finally:
@@ -331,6 +342,11 @@ class Archive:
             if sha256 not in {None, decoder.header.sha256}:
                 raise CopySwapped(f"its header names other bytes, of SHA-256 {decoder.header.sha256}")
             yield from decoder
+
+    def open_raw(self, location: str) -> Iterator[bytes]:
+        """The bytes of the gzip file itself, in chunks, for `incoming_raw` of another disk, which compares them."""
+        with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor, _uncached(descriptor):
+            yield from _Reading(descriptor, hashes=False)
 
     def walk(self, on_problem: OnProblem | None = None) -> Iterator[str]:
         """The locations of all copies, in no order, in flat memory.
@@ -533,7 +549,7 @@ class Archive:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if path not in _NOT_BUCKETS and path.count("/") < PLACE_MAX_SEGMENTS:
+                    if path not in NOT_BUCKETS and path.count("/") < PLACE_MAX_SEGMENTS:
                         yield from self._walk(path, on_problem)
                 elif folder and COPY_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                     yield path
@@ -704,6 +720,26 @@ class IncomingCopy:
         if self._descriptor is None:
             raise ValueError("a part that was flushed takes no more bytes")
         return self._descriptor
+
+
+class RawCopy(IncomingCopy):
+    """A copy in arrival as the gzip file that it is: what is written is kept as it comes, and read back like any other."""
+
+    def __init__(self, root: str, name: str, header: CopyHeader) -> None:
+        super().__init__(root, name, header)
+        self._started = True  # its header comes with its bytes
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes of the file."""
+        with _disk_errors(f"write part {self.name}"):
+            self._put(self._open_descriptor(), bytes(data))
+
+    def finish(self) -> None:
+        """All of it came."""
+        with _disk_errors(f"write part {self.name}"):
+            if self._unsynced >= _WRITEBACK_FROM_BYTES:
+                _begin_writeback(self._open_descriptor())
+        self._finished = True
 
 
 class _ReadbackStopped(Exception):
@@ -1141,8 +1177,7 @@ def _exists(folder: int, name: str) -> bool:
 def _split(location: str) -> tuple[str, str]:
     """The place and the name of a copy. Raises ArchiveError where `location` is not one that the layout gives."""
     place, _, name = location.rpartition("/")
-    segments = place.split("/")
-    if segments[0] in _NOT_BUCKETS or not COPY_NAME.fullmatch(name) or not {"", ".", ".."}.isdisjoint(segments):
+    if not is_copy_location(location):
         raise ArchiveError(f"{location!r} is not the location of a copy")
     return place, name
 

@@ -18,6 +18,7 @@ from cbk.edges.catalog.holds import Holds
 from cbk.edges.catalog.intake import Intake
 from cbk.edges.catalog.leases import Facts, Leases
 from cbk.edges.catalog.link_deadlines import Links
+from cbk.edges.catalog.mirrors import Mirrors
 from cbk.edges.catalog.rebuild import Rebuilding
 from cbk.edges.catalog.removals import Removals
 from cbk.edges.catalog.reports import Report
@@ -51,6 +52,7 @@ class Catalog:
         self.samples = Samples(self.database)
         self.verification = Verification(self.database, holder)
         self.selection = Selection(self.database)
+        self.mirrors = Mirrors(self.database, holder)
 
     def upgrade(self) -> bool:
         """Make or migrate the tables; True where anything changed. Raises CatalogUnavailable."""

@@ -353,3 +353,60 @@ dump_versions = sa.Table(
 )
 _dump_stored = dump_versions.c.state == "stored"
 sa.Index("ix_dump_versions_verified", dump_versions.c.verified_at, sqlite_where=_dump_stored, postgresql_where=_dump_stored)
+# The disks of each mirror, or its remote, and how they stood when that was last counted: rules/mirror.py.
+mirror_disks = sa.Table(
+    "mirror_disks",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("mirror", sa.Text, nullable=False),
+    sa.Column("identity", sa.Text, nullable=False, unique=True),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("added_at", Instant, nullable=False),
+    sa.Column("seen_at", Instant),
+    sa.Column("completed_at", Instant),
+    sa.Column("counted_at", Instant),
+    sa.Column("held", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("missing", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("missing_since", Instant),
+    sa.Column("bad", sa.BigInteger, nullable=False, server_default="0"),
+    # Files there that the ledger does not know; NULL: nobody looked.
+    sa.Column("unknown", sa.BigInteger),
+    sa.Column("braked", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("retired_at", Instant),
+)
+
+# The copies on them. No foreign key to the version: what the catalog forgets, lies there all the same.
+mirror_copies = sa.Table(
+    "mirror_copies",
+    metadata,
+    sa.Column("disk_id", Identity, sa.ForeignKey("mirror_disks.id"), primary_key=True, autoincrement=False),
+    sa.Column("version_id", Identity, primary_key=True, autoincrement=False),
+    # Of the object; and of the gzip file that lies there, which may be another than the one here.
+    sa.Column("sha256", Hex, nullable=False),
+    sa.Column("location", AnyText, nullable=False),
+    sa.Column("stored_sha256", Hex, nullable=False),
+    sa.Column("stored_size", sa.BigInteger, nullable=False),
+    sa.Column("copied_at", Instant, nullable=False),
+    sa.Column("verified_at", Instant, nullable=False),
+    # What is wrong with it, until it is replaced.
+    sa.Column("bad", AnyText),
+    # When it was first seen that its version is pruned: the mirror's own grace runs from then.
+    sa.Column("gone_at", Instant),
+    # Whether a person let it go, whatever the brake says.
+    sa.Column("approved", sa.Boolean, nullable=False, server_default=sa.false()),
+    # It counts no more; its bytes have still to go where it is a leftover. Record before bytes.
+    sa.Column("removed_at", Instant),
+    sa.Column("leftover", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index("ix_mirror_copies_version_id", "version_id"),
+)
+_there = mirror_copies.c.removed_at.is_(None) & mirror_copies.c.bad.is_(None)
+sa.Index(
+    "ix_mirror_copies_verified",
+    mirror_copies.c.disk_id,
+    mirror_copies.c.verified_at,
+    sqlite_where=_there,
+    postgresql_where=_there,
+)
+for _column in (mirror_copies.c.gone_at, mirror_copies.c.removed_at, mirror_copies.c.bad):
+    _some = _column.is_not(None)
+    sa.Index(f"ix_mirror_copies_{_column.name}", mirror_copies.c.disk_id, sqlite_where=_some, postgresql_where=_some)

@@ -9,6 +9,13 @@ from pathlib import Path
 
 README = "README.txt"
 RESTORE = "restore.sh"
+MIRROR_README = "MIRROR.txt"
+
+
+def mirror_tools(where: str) -> dict[str, bytes]:
+    """As `plain_tools`, for a mirror that is reached as `where`."""
+    note = (Path(__file__).parent / MIRROR_README).read_text(encoding="utf-8").replace("{where}", where)
+    return plain_tools() | {MIRROR_README: note.encode()}
 
 
 def plain_tools() -> dict[str, bytes]:

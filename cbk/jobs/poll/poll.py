@@ -14,6 +14,7 @@ from cbk.jobs.context import Context, Publisher
 from cbk.jobs.dump.take import DUMP_LEASE, PART_PREFIX
 from cbk.jobs.intake.rows import record_rows, settle_files
 from cbk.jobs.intake.table_reader import TableReader
+from cbk.jobs.mirror.call import call_mirrors
 from cbk.jobs.poll.samples import note_sample
 from cbk.jobs.retention import sweep
 from cbk.jobs.retention.clock_guard import note_clock
@@ -97,6 +98,7 @@ def poll(context: Context, publisher: Publisher, *, pause: Pause) -> Summary:
         _sweep(context)
         sweep.purge_leftovers(context, clock_is_trusted=clock_problem is None)
         context.catalog.facts.set(**{"poll.finished_at": context.catalog.database.now().isoformat(), "poll.problem": None})
+        call_mirrors(context, publisher)
         note_sample(context)
         _keep_window_full(run, until=started + context.settings.poll_interval.total_seconds() * STAY, pause=pause)
     except LeaseLost:

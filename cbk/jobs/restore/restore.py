@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -32,17 +32,21 @@ from cbk.errors import (
     UsageError,
 )
 from cbk.jobs.context import Context
+from cbk.jobs.verification.reader import location_of
 from cbk.model import RestoreItem, Version
-from cbk.rules.intake.layout import copy_location, place_key, restore_path
+from cbk.rules.intake.layout import place_key, restore_path
 from cbk.rules.restore import Choice, RestoreFilter, choose
 
 DEFAULT_JOBS = 4
 # Files that wait for each thread, so that none of them stands still while the next page is read.
 AHEAD = 4
+# So many copies are fetched together, where they come from afar.
+PAGE = 200
 
 _BAD_COPY_HINT = "`cbk resync` fetches a bad copy again, where its link lives; an older version may have a good one (--version)"
 
 Advance = Callable[[int], None]
+FetchAhead = Callable[[Sequence[str]], None]
 
 
 class RestoreOutcome(StrEnum):
@@ -106,9 +110,16 @@ class _RestoreStopped(Exception):
 
 @contextmanager
 def planned_restore(
-    context: Context, target: Destination, restore_filter: RestoreFilter, *, dry_run: bool = False
+    context: Context,
+    target: Destination,
+    restore_filter: RestoreFilter,
+    *,
+    dry_run: bool = False,
+    ahead: FetchAhead | None = None,
 ) -> Iterator[Restore]:
     """The restore of all that `restore_filter` names to `target`. With `dry_run`, nothing is written anywhere.
+
+    `ahead` is told where the copies lie that come next, page by page, before they are read.
 
     Raises UsageError where the wish names nothing, or target and backup root lie one in the other; CatalogError, RootMissing,
     DestinationUnavailable.
@@ -120,7 +131,7 @@ def planned_restore(
         raise _nothing_matches(restore_filter)
     folds = isinstance(target, FolderDestination) and _folds_names(context, target, dry_run=dry_run)
     with closing(WantedPaths(same=place_key if folds else str)) as paths:
-        yield Restore(context, target, restore_filter, through, paths, dry_run=dry_run)
+        yield Restore(context, target, restore_filter, through, paths, dry_run=dry_run, ahead=None if dry_run else ahead)
 
 
 def _folds_names(context: Context, target: FolderDestination, *, dry_run: bool) -> bool:
@@ -145,6 +156,7 @@ class Restore:
         paths: WantedPaths,
         *,
         dry_run: bool,
+        ahead: FetchAhead | None = None,
     ) -> None:
         self.files = 0
         self.size = 0
@@ -154,6 +166,7 @@ class Restore:
         self._through = through
         self._paths = paths
         self._dry_run = dry_run
+        self._ahead = ahead
         self._advance: Advance = _ignore
         self._stopped = threading.Event()
         for choice in self._choices():
@@ -173,7 +186,7 @@ class Restore:
         running = 0
         with ThreadPoolExecutor(jobs, thread_name_prefix="restore") as pool:
             try:
-                for choice in self._choices():
+                for choice in self._coming():
                     pool.submit(self._restore, choice, self._path_of(choice)).add_done_callback(done.put)
                     running += 1
                     if running >= jobs * AHEAD:
@@ -189,6 +202,16 @@ class Restore:
 
     def _choices(self) -> Iterator[Choice]:
         return _choices(self._context, self._wish, self._through)
+
+    def _coming(self) -> Iterator[Choice]:
+        """The choices, of which `ahead` knows before they come."""
+        if self._ahead is None:
+            yield from self._choices()
+            return
+        choices = self._choices()
+        while page := list(islice(choices, PAGE)):
+            self._ahead([location_of(choice.version) for choice in page if choice.has_copy])
+            yield from page
 
     def _path_of(self, choice: Choice) -> str:
         path = _path(choice.version)
@@ -315,7 +338,7 @@ def _item(version: Version, path: str) -> RestoreItem:
         number=version.number,
         sha256=version.sha256,
         size=version.size or 0,
-        location=copy_location(version.place, version.number),
+        location=location_of(version),
         path=path,
         content_type=version.content_type,
     )

@@ -13,6 +13,7 @@ from cbk.jobs.backup.disk_space import check_disk_space
 from cbk.jobs.backup.overrides import refresh_overrides
 from cbk.jobs.context import Context
 from cbk.jobs.dump.listing import DumpStanding, dump_object, gather_dumps
+from cbk.jobs.mirror.report import elsewhere_object, mirror_standings
 from cbk.jobs.retention.clock_guard import check_clock
 from cbk.jobs.status import workers
 from cbk.jobs.status.workers import check_workers
@@ -21,6 +22,7 @@ from cbk.model import Brake, Version, VersionState
 from cbk.rules.backup.disk_space import reserve
 from cbk.rules.backup.link_deadlines import find_doomed, horizon, judge_links
 from cbk.rules.backup.overrides import BANDWIDTH_FACT, judge_pause
+from cbk.rules.mirror import MirrorStanding, judge_mirrors
 from cbk.rules.status.health import LATE_AT_LEAST, LATE_INTERVALS, Problem, judge, judge_retention
 from cbk.rules.status.samples import TREND_WINDOW, days_left
 from cbk.rules.verification import drill_problems, overdue_before, verification_problems
@@ -84,6 +86,7 @@ class Status:
     drill: Drill | None
     ordered: OverridesInForce
     dumps: list[DumpStanding]
+    mirrors: list[MirrorStanding]
 
     @property
     def is_protected(self) -> bool:
@@ -154,6 +157,7 @@ def status_object(taken: Status) -> dict[str, Any]:
         "last_drill_at": _text(taken.drill.at) if taken.drill else None,
         "last_drill_passed": taken.drill.passed if taken.drill else None,
         "dumps": [dump_object(standing, counts.now) for standing in taken.dumps],
+        "elsewhere": elsewhere_object(taken.mirrors),
         "paused_until": _text(taken.ordered.paused_until),
         "bandwidth": taken.ordered.bandwidth,
         "last_poll_at": _text(taken.polled_at),
@@ -232,6 +236,8 @@ def gather_status(context: Context) -> Status:
     )
     dumps = gather_dumps(context, counts.now)
     problems += dumps.problems
+    mirrors = mirror_standings(context, facts)
+    problems += judge_mirrors(mirrors, now=counts.now, alert_after=context.settings.alert_after)
     to_refresh, first = context.catalog.links.to_refresh(REFRESH_ROWS)
     return Status(
         counts=counts,
@@ -246,6 +252,7 @@ def gather_status(context: Context) -> Status:
         drill=drill,
         ordered=ordered,
         dumps=dumps.dumps,
+        mirrors=mirrors,
     )
 
 

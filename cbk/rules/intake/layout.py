@@ -30,6 +30,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 COPY_NAME = re.compile(r"v[0-9]+\.gzip")
+# Folders of the root in which no copies lie.
+NOT_BUCKETS = frozenset({".cbk", "lost+found"})
 SEGMENT_MAX_BYTES = 255  # NAME_MAX of Linux file systems; exFAT and NTFS count 255 UTF-16 units, which are never more
 PLACE_MAX_BYTES = 2000  # leaves half of Linux's PATH_MAX (4096) to the root
 PLACE_MAX_SEGMENTS = 100
@@ -73,6 +75,13 @@ def split_key(key: str) -> tuple[str, str]:
 def copy_location(place: str, number: int) -> str:
     """Where version `number` of the file at `place` lies, relative to the root."""
     return f"{place}/v{number}.gzip"
+
+
+def is_copy_location(location: str) -> bool:
+    """Whether a copy may lie at that path, relative to the root: one that the layout could give."""
+    place, _, name = location.rpartition("/")
+    segments = place.split("/")
+    return segments[0] not in NOT_BUCKETS and COPY_NAME.fullmatch(name) is not None and {"", ".", ".."}.isdisjoint(segments)
 
 
 @lru_cache(_REMEMBERED)

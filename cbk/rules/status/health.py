@@ -56,6 +56,7 @@ class Kind(StrEnum):
     CATALOG = "catalog"
     CORRUPT = "corrupt"
     PAUSED = "paused"
+    MIRROR = "mirror"
 
 
 # Any other state of a file's newest version is of the kind `unfetched`.

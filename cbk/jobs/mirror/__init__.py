@@ -1,0 +1,1 @@
+"""Mirrors: copies in further places, and back from them."""

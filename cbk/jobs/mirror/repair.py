@@ -1,0 +1,69 @@
+"""A copy that is lost here, and whose link is dead, comes back from a mirror before it counts as lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cbk.edges.catalog import LeaseRenewer
+from cbk.errors import CopyCorrupt, CopyMissing, MirrorUnavailable
+from cbk.jobs.context import Context
+from cbk.jobs.intake.rows import settle_files
+from cbk.jobs.mirror.places import Place
+from cbk.jobs.mirror.transfer import Wanted, transfer
+from cbk.jobs.verification.reader import location_of
+from cbk.model import Claim, Written
+from cbk.rules.mirror import MirrorCopy, MirrorDisk
+
+TOGETHER = 100
+
+
+def repair(context: Context, place: Place, disk: MirrorDisk, *, tick: Callable[[], None], on_bytes: Callable[[int], None]) -> int:
+    """Bring back what this disk has of what is lost here; how many copies. Raises MirrorUnavailable, ArchiveError, CatalogError."""
+    repaired, last = 0, 0
+    while lost := context.catalog.mirrors.repairable(disk.id, TOGETHER, after=last):
+        last = max(each.version_id for each in lost)
+        repaired += _bring_back(context, place, lost, tick=tick, on_bytes=on_bytes)
+    return repaired
+
+
+def _bring_back(
+    context: Context, place: Place, lost: Sequence[MirrorCopy], *, tick: Callable[[], None], on_bytes: Callable[[int], None]
+) -> int:
+    ledger, work = context.catalog.mirrors, context.catalog.work
+    there = {copy.version_id: copy for copy in lost}
+    claims = {claim.version.id: claim for claim in ledger.claim_lost(there, context.settings.lease)}
+    if not claims:
+        return 0
+    renewer = LeaseRenewer(work, claims.values(), context.settings.lease)
+
+    def keep() -> None:
+        tick()
+        renewer.tick(next(iter(claims.values())))
+
+    stored: list[tuple[Claim, Written]] = []
+    try:
+        with place.reading([there[version_id].location for version_id in claims], tick=keep, on_bytes=on_bytes) as archive:
+            wanted = {_wanted(claim, there[version_id]): claim for version_id, claim in claims.items()}
+            moved = transfer(archive, context.archive, list(wanted), tick=keep)
+        for each in moved:
+            claim = wanted[each.wanted]
+            if each.written is not None:
+                stored.append((claim, each.written))
+            elif isinstance(each.error, CopyCorrupt | CopyMissing) and place.marker() is not None:
+                copy = there[claim.version.id]
+                ledger.note_bad(copy.disk_id, copy.version_id, each.error.message)
+            elif each.error is not None:
+                raise MirrorUnavailable(f"{place.where}: {each.error.message}", hint=each.error.hint)
+        not_ours = work.record_stored(stored)
+        stored = [each for each in stored if each[0] not in not_ours]
+    finally:
+        done = {claim.version.id for claim, _ in stored}
+        ledger.release_lost([claim for version_id, claim in claims.items() if version_id not in done])
+    settle_files(context, {claim.version.file_id for claim, _ in stored})
+    return len(stored)
+
+
+def _wanted(claim: Claim, copy: MirrorCopy) -> Wanted:
+    version = claim.version
+    name = f"{version.id}-{claim.fence}.part"
+    return Wanted(location=location_of(version), from_location=copy.location, sha256=version.sha256, part_name=name)
