@@ -335,6 +335,11 @@ class Origin:
             self._stored[quote(path)] = stored
         return self.url(path)
 
+    def put_as_is(self, path: str, data: bytes, *answers: Answer) -> None:
+        """Store an object under a path in this very spelling: another one of the same name is not found."""
+        with self._lock:
+            self._stored[path] = _Stored(data, None, f'"{hashlib.md5(data).hexdigest()}"', list(answers) or [serve()])
+
     def remove(self, path: str) -> None:
         """Forget an object: 404 from now on."""
         with self._lock:

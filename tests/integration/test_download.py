@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import threading
+import time
 import traceback
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cbk.edges.download import Downloader, http_connections
+from cbk.edges.download import Downloader, connector, deadline, http_connections
 from cbk.errors import (
     DiskFull,
     LeaseLost,
@@ -110,6 +111,14 @@ def make_downloader(origin):
 @pytest.fixture
 def downloader(make_downloader):
     return make_downloader()
+
+
+def wait_until(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError(condition)
 
 
 def fetch(downloader, link, sink=None, tick=lambda _: None):
@@ -413,13 +422,25 @@ def test_fetch_does_not_join_parts_after_the_object_was_replaced(origin, downloa
     assert "changed" in error.message
 
 
-def test_fetch_refuses_another_range_than_it_asked_for(origin, downloader):
-    def other_range(exchange):
-        exchange.send(206, {"Content-Range": f"bytes 0-{len(exchange.data) - 1}/{len(exchange.data)}"}, exchange.data)
+def part_from(start):
+    """Answer with the bytes from `start` on, whatever was asked for."""
+
+    def answer(exchange):
+        content_range = f"bytes {start}-{len(exchange.data) - 1}/{len(exchange.data)}"
+        exchange.send(206, {"Content-Range": content_range}, exchange.data[start:])
         return True
 
-    error = failure(downloader, origin.put(PATH, DATA, cut(5000), other_range), TransferBroken)
+    return answer
+
+
+def test_fetch_refuses_a_range_that_begins_behind_what_it_has(origin, downloader):
+    error = failure(downloader, origin.put(PATH, DATA, cut(5000), part_from(5001)), TransferBroken)
     assert "another part" in error.message
+
+
+@pytest.mark.parametrize("start", [0, 1, 4999])
+def test_fetch_skips_what_it_has_of_a_range_that_begins_earlier(origin, downloader, start):
+    assert fetch(downloader, origin.put(PATH, DATA, cut(5000), part_from(start)))[1] == DATA
 
 
 def test_fetch_without_any_validator_goes_on_where_the_size_is_the_same(origin, downloader):
@@ -464,7 +485,7 @@ def test_fetch_of_more_than_announced_takes_no_more_than_that(origin, downloader
     assert fetch(downloader, origin.put("/b/next", DATA))[1] == DATA
 
 
-@pytest.mark.parametrize("length", ["abc", "-5", "5, 5", "5, 7", ""])
+@pytest.mark.parametrize("length", ["abc", "-5", "5, 7", ""])
 def test_fetch_with_a_length_that_is_no_number_is_refused(origin, downloader, length):
     with pytest.raises((NotTheObject, TransferBroken)):
         fetch(downloader, origin.put(PATH, DATA, announce(length)))
@@ -546,19 +567,21 @@ def test_fetch_tells_a_status_even_where_its_page_is_cut(origin, downloader):
         b"SSH-2.0-secret\r\n",
         b"\x15\x03\x01\x00\x02\x02\x50",
         b"HTTP/1.1 secret -\r\n\r\n",
-        b"HTTP/2.0 200 secret\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"X-Secret: secret\r\n" * 101 + b"\r\n",
-        b"HTTP/1.1 200 OK\r\nX-Secret: " + b"a" * 70_000 + b"\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nabcdefg",
+        b"HTTP/1.1 200 OK\r\nX-Secret: " + b"a" * 400_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nno colon here: but here\r\nsecret\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nX-Secret: sec\0ret\r\nContent-Length: 3\r\n\r\nabc",
     ],
 )
 def test_fetch_of_an_answer_that_is_not_http_fails_cleanly(origin, downloader, answer):
     failure(downloader, origin.put(PATH, DATA, raw(answer)), TransferBroken)
 
 
-def test_fetch_logs_no_link_when_headers_are_malformed(origin, downloader):
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nno colon here\r\nETag: x\r\n\r\nabc"
-    assert fetch(downloader, origin.put(PATH, DATA, raw(answer)))[1] == b"abc"
+def test_fetch_of_an_answer_with_two_lengths_takes_neither(origin, downloader):
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 7\r\n\r\nabcdefg"
+    sink = Sink()
+    with pytest.raises((NotTheObject, TransferBroken)):
+        fetch(downloader, origin.put(PATH, DATA, raw(answer)), sink)
+    assert sink.getvalue() == b""
 
 
 # Redirects
@@ -599,7 +622,7 @@ def test_fetch_does_not_follow_a_redirect_to_another_host(origin, downloader):
         ("ftp://files.example.com/secret", LinkForbidden),
         ("http://user:secret@127.0.0.1/", LinkForbidden),
         ("file:///etc/secret", LinkForbidden),
-        ("http://[::1/secret", NotTheObject),
+        ("http://[::1/secret", LinkForbidden),
         ("", NotTheObject),
     ],
 )
@@ -643,7 +666,7 @@ def test_fetch_gives_up_on_an_origin_that_drips_too_slowly(origin, make_download
 
 
 def test_watch_demands_the_speed_of_each_window_and_forgets_a_fast_past():
-    watch = http_connections.Deadline(lambda: 0, bytes_per_second=1000, window_seconds=60)
+    watch = deadline.Deadline(lambda: 0, bytes_per_second=1000, window_seconds=60)
     watch.received(100 * MIB, 60)
     watch.received(60_000, 60)
     with pytest.raises(TransferBroken):
@@ -771,7 +794,7 @@ class Network:
         self.connected.append(address)
         if address[0] in self.dead:
             raise TimeoutError
-        return http_connections.connect(socket.AF_INET, ("127.0.0.1", self.origin.port), timeout_seconds)
+        return connector.connect(socket.AF_INET, ("127.0.0.1", self.origin.port), timeout_seconds)
 
 
 @pytest.fixture(scope="module")
@@ -900,7 +923,7 @@ def test_fetch_keeps_connections_to_a_few_hosts_only(origin, make_downloader):
     origin.put(PATH, DATA)
     for host in hosts:
         fetch(downloader, f"http://{host}{PATH}")
-    assert len(downloader._connections()._pools) == 8
+    assert len(origin._open) == http_connections.KEPT_CONNECTIONS
     fetch(downloader, f"http://{hosts[-1]}{PATH}")
     assert len(network.lookups) == 20
 
@@ -918,9 +941,9 @@ def test_close_ends_the_connections_of_every_thread(origin, downloader):
     for thread in threads:
         thread.start()
     done.wait()
-    connections = list(downloader._all_connections)
+    assert len(origin._open) == 3
     downloader.close()
-    assert [len(each._pools) for each in connections] == [0, 0, 0]
+    wait_until(lambda: not origin._open)
     leave.set()
     for thread in threads:
         thread.join()
@@ -955,7 +978,7 @@ def test_fetch_from_a_host_that_the_certificate_does_not_name_is_refused(tls_ori
     _, downloader = make_public([PUBLIC])
     tls_origin.put(PATH, DATA)
     error = failure(downloader, f"https://evil.example.org{PATH}", OriginUnavailable)
-    assert "Hostname mismatch" in error.message
+    assert "it is for another name" in error.message
     assert tls_origin.count(PATH) == 0
 
 
@@ -973,7 +996,7 @@ def test_fetch_over_tls_from_an_origin_without_it_says_so(make_downloader):
         address = f"127.0.0.1:{server.getsockname()[1]}"
         error = failure(make_downloader(address), f"https://{address}{PATH}", OriginUnavailable)
         thread.join()
-    assert error.message == f"{address} and this machine agree on no TLS connection (WRONG_VERSION_NUMBER)"
+    assert error.message == f"{address} and this machine agree on no TLS connection (wrong version number)"
 
 
 def test_fetch_over_tls_from_an_origin_that_never_shakes_hands_ends(make_downloader):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cbk.edges.download import Downloader, http_connections
+from cbk.edges.download import Downloader, connector
 from cbk.edges.download.dns_resolver import DnsResolver
 from cbk.errors import DownloadError
 from cbk.model import VersionState
@@ -263,8 +263,8 @@ class Site:
 
     def _connect(self, family, address, timeout_seconds):
         if address[0] == PUBLIC:
-            return http_connections.connect(socket.AF_INET, ("127.0.0.1", self.tls_origin.port), timeout_seconds)
-        return http_connections.connect(family, address, timeout_seconds)
+            return connector.connect(socket.AF_INET, ("127.0.0.1", self.tls_origin.port), timeout_seconds)
+        return connector.connect(family, address, timeout_seconds)
 
     def run(self, link, content=b"content"):
         """Write a row with this link, and do its backup; gives the version, or None where the row was declined."""

@@ -1,10 +1,19 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from urllib3._collections import HTTPHeaderDict
 
 from cbk.errors import LinkDenied, LinkExpired, NotTheObject, ObjectMissing, OriginUnavailable, TransferBroken
-from cbk.rules.backup.http_responses import FRESH_LINK, Entity, check_resumed, classify_refusal, read_entity, retry_after_seconds
+from cbk.rules.backup.http_responses import (
+    FRESH_LINK,
+    Entity,
+    Headers,
+    check_resumed,
+    classify_refusal,
+    parse_headers,
+    parse_status,
+    read_entity,
+    retry_after_seconds,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
@@ -12,7 +21,7 @@ EARLIER = NOON - timedelta(hours=1)
 
 
 def refuse(status, excerpt="", expires_at=None, **headers):
-    fields = HTTPHeaderDict({name.replace("_", "-"): value for name, value in headers.items()})
+    fields = Headers({name.replace("_", "-"): value for name, value in headers.items()})
     error = classify_refusal(status, excerpt, fields, origin="files.example.com", link_expires_at=expires_at, now=NOON)
     assert "secret" not in f"{error.message} {error.hint}"
     return error
@@ -204,11 +213,11 @@ ENTITY = Entity(size=100, etag='"a"', last_modified="Thu, 01 Jan 2026 11:00:00 G
 
 
 def entity(**headers):
-    return read_entity("files.example.com", HTTPHeaderDict({name.replace("_", "-"): value for name, value in headers.items()}))
+    return read_entity("files.example.com", Headers({name.replace("_", "-"): value for name, value in headers.items()}))
 
 
 def resume(known=ENTITY, status=206, position=40, **headers):
-    fields = HTTPHeaderDict({name.replace("_", "-"): value for name, value in headers.items()})
+    fields = Headers({name.replace("_", "-"): value for name, value in headers.items()})
     return check_resumed("files.example.com", known, status, fields, position=position)
 
 
@@ -217,7 +226,7 @@ def test_entity_is_what_the_headers_say():
     assert read == ENTITY
 
 
-@pytest.mark.parametrize("length", ["", "abc", "-1", "+5", "5, 5", "5, 7", "1e3", "0x10", " 5 x", "9" * 30, "\u0663"])
+@pytest.mark.parametrize("length", ["", "abc", "-1", "+5", "5, 7", "5,", "1e3", "0x10", " 5 x", "9" * 30, "\u0663"])
 def test_entity_with_a_length_that_is_no_number_is_refused(length):
     with pytest.raises(NotTheObject):
         entity(Content_Length=length)
@@ -246,6 +255,10 @@ def test_if_range_takes_a_strong_validator_only(headers, validator):
     assert entity(**headers).if_range == validator
 
 
+def test_same_length_on_several_lines_is_one():
+    assert entity(Content_Length="5, 5, 5").size == 5
+
+
 def test_resumed_part_that_starts_where_the_last_one_ended_goes_on():
     assert resume(Content_Range="bytes 40-99/100", ETag='"a"') == (ENTITY, 0)
 
@@ -258,13 +271,40 @@ def test_resumed_part_tells_the_size_that_was_not_known():
 @pytest.mark.parametrize(
     "content_range",
     [
-        "bytes 0-99/100", "bytes 41-99/100", "bytes 39-99/100", "bytes 40-99/101", "bytes 40-100/100", "bytes 40-39/100",
-        "bytes 40-99/*", "bytes */100", "items 40-99/100", "bytes 40-99", "", "bytes 40-99/100, 0-1/100", "bytes -40-99/100",
+        "bytes 41-99/100", "bytes 40-99/101", "bytes 41-99/*", "bytes 40-100/100", "bytes 40-39/100",
+        "bytes 40-100/*", "bytes */100", "items 40-99/100", "bytes 40-99", "", "bytes 40-99/100, 0-1/100", "bytes -40-99/100",
     ],
 )  # fmt: skip
 def test_resumed_part_that_is_another_one_is_refused(content_range):
     with pytest.raises(TransferBroken):
         resume(Content_Range=content_range, ETag='"a"')
+
+
+@pytest.mark.parametrize(
+    ("content_range", "skip"),
+    [("bytes 0-99/100", 40), ("bytes 39-99/100", 1), ("bytes 40-99/*", 0), ("bytes  40 - 60 / 100", 0)],
+)
+def test_resumed_part_is_taken_from_where_it_begins_on(content_range, skip):
+    assert resume(Content_Range=content_range, ETag='"a"') == (ENTITY, skip)
+
+
+@pytest.mark.parametrize(("first", "then"), [('"a"', 'W/"a"'), ('W/"a"', '"a"'), ('W/"a"', 'W/"a"')])
+def test_resumed_part_whose_etag_was_weakened_is_of_the_same_object(first, then):
+    known = Entity(size=100, etag=first, last_modified=None, content_type=None)
+    assert resume(known, Content_Range="bytes 40-99/100", ETag=then)[1] == 0
+
+
+@pytest.mark.parametrize("size", [None, 40])
+def test_nothing_is_missing_where_the_rest_begins_at_the_end(size):
+    known = Entity(size=size, etag='"a"', last_modified=None, content_type=None)
+    assert resume(known, status=416, Content_Range="bytes */40")[0].size == 40
+
+
+@pytest.mark.parametrize("content_range", ["bytes */41", "bytes */39", "", "bytes 40-41/42", "bytes */*"])
+def test_rest_that_is_refused_elsewhere_is_missing(content_range):
+    known = Entity(size=None, etag='"a"', last_modified=None, content_type=None)
+    with pytest.raises(TransferBroken, match="416"):
+        resume(known, status=416, Content_Range=content_range)
 
 
 def test_resumed_part_without_its_range_is_refused():
@@ -299,3 +339,55 @@ def test_whole_object_without_a_strong_etag_from_the_start_is_refused(first):
 def test_any_other_answer_to_a_range_is_refused(status):
     with pytest.raises(TransferBroken, match=str(status)):
         resume(status=status)
+
+
+HEAD = [
+    b"HTTP/1.1 200 OK\r\n",
+    b"Content-Type:  image/png \t\r\n",
+    b'ETag:"a"\r\n',
+    b'etag: "b"\r\n',
+    b"Cache-Control: a\r\n",
+    b"CACHE-CONTROL: b\r\n",
+    b"X-Folded: a\r\n",
+    b"\t b\r\n",
+    b"no colon\r\n",
+    b": no name\r\n",
+    "X-Größe: 名\r\n".encode(),
+    b"Location: /gr\xfcn\r\n",
+    b"Empty:\n",
+]
+
+
+def test_headers_are_found_by_their_names_in_any_case():
+    headers = parse_headers(HEAD)
+    assert (headers["content-TYPE"], headers.get("CONTENT-type"), headers.get("Missing")) == ("image/png", "image/png", None)
+    assert (headers["Empty"], headers["X-Folded"]) == ("", "a b")
+    assert len(headers) == len(list(headers)) == 7
+
+
+def test_first_of_several_lines_counts_unless_they_are_a_list():
+    headers = parse_headers(HEAD)
+    assert (headers["ETag"], headers["Cache-Control"]) == ('"a"', "a, b")
+
+
+def test_other_bytes_than_those_of_utf_8_are_not_lost():
+    assert parse_headers(HEAD)["Location"].encode("utf-8", "surrogateescape") == b"/gr\xfcn"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", 200),
+        (b"HTTP/1.0 404\r\n", 404),
+        (b"HTTP/2 503 \r\n", 503),
+        (b"HTTP/1.1 2000 OK\r\n", 0),
+        (b"HTTP/1.1 OK\r\n", 0),
+        (b"ICY 200 OK\r\n", 0),
+    ],
+)
+def test_status_is_that_of_the_first_line(line, status):
+    assert parse_status([line, b"A: b\r\n"]) == status
+
+
+def test_nothing_has_no_status():
+    assert parse_status([]) == 0

@@ -11,9 +11,11 @@ from cbk.rules.backup.links import (
     LinkTarget,
     address_is_public,
     check_link,
+    follow_redirect,
     link_digest,
     link_expires_at,
     normalized_host,
+    request_target,
 )
 
 ANYWHERE = AllowedHosts()
@@ -430,3 +432,54 @@ def test_link_digest_changes_with_the_signature():
 
 def test_link_digest_takes_text_that_is_no_unicode():
     assert link_digest("https://files.example.com/\ud800") != link_digest("https://files.example.com/\ud801")
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("https://a.example/b%2fc%2F?X=%2f#part?d", b"/b%2fc%2F?X=%2f"),
+        ("https://a.example//b/../c/./d", b"//b/../c/./d"),
+        ("https://a.example", b"/"),
+        ("https://a.example?b=/c", b"/?b=/c"),
+        ("https://a.example#b", b"/"),
+        ("https://a.example/?", b"/?"),
+        ("https://[2606:4700::1]:8443/b", b"/b"),
+        ("https://a.example/gr\u00fcn?n=\u540d", b"/gr%C3%BCn?n=%E5%90%8D"),
+        ("https://a.example/https://b.example/c", b"/https://b.example/c"),
+    ],
+)
+def test_request_target_is_the_link_as_it_is_written(link, target):
+    assert request_target(link) == target
+
+
+BASE = "https://a.example/b/c/d.bin?e=f"
+
+
+@pytest.mark.parametrize(
+    ("location", "link"),
+    [
+        ("https://b.example/x%2fy?z#part", "https://b.example/x%2fy?z"),
+        ("//b.example/x", "https://b.example/x"),
+        ("/x//y?z", "https://a.example/x//y?z"),
+        ("x", "https://a.example/b/c/x"),
+        ("../x", "https://a.example/b/x"),
+        ("../../../../x", "https://a.example/x"),
+        ("./x/./y/../z", "https://a.example/b/c/x/z"),
+        ("..", "https://a.example/b/"),
+        (".", "https://a.example/b/c/"),
+        ("?x", "https://a.example/b/c/d.bin?x"),
+        ("#x", "https://a.example/b/c/d.bin"),
+        ("/x y", "https://a.example/x%20y"),
+        ("/gr\u00fcn", "https://a.example/gr%C3%BCn"),
+        ("/gr\udcfcn", "https://a.example/gr%FCn"),
+        ("https://gr\u00fcn.example/x", "https://gr\u00fcn.example/x"),
+        ("http://b.example", "http://b.example"),
+        ("/a:b", "https://a.example/a:b"),
+        ("", None),
+    ],
+)
+def test_redirect_leads_where_curl_goes(location, link):
+    assert follow_redirect(BASE, location) == link

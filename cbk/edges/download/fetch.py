@@ -7,7 +7,6 @@ and once, and as many as the origin announced. Whether these are the row's bytes
 from __future__ import annotations
 
 import random
-import ssl
 import threading
 import time
 import weakref
@@ -16,18 +15,23 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
-from urllib.parse import urljoin
 
-import urllib3
-
-from cbk.edges.download import http_connections
+from cbk.edges.download.connector import Connect, Connector, Resolve
+from cbk.edges.download.connector import connect as connect_to
+from cbk.edges.download.deadline import Deadline
 from cbk.edges.download.dns_resolver import DnsResolver
 from cbk.edges.download.host_limit import HostLimit
-from cbk.edges.download.http_connections import ConnectionLost, Connector, Deadline, HttpConnections
+from cbk.edges.download.http_connections import (
+    READ_SIZE,
+    ConnectionLost,
+    HttpConnections,
+    HttpResponse,
+    readable_ca_bundle,
+)
 from cbk.errors import DownloadError, LinkForbidden, NotTheObject, OriginUnavailable, TooLarge, TransferBroken
 from cbk.model import Fetched
 from cbk.rules.backup.http_responses import REDIRECTS, Entity, check_resumed, classify_refusal, read_entity
-from cbk.rules.backup.links import AllowedHosts, LinkTarget, check_link, link_expires_at
+from cbk.rules.backup.links import AllowedHosts, LinkTarget, check_link, follow_redirect, link_expires_at, request_target
 
 _HEADERS = {"User-Agent": "cloud-backup-kit", "Accept": "*/*", "Accept-Encoding": "identity"}
 _EXCERPT_SIZE = 4096  # bytes of an error page that are read; the services' XML has a few hundred
@@ -96,11 +100,12 @@ class Downloader:
         sleep: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
-        resolve: http_connections.Resolve | None = None,
-        connect: http_connections.Connect = http_connections.connect,
+        resolve: Resolve | None = None,
+        connect: Connect = connect_to,
     ) -> None:
         self._allowed = allowed
-        self._timeout_seconds = (connect_timeout_seconds, read_timeout_seconds)
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._read_timeout_seconds = read_timeout_seconds
         self._max_seconds = max_seconds
         self._min_bytes_per_second = min_bytes_per_second
         self._speed_window_seconds = speed_window_seconds
@@ -108,11 +113,11 @@ class Downloader:
         self._max_redirects = max_redirects
         self._max_resumes = max_resumes
         self._host_limit = HostLimit(max_per_host)
-        self._tls: ssl.SSLContext = http_connections.tls_context(ca_bundle)
+        self._ca_bundle = readable_ca_bundle(ca_bundle)
         self._sleep = sleep
         self._monotonic = monotonic
         self._jitter = jitter
-        self._dial = Connector(resolve or DnsResolver(connect_timeout_seconds), connect)
+        self._connector = Connector(resolve or DnsResolver(connect_timeout_seconds), connect)
         self._threads = threading.local()
         self._all_connections: weakref.WeakSet[HttpConnections] = weakref.WeakSet()
 
@@ -123,7 +128,7 @@ class Downloader:
         *,
         tick: Callable[[int], None],
         now: Callable[[], datetime],
-        piece: Callable[[], int] = lambda: http_connections.READ_SIZE,
+        piece: Callable[[], int] = lambda: READ_SIZE,
     ) -> Fetched:
         """Fetch one object into `sink`, and return once it is complete.
 
@@ -159,9 +164,10 @@ class Downloader:
             self._pause(transfer, resumes)
 
     def close(self) -> None:
-        """Close all connections; no thread may be fetching."""
-        for connections in list(self._all_connections):
-            connections.close()
+        """Close all connections; no thread may be fetching. What is fetched later gets new ones."""
+        self._threads = threading.local()
+        while self._all_connections:
+            self._all_connections.pop().close()
 
     def _connections(self) -> HttpConnections:
         connections: HttpConnections | None = getattr(self._threads, "connections", None)
@@ -169,7 +175,13 @@ class Downloader:
             deadline = Deadline(
                 self._monotonic, bytes_per_second=self._min_bytes_per_second, window_seconds=self._speed_window_seconds
             )
-            connections = self._threads.connections = HttpConnections(self._dial, deadline, self._tls, self._timeout_seconds)
+            connections = self._threads.connections = HttpConnections(
+                self._connector,
+                deadline,
+                ca_bundle=self._ca_bundle,
+                connect_timeout_seconds=self._connect_timeout_seconds,
+                read_timeout_seconds=self._read_timeout_seconds,
+            )
             self._all_connections.add(connections)
         return connections
 
@@ -201,9 +213,10 @@ class Downloader:
         target, response = self._open(connections, transfer)
         with closing(response):
             skip = self._judge(transfer, response, target.label)
-            self._receive(transfer, response, target.label, skip)
+            if response.status != 416:
+                self._receive(transfer, response, target.label, skip)
 
-    def _open(self, connections: HttpConnections, transfer: _Transfer) -> tuple[LinkTarget, urllib3.BaseHTTPResponse]:
+    def _open(self, connections: HttpConnections, transfer: _Transfer) -> tuple[LinkTarget, HttpResponse]:
         """Ask for the link, following redirects: each is a new link that has to be one to follow."""
         link, secure = transfer.link, False
         for _ in range(self._max_redirects + 1):
@@ -212,14 +225,17 @@ class Downloader:
             if secure and target.scheme != "https":
                 raise LinkForbidden(f"the link is redirected from https to plain http at {target.label}")
             secure = target.scheme == "https"
-            response = connections.get(target, link, transfer.headers)
+            response = connections.get(target, request_target(link), transfer.headers)
             if response.status not in REDIRECTS:
                 return target, response
             response.close()
-            link = _redirected(link, response.headers.get("Location"), target.label)
+            place = follow_redirect(link, response.headers.get("Location", ""))
+            if place is None:
+                raise NotTheObject(f"{target.label} redirects the link to nowhere")
+            link = place
         raise NotTheObject(f"the link is redirected more than {self._max_redirects} times")
 
-    def _judge(self, transfer: _Transfer, response: urllib3.BaseHTTPResponse, origin: str) -> int:
+    def _judge(self, transfer: _Transfer, response: HttpResponse, origin: str) -> int:
         """Take the answer for the object (or its rest) and return how many of its bytes are known already, or raise why not."""
         status, headers = response.status, response.headers
         if status != 200 and ((status >= 400 and status != 416) or not transfer.position):
@@ -236,10 +252,10 @@ class Downloader:
             transfer.announced = size
         return skip
 
-    def _receive(self, transfer: _Transfer, response: urllib3.BaseHTTPResponse, origin: str, skip: int) -> None:
+    def _receive(self, transfer: _Transfer, response: HttpResponse, origin: str, skip: int) -> None:
         size = transfer.entity.size if transfer.entity is not None else None
-        while chunk := http_connections.read(response, origin, transfer.piece()):
-            data = memoryview(chunk)[skip:]
+        while chunk := response.read(transfer.piece()):
+            data = chunk[skip:]
             skip = max(0, skip - len(chunk))
             if size is not None and transfer.position + len(data) > size:
                 raise TransferBroken(f"{origin} sends more than it announced")
@@ -265,19 +281,10 @@ def _fetched(transfer: _Transfer) -> Fetched:
     )
 
 
-def _redirected(link: str, location: str | None, origin: str) -> str:
-    try:
-        if location:
-            return urljoin(link, location)
-    except ValueError:
-        pass
-    raise NotTheObject(f"{origin} redirects the link to nowhere")
-
-
-def _refusal(transfer: _Transfer, response: urllib3.BaseHTTPResponse, origin: str) -> DownloadError:
+def _refusal(transfer: _Transfer, response: HttpResponse, origin: str) -> DownloadError:
     excerpt = b""
     try:
-        while chunk := http_connections.read(response, origin, _EXCERPT_SIZE - len(excerpt)):
+        while len(excerpt) < _EXCERPT_SIZE and (chunk := response.read(_EXCERPT_SIZE)):
             excerpt += chunk
     except ConnectionLost:
         pass  # the status is known; the page would only have told more

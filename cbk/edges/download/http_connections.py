@@ -1,56 +1,47 @@
-"""Connections to origins: dialled to checked addresses, watched while they talk, and silent about links.
+"""HTTP by libcurl, over sockets that the kit opens: to judged addresses, watched while they talk, and silent about links.
 
-`requests` is used at its adapter: a `Session` adds cookies, netrc, proxies from the environment and redirects of its own, none of
-which may touch a signed link, and twice the CPU time for each request.
+libcurl is told as little as can be. It sees the origin's host and port, never the link: the request's target is
+handed to it as bytes. It looks up no name and connects to nobody: each socket that it asks for comes from the
+`Connector`. It follows nothing, keeps no cookies, reads no netrc and no proxy of the environment, and decodes
+nothing. It gives back header lines and body as they come.
 """
 
 from __future__ import annotations
 
-import functools
-import http.client
-import io
-import logging
+import re
+import select
 import socket
 import ssl
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias, cast
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
+import pycurl
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from cbk.edges.download.dns_resolver import Address
-from cbk.errors import CbkError, LinkForbidden, OriginUnavailable, SettingsError, TransferBroken
-from cbk.rules.backup.links import LinkTarget, address_is_public
+from cbk.edges.download.connector import Connector
+from cbk.edges.download.deadline import Deadline
+from cbk.errors import CbkError, NotTheObject, OriginUnavailable, SettingsError, TransferBroken
+from cbk.rules.backup.http_responses import Headers, parse_headers, parse_status
+from cbk.rules.backup.links import LinkTarget
 
-Resolve: TypeAlias = Callable[[str, int], Iterable[Address]]
-Connect: TypeAlias = Callable[[int, Any, float | None], socket.socket]
+_RECEIVE_SIZE = 32 * 1024  # bytes; headers and a small object come in one system call
+# Bytes; the most that one transfer holds. libcurl receives ten times before it looks up: all of that has room.
+READ_SIZE = 10 * _RECEIVE_SIZE
+KEPT_CONNECTIONS = 8  # for each thread; rows could name any number of hosts
+# Where libcurl would go if a socket were not ours: nowhere (RFC 5737). It is an address, so no name is ever looked up.
+_NOWHERE = ["::192.0.2.1:9"]
 
-READ_SIZE = 256 * 1024  # bytes asked of one receive, and so the most that one transfer holds
-_RECEIVE_BUFFER = 64 * 1024  # bytes; headers and a small object come in one system call
-_POOLS = 8  # hosts that a thread keeps a connection to; rows could name any number of them
-_TRIES_PER_FAMILY = 2  # addresses; a network whose IPv6 leads nowhere must not use up the patience for IPv4
-
-_NETWORK_ERRORS = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)  # OSError includes requests' own
-_TIMEOUTS = (TimeoutError, urllib3.exceptions.TimeoutError)
-_HANG_UPS = (ConnectionError, http.client.RemoteDisconnected, http.client.IncompleteRead)
-
-
-class _HideLinks(logging.Filter):
-    """urllib3 writes links with their signatures into its log, some of them as warnings. None of it is worth that."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        del record
-        return False
-
-
-for _name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.response", "urllib3.util.retry"):
-    logging.getLogger(_name).addFilter(_HideLinks())
+_WANTED = {pycurl.POLL_IN: select.POLLIN, pycurl.POLL_OUT: select.POLLOUT, pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT}
+# How libcurl says that the connection ended before the answer did.
+_HANG_UPS = {pycurl.E_PARTIAL_FILE, pycurl.E_GOT_NOTHING, pycurl.E_RECV_ERROR, pycurl.E_SEND_ERROR, pycurl.E_WRITE_ERROR}
+# The parts of libcurl's messages that may be repeated: OpenSSL's reasons, which hold nothing of the link.
+_CERTIFICATE_REASON = re.compile(r"SSL certificate (?:problem|verification failed): ([A-Za-z0-9 ,'()-]{1,120})")
+_OTHER_NAME = re.compile(r"no alternative certificate subject name matches|does not match target host")
+_TLS_REASON = re.compile(r"error:[0-9A-F]{8}:[A-Za-z ]*:[A-Za-z0-9_ ]*:([A-Za-z0-9 /-]{1,60})")
+# A TCP connection that ends without TLS' own goodbye. Where its end is that of the object, too, it is taken for it, as
+# by many clients: whether the object is whole is for its hash to say.
+_TLS_CUT = "unexpected eof while reading"
 
 
 class ConnectionLost(Exception):
@@ -62,288 +53,287 @@ class ConnectionLost(Exception):
         self.stalled = stalled
 
 
-class Deadline:
-    """Measures what comes in from the network during one transfer, headers and chunk framing included.
-
-    A socket's timeout starts anew with each byte: an origin that sends one every 29 seconds would hold a worker for days. Only the
-    time spent waiting for the network counts for the speed, not the time that the disk takes.
-    """
-
-    def __init__(self, monotonic: Callable[[], float], *, bytes_per_second: float, window_seconds: float) -> None:
-        self.monotonic = monotonic
-        self._bytes_per_second = bytes_per_second
-        self._window_seconds = window_seconds
-        self.start(float("inf"))
-
-    def start(self, seconds: float) -> None:
-        """Begin a transfer that may take `seconds`."""
-        self._ends_at = self.monotonic() + seconds
-        self._waited = 0.0
-        self._received = 0
-
-    def exclude(self, seconds: float) -> None:
-        """So much of the transfer's time was not the network's."""
-        self._ends_at += seconds
-
-    def check(self) -> None:
-        """Raise TransferBroken when the transfer's time is over."""
-        if self.monotonic() >= self._ends_at:
-            raise TransferBroken("the transfer takes longer than is allowed for one object")
-
-    def received(self, count: int, waited: float) -> None:
-        """Take note of `count` bytes after `waited` seconds. Raise TransferBroken when a window was slower than the minimum."""
-        self._waited += waited
-        self._received += count
-        if self._waited >= self._window_seconds:
-            if self._received < self._waited * self._bytes_per_second:
-                raise TransferBroken(f"the origin sends less than {self._bytes_per_second:.0f} bytes per second")
-            self._waited = 0.0
-            self._received = 0
-
-
-class _WatchedStream(io.RawIOBase):
-    """A socket's stream under a watch."""
-
-    def __init__(self, stream: io.RawIOBase, deadline: Deadline) -> None:
-        self._stream = stream
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int | None:
-        self._deadline.check()
-        began = self._deadline.monotonic()
-        count = self._stream.readinto(buffer)
-        self._deadline.received(count or 0, self._deadline.monotonic() - began)
-        return count
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-class _WatchedResponse(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, deadline: Deadline, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_WatchedStream(self.fp.detach(), deadline), _RECEIVE_BUFFER)
-
-
-class Connector:
-    """Opens sockets to targets. The name is looked up once, and the connection goes to an address of that very answer."""
-
-    def __init__(self, resolve: Resolve, connect: Connect) -> None:
-        self._resolve = resolve
-        self._connect = connect
-
-    def __call__(self, target: LinkTarget, timeout_seconds: float | None) -> socket.socket:
-        """Raise LinkForbidden where an address is not public and has to be, OriginUnavailable where none answers."""
-        addresses = self._look_up(target)
-        if target.must_be_public and not all(address_is_public(address[0]) for _, address in addresses):
-            raise LinkForbidden(
-                f"{target.label} has an address that is not public",
-                hint="a host on your own network is fetched from where CBK_ALLOWED_HOSTS names it, without a *",
-            )
-        reason = "it has no address"
-        for family, address in _few(addresses):
-            try:
-                return self._connect(family, address, timeout_seconds)
-            except OSError as error:
-                reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or type(error).__name__).lower()
-        raise OriginUnavailable(f"{target.label} cannot be reached: {reason}")
-
-    def _look_up(self, target: LinkTarget) -> list[Address]:
-        how = "be looked up"
-        try:
-            return list(self._resolve(target.host, target.port))
-        except TimeoutError:
-            how = "be looked up in time"
-        except (OSError, UnicodeError):
-            pass
-        raise OriginUnavailable(f"the name {target.host} cannot {how}", hint="check this machine's DNS, or the link's host")
-
-
-def _few(addresses: Iterable[Address]) -> Iterator[Address]:
-    tries: dict[int, int] = {}
-    for family, address in addresses:
-        tries[family] = tries.get(family, 0) + 1
-        if tries[family] <= _TRIES_PER_FAMILY:
-            yield family, address
-
-
-def connect(family: int, address: Any, timeout_seconds: float | None) -> socket.socket:
-    """A TCP connection to one address."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+def readable_ca_bundle(path: str | None) -> str:
+    """The PEM file of the authorities to trust: `path`, or the one that requests ships. Raise SettingsError where it is none."""
+    bundle = path or DEFAULT_CA_BUNDLE_PATH
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(timeout_seconds)
-        sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-class _Watched:
-    """What our connections have beyond urllib3's, which they are mixed into."""
-
-    timeout: float | None
-
-    def __init__(self, *args: Any, target: LinkTarget, dial: Connector, deadline: Deadline, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._dial = functools.partial(dial, target)
-        self.response_class = functools.partial(_WatchedResponse, deadline=deadline)
-
-    def _new_conn(self) -> socket.socket:
-        return self._dial(self.timeout)
-
-
-class _Connection(_Watched, HTTPConnection):  # type: ignore[misc]
-    pass
-
-
-class _TLSConnection(_Watched, HTTPSConnection):  # type: ignore[misc]
-    pass
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _TLSConnection
-
-
-class _Request(requests.PreparedRequest):
-    """A GET as it is: `prepare` would normalize the path, and with it the keys of objects ("a/../b" is one)."""
-
-    def __init__(self, target: LinkTarget, link: str, headers: Mapping[str, str]) -> None:
-        super().__init__()
-        self.method = "GET"
-        self.url = link
-        self.headers = CaseInsensitiveDict(headers)
-        self.target = target
-
-
-def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """A context that verifies certificates and host names, by the authorities in `ca_bundle` (PEM) or those that requests ships.
-
-    It is made once: reading the authorities takes longer than a small download. Raise SettingsError where they cannot be read.
-    """
-    bundle = ca_bundle or DEFAULT_CA_BUNDLE_PATH
-    try:
-        return ssl.create_default_context(cafile=bundle)
+        ssl.create_default_context(cafile=bundle)
     except OSError:  # ssl.SSLError is one
         pass
+    else:
+        return bundle
     raise SettingsError([f"{bundle}: expected a file of PEM certificates"])
 
 
-class HttpConnections(HTTPAdapter):
-    """One thread's connections, kept alive between objects."""
+class HttpConnections:
+    """One thread's connections, kept alive between objects, for one GET at a time.
 
-    def __init__(self, dial: Connector, deadline: Deadline, tls: ssl.SSLContext, timeout_seconds: tuple[float, float]) -> None:
-        super().__init__(max_retries=0)
+    `connect_timeout_seconds` is for the TLS handshake, too; `read_timeout_seconds` for one silence. `ca_bundle` as of
+    `readable_ca_bundle`.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        deadline: Deadline,
+        *,
+        ca_bundle: str,
+        connect_timeout_seconds: float,
+        read_timeout_seconds: float,
+    ) -> None:
         self.deadline = deadline
-        self._dial = dial
-        self._tls = tls
-        self._timeout_seconds = timeout_seconds
-        self._pools: OrderedDict[LinkTarget, HTTPConnectionPool] = OrderedDict()
+        self._connector = connector
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._read_timeout_seconds = read_timeout_seconds
+        self._poll = select.poll()  # the socket that libcurl waits for; select(2) would end at descriptor 1023
+        self._timer_at: float | None = None
+        self.buffer = bytearray(READ_SIZE)  # for each body in turn: fresh memory would have to be paged in each time
+        self._sockets: list[socket.socket] = []
+        self._headers: Mapping[str, str] = {}
+        self._response: HttpResponse | None = None
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, KEPT_CONNECTIONS)
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch_socket)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._easy = self._make_easy(ca_bundle)
 
-    def get(self, target: LinkTarget, link: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        """Ask for a link; the answer's body is still to be read, and the caller closes it.
+    def _make_easy(self, ca_bundle: str) -> pycurl.Curl:
+        easy = pycurl.Curl()
+        easy.setopt(pycurl.NOSIGNAL, 1)
+        easy.setopt(pycurl.PROXY, "")  # not even one of the environment
+        easy.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        easy.setopt(pycurl.BUFFERSIZE, _RECEIVE_SIZE)
+        easy.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
+        easy.setopt(pycurl.CAINFO, ca_bundle)
+        easy.unsetopt(pycurl.CAPATH)  # the bundle's authorities, and no others
+        easy.setopt(pycurl.CONNECT_TO, _NOWHERE)
+        easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        easy.setopt(pycurl.SOCKOPTFUNCTION, lambda *_: pycurl.SOCKOPT_ALREADY_CONNECTED)
+        easy.setopt(pycurl.PREREQFUNCTION, self._note_connected)
+        return easy
 
-        Raise OriginUnavailable or LinkForbidden where there is no connection, Cut where it broke, TransferBroken on nonsense.
+    def get(self, target: LinkTarget, request_target: bytes, headers: Mapping[str, str]) -> HttpResponse:
+        """Ask for what `request_target` names; the answer's body is still to be read, and the caller closes it.
+
+        Raise OriginUnavailable or LinkForbidden where there is no connection, ConnectionLost where it broke, TransferBroken on
+        nonsense.
         """
-        problem: Exception
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        self._easy.setopt(pycurl.URL, f"{target.scheme}://{host}:{target.port}/")
+        self._easy.setopt(pycurl.REQUEST_TARGET, request_target)
+        if headers is not self._headers:
+            self._easy.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
+            self._headers = headers
+        response = self._response = HttpResponse(self, target)
+        self._easy.setopt(pycurl.HEADERFUNCTION, response.take_header)
+        self._easy.setopt(pycurl.WRITEFUNCTION, response.take_body)
+        self._multi.add_handle(self._easy)
         try:
-            answer = self.send(_Request(target, link, headers), stream=True, timeout=self._timeout_seconds, proxies={})
-            return cast("urllib3.BaseHTTPResponse", answer.raw)
-        except _NETWORK_ERRORS as error:
-            problem = _explain(error, target.label)
-        # Outside of the handler: an error that is raised inside it would carry the link in its context.
-        raise problem
-
-    def close(self) -> None:
-        """Close every connection."""
-        while self._pools:
-            self._pools.popitem()[1].close()
-
-    # What HTTPAdapter calls, reduced to what a GET needs.
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:  # noqa: FBT001, FBT002
-        """Pools are made by `_pool`."""
-
-    def get_connection_with_tls_context(self, request: Any, *_: Any, **__: Any) -> HTTPConnectionPool:
-        """The pool of the request's target."""
-        pool = self._pools.get(request.target)
-        if pool is None:
-            pool = self._pools[request.target] = self._pool(request.target)
-            if len(self._pools) > _POOLS:
-                self._pools.popitem(last=False)[1].close()
-        self._pools.move_to_end(request.target)
-        return pool
-
-    def _pool(self, target: LinkTarget) -> HTTPConnectionPool:
-        watched: dict[str, Any] = {"target": target, "dial": self._dial, "deadline": self.deadline}
-        if target.scheme == "http":
-            return _Pool(target.host, target.port, **watched)
-        return _TLSPool(target.host, target.port, cert_reqs="CERT_REQUIRED", ssl_context=self._tls, **watched)
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """The pools of https targets verify always."""
-
-    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """Path and query as they are in the link."""
-        del proxies
-        return request.path_url
-
-    def build_response(self, req: requests.PreparedRequest, resp: urllib3.BaseHTTPResponse) -> requests.Response:
-        """The raw response is all that is used."""
-        del req
-        response = requests.Response()
-        response.raw = resp
+            response.await_head()
+        except BaseException:
+            response.close()
+            raise
         return response
 
+    def close(self) -> None:
+        """Close every connection; nothing can be asked for any more."""
+        self._easy.close()
+        self._multi.close()
 
-def read(response: urllib3.BaseHTTPResponse, origin: str, size: int = READ_SIZE) -> bytes:
-    """What has come in of the body, as it is on the network, at most `size` bytes; b"" at its end. Raise Cut where it broke."""
-    try:
-        return response.read1(size, decode_content=False)
-    except _NETWORK_ERRORS as error:
-        problem = _connection_lost(error, origin)
-    raise problem
+    def proceed(self, response: HttpResponse) -> None:
+        """Let a response get further, and wait for the network where it cannot. Raise as `get` does."""
+        self.deadline.check()
+        before = response.received
+        if response.is_paused:
+            response.is_paused = False
+            self._easy.pause(pycurl.PAUSE_CONT)
+            if response.received > before:
+                return
+        if self._timer_is_due():
+            self._act(response, pycurl.SOCKET_TIMEOUT, 0)
+        else:
+            self._wait(response)
+
+    def release(self, response: HttpResponse) -> None:
+        """Be done with a response: its connection is kept where the answer has come to its end, and closed otherwise."""
+        if not response.is_finished and not response.is_paused and self._timer_is_due():
+            with suppress(CbkError, ConnectionLost):
+                self._act(response, pycurl.SOCKET_TIMEOUT, 0)  # what came last may have been the end
+        self._multi.remove_handle(self._easy)
+        self._response = None
+
+    def _wait(self, response: HttpResponse) -> None:
+        limit = self._read_timeout_seconds if response.is_connected else self._connect_timeout_seconds
+        now = time.monotonic()
+        until = response.heard_at + limit
+        if self._timer_at is not None:
+            until = min(until, self._timer_at)
+        before, began = response.received, self.deadline.monotonic()
+        events = self._poll.poll(max(until - now, 0) * 1000)
+        waited = self.deadline.monotonic() - began
+        if events:
+            response.heard_at = time.monotonic()
+            for descriptor, event in events:
+                readable = pycurl.CSELECT_IN if event & ~select.POLLOUT else 0
+                writable = pycurl.CSELECT_OUT if event & select.POLLOUT else 0
+                self._act(response, descriptor, readable | writable)
+        elif self._timer_is_due():
+            self._act(response, pycurl.SOCKET_TIMEOUT, 0)
+        elif time.monotonic() >= response.heard_at + limit:
+            raise ConnectionLost(f"{response.origin} fell silent", stalled=True)
+        self.deadline.received(response.received - before, waited)
+
+    def _act(self, response: HttpResponse, descriptor: int, events: int) -> None:
+        _, running = self._multi.socket_action(descriptor, events)
+        while self._sockets:
+            self._sockets.pop().close()  # pycurl has handed a duplicate to libcurl
+        if response.failure is not None:
+            response.is_finished = True
+            failure, response.failure = response.failure, None
+            raise failure
+        if not running and not response.is_finished:
+            response.is_finished = True
+            _, _, failed = self._multi.info_read()
+            for _, code, message in failed:
+                if not (response.ends_with_connection and _TLS_CUT in message):
+                    response.problem = _explain(code, message, response.origin)
+
+    def _timer_is_due(self) -> bool:
+        return self._timer_at is not None and time.monotonic() >= self._timer_at
+
+    # What libcurl calls. An error in here would be printed and forgotten.
+
+    def _watch_socket(self, event: int, descriptor: int, *_: object) -> None:
+        if event == pycurl.POLL_REMOVE:
+            with suppress(KeyError):
+                self._poll.unregister(descriptor)
+        else:
+            self._poll.register(descriptor, _WANTED.get(event, 0))
+
+    def _set_timer(self, milliseconds: int) -> None:
+        self._timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
+    def _open_socket(self, *_: object) -> socket.socket | int:
+        response = self._response
+        if response is None:
+            return int(pycurl.SOCKET_BAD)
+        try:
+            sock = self._connector(response.target, self._connect_timeout_seconds)
+        except BaseException as error:  # noqa: BLE001 - it is raised again outside of libcurl
+            response.failure = error
+            return int(pycurl.SOCKET_BAD)
+        response.heard_at = time.monotonic()
+        self._sockets.append(sock)
+        return sock
+
+    def _note_connected(self, *_: object) -> int:
+        if self._response is not None:
+            self._response.is_connected = True
+            self._response.heard_at = time.monotonic()
+        return int(pycurl.PREREQFUNC_OK)
 
 
-def _explain(error: Exception, origin: str) -> CbkError | ConnectionLost:
-    roots = list(_roots(error))
-    for root in roots:
-        if isinstance(root, ssl.SSLCertVerificationError):
-            return OriginUnavailable(
-                f"{origin} shows a certificate that cannot be trusted: {root.verify_message}",
-                hint="check this machine's clock; CBK_CA_BUNDLE names the authorities of a private origin",
-            )
-    for root in roots:
-        if isinstance(root, ssl.SSLError):
-            return OriginUnavailable(f"{origin} and this machine agree on no TLS connection ({root.reason or 'no reason given'})")
-    if any(isinstance(root, _TIMEOUTS + _HANG_UPS) for root in roots):
-        return _connection_lost(error, origin)
-    return TransferBroken(f"{origin} gives an answer that is not HTTP ({type(error).__name__})")
+class HttpResponse:
+    """An answer: its status and headers, and its body as it comes in."""
+
+    def __init__(self, connections: HttpConnections, target: LinkTarget) -> None:
+        self.target = target
+        self.origin = target.label
+        self.status = 0
+        self.headers = Headers()
+        self.received = 0  # bytes, those of the headers included
+        self.heard_at = time.monotonic()
+        self.is_connected = False
+        self.is_paused = False
+        self.is_finished = False
+        self.failure: BaseException | None = None  # why there is no connection
+        self.problem: CbkError | ConnectionLost | None = None  # how the answer ended before its time
+        self._connections = connections
+        self._lines: list[bytes] = []
+        self._buffer = memoryview(connections.buffer)
+        self._start = self._end = 0  # what is held of the body
+        self._wanted = READ_SIZE
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether nothing else than its end says how long the object is (RFC 9112 6.3)."""
+        return self.status == 200 and not {"content-length", "transfer-encoding"} & self.headers.keys()
+
+    def await_head(self) -> None:
+        """Wait for status and headers; what comes before them (100 to 199) is passed over. Raise as `HttpConnections.get` does."""
+        while not self.status and not self.is_finished:
+            self._connections.proceed(self)
+        if not self.status:
+            self._raise_problem()
+            raise TransferBroken(f"{self.origin} gives an answer that is not HTTP")
+
+    def read(self, size: int) -> memoryview:
+        """What has come in of the body, as it is on the wire, at most `size` bytes; nothing at its end.
+
+        The memory is lent until the next call. Raise as `get` does.
+        """
+        self._wanted = size
+        if self._start == self._end:
+            self._start = self._end = 0
+        while not self._end and not self.is_finished:
+            self._connections.proceed(self)
+        if not self._end:
+            self._raise_problem()
+        start, self._start = self._start, min(self._start + size, self._end)
+        return self._buffer[start : self._start]
+
+    def _raise_problem(self) -> None:
+        if self.problem is not None:
+            raise self.problem
+
+    def close(self) -> None:
+        """Be done with it; to be called once."""
+        self._connections.release(self)
+
+    # What libcurl calls.
+
+    def take_header(self, line: bytes) -> None:
+        """A line of the head, or a trailer."""
+        self.received += len(line)
+        if self.status:
+            return
+        if line.rstrip(b"\r\n"):
+            self._lines.append(line)
+            return
+        status = parse_status(self._lines)
+        if status >= 200:
+            self.headers = parse_headers(self._lines)
+            self.status = status
+        self._lines.clear()
+
+    def take_body(self, data: bytes) -> int | None:
+        """A piece of the body; where enough is held, libcurl keeps it for later."""
+        end = self._end + len(data)
+        if end > READ_SIZE or self._end >= self._wanted:
+            self.is_paused = True
+            return int(pycurl.WRITEFUNC_PAUSE)
+        self._buffer[self._end : end] = data
+        self._end = end
+        self.received += len(data)
+        return None
 
 
-def _connection_lost(error: Exception, origin: str) -> ConnectionLost:
-    if any(isinstance(root, _TIMEOUTS) for root in _roots(error)):
-        return ConnectionLost(f"{origin} fell silent", stalled=True)
-    return ConnectionLost(f"{origin} closed the connection before the object was complete")
-
-
-def _roots(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that it wraps: requests and urllib3 keep causes in `args`, in `reason` and in the chain."""
-    queue, seen = [error], set[int]()
-    while queue:
-        one = queue.pop(0)
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        wrapped = (*one.args, getattr(one, "reason", None), one.__cause__, one.__context__)
-        queue.extend(inner for inner in wrapped if isinstance(inner, BaseException))
+def _explain(code: int, message: str, origin: str) -> CbkError | ConnectionLost:
+    if code == pycurl.E_PEER_FAILED_VERIFICATION:
+        found = _CERTIFICATE_REASON.search(message)
+        reason = found[1].strip() if found else "it is for another name" if _OTHER_NAME.search(message) else "it cannot be verified"
+        return OriginUnavailable(
+            f"{origin} shows a certificate that cannot be trusted: {reason}",
+            hint="check this machine's clock; CBK_CA_BUNDLE names the authorities of a private origin",
+        )
+    if code == pycurl.E_SSL_CONNECT_ERROR:
+        found = _TLS_REASON.search(message)
+        if found is None:  # it hung up in the middle
+            return ConnectionLost(f"{origin} closed the connection before there was one over TLS")
+        return OriginUnavailable(f"{origin} and this machine agree on no TLS connection ({found[1]})")
+    if code == pycurl.E_BAD_CONTENT_ENCODING:
+        return NotTheObject(f"{origin} sends the object in a transfer coding that was not asked for")
+    if code in _HANG_UPS:
+        return ConnectionLost(f"{origin} closed the connection before the object was complete")
+    return TransferBroken(f"{origin} gives an answer that is not HTTP (libcurl {code})")

@@ -13,7 +13,7 @@ THROTTLE_STEP_SECONDS = 0.5
 # What is read at a time under a limit is a tenth of a second's: no thread waits for long, and Redis is asked ten times a second.
 SHARE_OF_SECOND = 10
 LEAST_PIECE = 4096
-LARGEST_PIECE = 256 * 1024
+LARGEST_PIECE = 320 * 1024
 
 
 class Throttle:

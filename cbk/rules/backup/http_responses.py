@@ -7,7 +7,7 @@ services quote the request with its signature.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -54,6 +54,55 @@ _REFUSAL_HINTS = {
 }
 
 
+# Fields of which several lines are one list (RFC 9110 5.3); of all others the first line counts.
+_LISTS = frozenset({"cache-control", "content-encoding", "content-language", "content-length", "transfer-encoding"})
+_STATUS_LINE = re.compile(rb"HTTP/[0-9](?:\.[0-9])? +([0-9]{3})(?![0-9])")
+
+
+class Headers(Mapping[str, str]):
+    """An answer's header fields, by their names in any case. What is not UTF-8 in a value is kept by surrogates."""
+
+    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
+        self._fields = {name.lower(): value for name, value in (fields or {}).items()}
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+
+def parse_status(lines: Sequence[bytes]) -> int:
+    """The status of a head, 0 where its first line is no status line."""
+    match = _STATUS_LINE.match(lines[0]) if lines else None
+    return int(match[1]) if match else 0
+
+
+def parse_headers(lines: Sequence[bytes]) -> Headers:
+    """The fields of a head, whose first line is the status line. What is no field is passed over."""
+    unfolded: list[bytes] = []
+    for line in lines[1:]:
+        if line[:1] in {b" ", b"\t"} and unfolded:  # RFC 9112 5.2
+            unfolded[-1] += b" " + line.strip()
+        else:
+            unfolded.append(line.strip())
+    fields: dict[str, str] = {}
+    for line in unfolded:
+        raw_name, colon, raw_value = line.partition(b":")
+        name = raw_name.strip().decode("latin-1").lower()
+        value = raw_value.strip().decode("utf-8", "surrogateescape")
+        if not colon or not name:
+            continue
+        if name not in fields:
+            fields[name] = value
+        elif name in _LISTS:
+            fields[name] += f", {value}"
+    return Headers(fields)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entity:
     """The object as the first answer described it; `size` in bytes, None where it was not announced."""
@@ -79,42 +128,65 @@ class Entity:
 def read_entity(origin: str, headers: Mapping[str, str]) -> Entity:
     """The entity of a 200 answer. Raise NotTheObject where its framing cannot be trusted (RFC 9112 6.3)."""
     coding = headers.get("Transfer-Encoding")
-    if coding is not None and coding.lower() != "chunked":
+    if coding is not None and coding.strip().lower() != "chunked":
         raise NotTheObject(f"{origin} sends the object in a transfer coding that was not asked for")
-    length = headers.get("Content-Length")
-    if length is not None and not re.fullmatch(r"[0-9]{1,18}", length):
-        raise NotTheObject(f"{origin} announces a length that is no number")
     return Entity(
-        size=int(length) if length is not None and coding is None else None,
+        size=_length(origin, headers) if coding is None else None,
         etag=headers.get("ETag"),
         last_modified=headers.get("Last-Modified"),
         content_type=headers.get("Content-Type"),
     )
 
 
+def _length(origin: str, headers: Mapping[str, str]) -> int | None:
+    value = headers.get("Content-Length")
+    if value is None:
+        return None
+    lengths = {length.strip() for length in value.split(",")}  # the same one may come twice
+    if len(lengths) != 1 or not re.fullmatch(r"[0-9]{1,18}", *lengths):
+        raise NotTheObject(f"{origin} announces a length that is no number")
+    return int(lengths.pop())
+
+
 def check_resumed(origin: str, entity: Entity, status: int, headers: Mapping[str, str], *, position: int) -> tuple[Entity, int]:
     """Judge the answer to a request for everything from `position` on (RFC 9110 14.2).
 
-    Return the entity, which may know its size now, and how many bytes of the answer are to be skipped, because they came before.
-    Raise TransferBroken where the answer is not the rest of the same object.
+    Return the entity, which may know its size now, and how many bytes of the answer are to be skipped, because they came before. An
+    answer of 416 that comes through says that nothing is missing. Raise TransferBroken where the answer is not the rest of the same
+    object.
     """
     etag = headers.get("ETag")
-    if etag is not None and entity.etag is not None and etag != entity.etag:
+    if etag is not None and entity.etag is not None and _opaque(etag) != _opaque(entity.etag):
         raise TransferBroken(f"the object changed at {origin} while it was fetched")
     if status == 200:
         # The bytes so far are only known to be this answer's first ones where both have the same strong validator.
         if etag is None or etag != entity.if_range or read_entity(origin, headers).size != entity.size:
             raise TransferBroken(f"{origin} cannot go on in the middle of the object")
         return entity, position
+    if status == 416:
+        return _check_nothing_missing(origin, entity, headers, position), 0
     if status != 206:
         raise TransferBroken(f"{origin} answers {status} to a request for the rest of the object")
-    match = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", headers.get("Content-Range", ""))
+    match = re.fullmatch(r"bytes\s+([0-9]{1,18})\s*-\s*([0-9]{1,18})\s*/\s*([0-9]{1,18}|\*)", headers.get("Content-Range", ""))
     if match is None:
         raise TransferBroken(f"{origin} does not say which part of the object it sends")
-    start, end, size = map(int, match.groups())
-    if start != position or not start <= end < size or entity.size not in {None, size}:
+    start, end = int(match[1]), int(match[2])
+    size = entity.size if match[3] == "*" else int(match[3])
+    if not start <= position or start > end or (size is not None and end >= size) or entity.size not in {None, size}:
         raise TransferBroken(f"{origin} sends another part of the object than was asked for")
-    return replace(entity, size=size), 0
+    return replace(entity, size=size), position - start
+
+
+def _opaque(etag: str) -> str:
+    """What the ETag compares by: a proxy that packs an answer on the way makes a weak one of it."""
+    return etag.removeprefix("W/")
+
+
+def _check_nothing_missing(origin: str, entity: Entity, headers: Mapping[str, str], position: int) -> Entity:
+    match = re.fullmatch(r"bytes\s+\*\s*/\s*([0-9]{1,18})", headers.get("Content-Range", ""))
+    if match is None or int(match[1]) != position or entity.size not in {None, position}:
+        raise TransferBroken(f"{origin} answers 416 to a request for the rest of the object")
+    return replace(entity, size=position)
 
 
 def classify_refusal(

@@ -6,6 +6,7 @@ here, and the connection goes to the `LinkTarget` that came out, never to what a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 import re
@@ -159,6 +160,54 @@ def check_link(link: str, allowed: AllowedHosts) -> LinkTarget:
     return named
 
 
+def request_target(link: str) -> bytes:
+    """Path and query of a link that was checked, byte for byte: what was signed is what is asked for.
+
+    Letters beyond ASCII, which a request cannot hold, are percent-encoded as UTF-8.
+    """
+    target = re.sub(r"^[^:/?#]*://[^/?#]*", "", link).partition("#")[0]
+    return _quoted(target if target.startswith("/") else f"/{target}").encode()
+
+
+def follow_redirect(link: str, location: str) -> str | None:
+    """The link that a Location leads to from `link` (RFC 3986 5.2), None where it leads nowhere.
+
+    It stays as it is but for dots in its path, which lead to where they say, and for letters beyond ASCII and blanks
+    after the host, which are percent-encoded, as curl does. Other bytes than those of UTF-8 are surrogates here.
+    """
+    match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*:)?(//[^/?#]*)?([^?#]*)(\?[^#]*)?(?:#.*)?", location, re.DOTALL)
+    base = re.match(r"([A-Za-z]+:)(//[^/?#]*)([^?#]*)", link)
+    if not location or match is None or base is None:
+        return None
+    scheme, authority, path, query = (part or "" for part in match.groups())
+    if not scheme and not authority:
+        if path and not path.startswith("/"):
+            path = base[3][: base[3].rfind("/") + 1] + path
+        elif not path:
+            path = base[3]
+        authority = base[2]
+    return f"{scheme or base[1]}{authority}{_quoted(_without_dots(path) + query)}"
+
+
+def _without_dots(path: str) -> str:
+    """RFC 3986 5.2.4: each `..` takes what is before it; doubled slashes stay."""
+    kept: list[str] = []
+    *folders, last = path.split("/")
+    for segment in folders:
+        if segment == "..":
+            if len(kept) > 1:
+                kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    if last == ".." and len(kept) > 1:
+        kept.pop()
+    return "/".join([*kept, "" if last in {".", ".."} else last])
+
+
+def _quoted(text: str) -> str:
+    return re.sub(rb"[^!-~]", lambda byte: b"%%%02X" % byte[0][0], text.encode("utf-8", "surrogateescape")).decode("ascii")
+
+
 def _split(link: str) -> SplitResult:
     try:
         return urlsplit(link)
@@ -205,6 +254,7 @@ def _check_public(target: LinkTarget) -> None:
         raise LinkForbidden(f"{target.label} is not a public name", hint=hint)
 
 
+@functools.lru_cache(maxsize=256)
 def normalized_host(host: str) -> str | None:
     """The one spelling of a host: ASCII (IDNA 2003), lower case, no closing dot, an address in its shortest form.
 
