@@ -142,10 +142,10 @@ def _length(origin: str, headers: Mapping[str, str]) -> int | None:
     value = headers.get("Content-Length")
     if value is None:
         return None
-    lengths = {length.strip() for length in value.split(",")}  # the same one may come twice
-    if len(lengths) != 1 or not re.fullmatch(r"[0-9]{1,18}", *lengths):
+    length, *others = (part.strip() for part in value.split(","))
+    if any(other != length for other in others) or not re.fullmatch(r"[0-9]{1,18}", length):  # the same one may come twice
         raise NotTheObject(f"{origin} announces a length that is no number")
-    return int(lengths.pop())
+    return int(length)
 
 
 def check_resumed(origin: str, entity: Entity, status: int, headers: Mapping[str, str], *, position: int) -> tuple[Entity, int]:
