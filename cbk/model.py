@@ -119,11 +119,16 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A download that came in whole: `size` in bytes, and what the origin said about it."""
+    """A download that came in whole: `size` in bytes, and what the origin said about it.
+
+    `sha256` is known where a content coding (gzip, say) leaves open whether these are the object's bytes: where it came in
+    one, which may have been put on it on the way, and where one was taken off, perhaps.
+    """
 
     size: int
     content_type: str | None = None
     etag: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

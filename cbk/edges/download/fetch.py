@@ -6,6 +6,7 @@ and once, and as many as the origin announced. Whether these are the row's bytes
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 import time
@@ -30,10 +31,13 @@ from cbk.edges.download.http_connections import (
 )
 from cbk.errors import DownloadError, LinkForbidden, NotTheObject, OriginUnavailable, TooLarge, TransferBroken
 from cbk.model import Fetched
-from cbk.rules.backup.http_responses import REDIRECTS, Entity, check_resumed, classify_refusal, read_entity
+from cbk.rules.backup.http_responses import REDIRECTS, Entity, check_resumed, classify_refusal, is_packed, read_entity
 from cbk.rules.backup.links import AllowedHosts, LinkTarget, check_link, follow_redirect, link_expires_at, request_target
 
-_HEADERS = {"User-Agent": "cloud-backup-kit", "Accept": "*/*", "Accept-Encoding": "identity"}
+_HEADERS = {"User-Agent": "cloud-backup-kit", "Accept": "*/*"}
+# Google's and Cloudflare's storage sends an object as it is stored to who accepts its coding, and inflates it for everybody else.
+_AS_STORED = _HEADERS | {"Accept-Encoding": "gzip, br, zstd"}
+_UNPACKED = _HEADERS | {"Accept-Encoding": "identity"}
 _EXCERPT_SIZE = 4096  # bytes of an error page that are read; the services' XML has a few hundred
 _PROGRESS = 1024 * 1024  # bytes after which a broken transfer's patience starts anew
 _LONGEST_PAUSE_SECONDS = 8.0
@@ -58,16 +62,19 @@ class _Transfer:
     tick: Callable[[int], None]
     piece: Callable[[], int]
     now: Callable[[], datetime]
+    unpack: bool
     entity: Entity | None = None
+    digest: hashlib._Hash | None = None  # of what came so far, where a content coding leaves open what it is
     announced: int | None = None
     position: int = 0
 
     @property
     def headers(self) -> dict[str, str]:
         """The request's headers: for the whole object, or for what is missing of it."""
+        whole = _UNPACKED if self.unpack else _AS_STORED
         if not self.position or self.entity is None:
-            return _HEADERS
-        rest = _HEADERS | {"Range": f"bytes={self.position}-"}
+            return whole
+        rest = whole | {"Range": f"bytes={self.position}-"}
         return rest | {"If-Range": self.entity.if_range} if self.entity.if_range else rest
 
 
@@ -129,27 +136,27 @@ class Downloader:
         tick: Callable[[int], None],
         now: Callable[[], datetime],
         piece: Callable[[], int] = lambda: READ_SIZE,
+        unpack: bool = False,
     ) -> Fetched:
         """Fetch one object into `sink`, and return once it is complete.
 
         `tick` is called with the bytes so far, after each piece and around each pause; what it raises (LeaseLost, say) ends the
         transfer and comes out of here, as does what the sink raises. Raise a DownloadError of the class that fits; no error holds
-        the link. `piece` says how many bytes to read next, at the most.
+        the link. `piece` says how many bytes to read next, at the most. `unpack` is for the plain bytes of an
+        object that is stored in a content coding, or that comes in one because its origin packs what it sends.
         """
         with self._host_limit.slot(link, lambda: tick(0)):
-            return self._fetch(link, sink, tick, now, piece)
+            return self._fetch(_Transfer(link=link, sink=sink, tick=tick, piece=piece, now=now, unpack=unpack))
 
-    def _fetch(
-        self, link: str, sink: Sink, tick: Callable[[int], None], now: Callable[[], datetime], piece: Callable[[], int]
-    ) -> Fetched:
-        connections = self._connections()
+    def _fetch(self, transfer: _Transfer) -> Fetched:
+        connections, tick = self._connections(), transfer.tick
 
         def timed(position: int) -> None:
             began = self._monotonic()
             tick(position)
             connections.deadline.exclude(self._monotonic() - began)
 
-        transfer = _Transfer(link=link, sink=sink, tick=timed, piece=piece, now=now)
+        transfer.tick = timed
         connections.deadline.start(self._max_seconds)
         resumes, mark = 0, 0
         while True:
@@ -225,7 +232,7 @@ class Downloader:
             if secure and target.scheme != "https":
                 raise LinkForbidden(f"the link is redirected from https to plain http at {target.label}")
             secure = target.scheme == "https"
-            response = connections.get(target, request_target(link), transfer.headers)
+            response = connections.get(target, request_target(link), transfer.headers, unpack=transfer.unpack)
             if response.status not in REDIRECTS:
                 return target, response
             response.close()
@@ -244,7 +251,8 @@ class Downloader:
         if transfer.position and transfer.entity is not None:
             transfer.entity, skip = check_resumed(origin, transfer.entity, status, headers, position=transfer.position)
         else:
-            transfer.entity = read_entity(origin, headers)
+            transfer.entity = read_entity(origin, headers, is_unpacked=transfer.unpack)
+            transfer.digest = hashlib.sha256() if transfer.unpack or is_packed(headers) else None
         size = transfer.entity.size
         self._check_size(size)
         if size is not None and size != transfer.announced:
@@ -262,6 +270,8 @@ class Downloader:
             self._check_size(transfer.position + len(data))
             if data:
                 transfer.sink.write(data)
+                if transfer.digest is not None:
+                    transfer.digest.update(data)
                 transfer.position += len(data)
             transfer.tick(transfer.position)
             if transfer.position == size and not skip:
@@ -277,7 +287,10 @@ class Downloader:
 def _fetched(transfer: _Transfer) -> Fetched:
     entity = transfer.entity
     return Fetched(
-        size=transfer.position, content_type=entity.content_type if entity else None, etag=entity.etag if entity else None
+        size=transfer.position,
+        content_type=entity.content_type if entity else None,
+        etag=entity.etag if entity else None,
+        sha256=transfer.digest.hexdigest() if transfer.digest else None,
     )
 
 

@@ -3,7 +3,7 @@
 libcurl is told as little as can be. It sees the origin's host and port, never the link: the request's target is
 handed to it as bytes. It looks up no name and connects to nobody: each socket that it asks for comes from the
 `Connector`. It follows nothing, keeps no cookies, reads no netrc and no proxy of the environment, and decodes
-nothing. It gives back header lines and body as they come.
+nothing unless it is asked to. It gives back header lines and body as they come.
 """
 
 from __future__ import annotations
@@ -113,8 +113,10 @@ class HttpConnections:
         easy.setopt(pycurl.PREREQFUNCTION, self._note_connected)
         return easy
 
-    def get(self, target: LinkTarget, request_target: bytes, headers: Mapping[str, str]) -> HttpResponse:
+    def get(self, target: LinkTarget, request_target: bytes, headers: Mapping[str, str], *, unpack: bool) -> HttpResponse:
         """Ask for what `request_target` names; the answer's body is still to be read, and the caller closes it.
+
+        With `unpack`, the body comes without its content coding: gzip, br or deflate.
 
         Raise OriginUnavailable or LinkForbidden where there is no connection, ConnectionLost where it broke, TransferBroken on
         nonsense.
@@ -125,6 +127,10 @@ class HttpConnections:
         if headers is not self._headers:
             self._easy.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
             self._headers = headers
+        if unpack:
+            self._easy.setopt(pycurl.ACCEPT_ENCODING, "gzip")  # what is asked for is in `headers`; this has the answer decoded
+        else:
+            self._easy.unsetopt(pycurl.ACCEPT_ENCODING)
         response = self._response = HttpResponse(self, target)
         self._easy.setopt(pycurl.HEADERFUNCTION, response.take_header)
         self._easy.setopt(pycurl.WRITEFUNCTION, response.take_body)
@@ -333,7 +339,7 @@ def _explain(code: int, message: str, origin: str) -> CbkError | ConnectionLost:
             return ConnectionLost(f"{origin} closed the connection before there was one over TLS")
         return OriginUnavailable(f"{origin} and this machine agree on no TLS connection ({found[1]})")
     if code == pycurl.E_BAD_CONTENT_ENCODING:
-        return NotTheObject(f"{origin} sends the object in a transfer coding that was not asked for")
+        return NotTheObject(f"{origin} sends the object in a coding that was not asked for")
     if code in _HANG_UPS:
         return ConnectionLost(f"{origin} closed the connection before the object was complete")
     return TransferBroken(f"{origin} gives an answer that is not HTTP (libcurl {code})")

@@ -29,7 +29,9 @@ from cbk.errors import (
     CopyExists,
     CopyMissing,
     DiskFailed,
+    HashMismatch,
     LeaseLost,
+    NotTheObject,
     RootMissing,
     SourceError,
 )
@@ -40,7 +42,7 @@ from cbk.jobs.context import Context, Publisher, downloads
 from cbk.jobs.copies import remove_bytes
 from cbk.jobs.intake.rows import record_rows, settle_files
 from cbk.jobs.status.workers import note_at_work
-from cbk.model import AcceptedRow, Claim, CopyHeader, SourceRow, Summary, Version, Written
+from cbk.model import AcceptedRow, Claim, CopyHeader, Fetched, SourceRow, Summary, Version, Written
 from cbk.rules.backup.retry import FetchOutcome, after_failure, decide_fetch
 from cbk.rules.intake.layout import copy_location, split_key
 from cbk.rules.intake.rows import read_row
@@ -288,12 +290,31 @@ class _Batch:
 
     def _download(self, item: _Ready, row: AcceptedRow, tick: Callable[[int], None]) -> None:
         version = item.claim.version
+        fetched = self._fetch(item, row, tick)
+        if fetched.sha256 not in {None, version.sha256}:
+            # It came in a coding, and is not the row's object so: its origin packs what it sends, or the row means the
+            # plain bytes.
+            message = f"the object has SHA-256 {fetched.sha256}, but its row says {version.sha256}"
+            mismatch = HashMismatch(message, expected=version.sha256, actual=str(fetched.sha256))
+            item.keep.close()
+            try:
+                fetched = self._fetch(item, row, tick, unpack=True)
+            except NotTheObject:
+                raise mismatch from None
+            if fetched.sha256 != version.sha256:
+                raise mismatch
+
+    def _fetch(self, item: _Ready, row: AcceptedRow, tick: Callable[[int], None], *, unpack: bool = False) -> Fetched:
+        version = item.claim.version
         name = f"{version.id}-{item.claim.fence}.part"
         item.part = item.keep.enter_context(self._context.archive.incoming(name, _header(version, row)))
         throttle = Throttle(self._context, tick)
-        self._context.downloader.fetch(row.link, item.part, tick=throttle.tick, piece=throttle.piece, now=host.now)
+        fetched = self._context.downloader.fetch(
+            row.link, item.part, tick=throttle.tick, piece=throttle.piece, now=host.now, unpack=unpack
+        )
         tick(0)
         item.part.finish()
+        return fetched
 
     def _tick(self, claim: Claim, bytes_so_far: int = 0) -> None:
         """Called with each chunk. Raises LeaseLost; or CatalogError or RootMissing from storing others."""

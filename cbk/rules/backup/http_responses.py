@@ -125,16 +125,26 @@ class Entity:
         return self.size is not None or self.etag is not None or self.last_modified is not None
 
 
-def read_entity(origin: str, headers: Mapping[str, str]) -> Entity:
-    """The entity of a 200 answer. Raise NotTheObject where its framing cannot be trusted (RFC 9112 6.3)."""
+def is_packed(headers: Mapping[str, str]) -> bool:
+    """Whether an answer's body is in a content coding (RFC 9110 8.4): it may be stored so, or be packed on the way."""
+    return bool(
+        {coding.strip().lower() for coding in headers.get("Content-Encoding", "").split(",")} - {"", "identity", "aws-chunked"}
+    )
+
+
+def read_entity(origin: str, headers: Mapping[str, str], *, is_unpacked: bool = False) -> Entity:
+    """The entity of a 200 answer. Raise NotTheObject where its framing cannot be trusted (RFC 9112 6.3).
+
+    `is_unpacked`: a content coding is taken off the body. Then nothing that is said of the packed one holds.
+    """
     coding = headers.get("Transfer-Encoding")
     if coding is not None and coding.strip().lower() != "chunked":
-        raise NotTheObject(f"{origin} sends the object in a transfer coding that was not asked for")
+        raise NotTheObject(f"{origin} sends the object in a coding that was not asked for")
+    size = _length(origin, headers) if coding is None else None
+    if is_unpacked and is_packed(headers):
+        return Entity(size=None, etag=None, last_modified=None, content_type=headers.get("Content-Type"))
     return Entity(
-        size=_length(origin, headers) if coding is None else None,
-        etag=headers.get("ETag"),
-        last_modified=headers.get("Last-Modified"),
-        content_type=headers.get("Content-Type"),
+        size=size, etag=headers.get("ETag"), last_modified=headers.get("Last-Modified"), content_type=headers.get("Content-Type")
     )
 
 
