@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from bench.results import MB, Run, runs_of, spread
-from cbk.jobs.intake.table_reader import PAGE_ROWS, RECONCILE_PAGES
+from cbk.jobs.intake.table_reader import FULL_READ_PAGES, PAGE_ROWS
 from cbk.settings import Settings
 
 SIZES = {"1 M": 10**6, "100 M": 10**8, "10 G": 10**10}
@@ -25,7 +25,7 @@ def arithmetic_table(runs: list[Run]) -> str:
         return ""
     taken, read = intake[0], reconcile[0]
     bytes_per_version = taken.facts["catalog_bytes_per_version"]
-    polls_per_reading = 1 / (RECONCILE_PAGES * PAGE_ROWS)
+    polls_per_reading = 1 / (FULL_READ_PAGES * PAGE_ROWS)
     growth = max(history.middle - empty.middle, 0) / taken.files
     rows: dict[str, Callable[[int], float]] = {
         f"catalog, GB ({bytes_per_version:.0f} bytes a version)": lambda files: files * bytes_per_version / GB,
@@ -35,7 +35,7 @@ def arithmetic_table(runs: list[Run]) -> str:
             files / taken.files_per_second / HOUR_SECONDS
         ),
         "all rows read again, CPU hours": lambda files: files * read.cpu_ms_per_file / 1000 / HOUR_SECONDS,
-        f"all rows read again, hours ({RECONCILE_PAGES * PAGE_ROWS:,} a poll, every {POLL_INTERVAL.seconds} s)": lambda files: (
+        f"all rows read again, hours ({FULL_READ_PAGES * PAGE_ROWS:,} a poll, every {POLL_INTERVAL.seconds} s)": lambda files: (
             files * polls_per_reading * POLL_INTERVAL.total_seconds() / HOUR_SECONDS
         ),
         f"workers for a first backup in {FIRST_BACKUP_DAYS} days (at {copying.middle:,.0f} small files/s each)": lambda files: (

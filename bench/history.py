@@ -17,7 +17,7 @@ from bench.place import REPOSITORY, Place
 from bench.results import Run
 from bench.transfers import Options, Turn, in_turn
 from bench.watch import Usage, Watch
-from cbk.edges.catalog.schema import EPOCH, marks, versions
+from cbk.edges.catalog.schema import versions
 
 ROWS = 1_000_000
 POLLS = 20
@@ -107,7 +107,6 @@ def _store_all(site: Site) -> None:
     engine = site.context.look()
     with engine.begin() as connection:
         connection.execute(sa.update(versions).values(stored))
-        connection.execute(sa.update(marks).values(seen_at=EPOCH))
     engine.dispose()
 
 

@@ -81,6 +81,24 @@ class DeclinedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RowEntry:
+    """What a row of the source said when it was last read. Another file, Version or Hash under a known Id is another row.
+
+    `id` is the catalog's own: it says in which order the kit saw rows. `poll` numbers the poll that saw it first. `version_id`,
+    `file_id` and `number` are None as far as the row makes no sense. `present` is whether it is still there.
+    """
+
+    id: int
+    source_id: str
+    file_id: int | None
+    version_id: int | None
+    number: int | None
+    poll: int
+    present: bool = True
+    created_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CopyHeader:
     """What a copy says about itself in its gzip header (RFC 1952 FEXTRA), enough to rebuild the catalog from the disk.
 
@@ -157,6 +175,10 @@ class Version:
     verified_at: datetime | None = None
     due_at: datetime | None = None
     link_expires_at: datetime | None = None
+    # What tells the name of its copy from that of another version of the same number; "" in the normal case.
+    variant: str = ""
+    # Whether a row of it is there that no delete covers; whether deletes cover all of its rows.
+    live: bool = True
     newest: bool = True
     deleted: bool = False
     # Until when a worker may be at it; None where none is.
@@ -178,37 +200,57 @@ class RemovalKind(StrEnum):
     REPLACED = "replaced"
 
 
+class RemovalOutcome(StrEnum):
+    """How a removal ended, or that it has not."""
+
+    OPEN = ""
+    DONE = "done"
+    # Its delete-log row is gone, or names another row now.
+    TAKEN_BACK = "taken back"
+    # A person said that what it covers is to be kept.
+    REJECTED = "rejected"
+    # All that it covers is live by other rows.
+    RECREATED = "re-created"
+
+    @property
+    def in_force(self) -> bool:
+        """Whether what it covers is deleted."""
+        return self in {RemovalOutcome.OPEN, RemovalOutcome.DONE, RemovalOutcome.RECREATED}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
-    """What is to go at `due_at`, unless something keeps it: the versions up to `through` of a file, or the one `version_id`.
+    """What is to go at `due_at`, unless something keeps it: versions whose rows a delete covers, or one that was replaced.
 
-    `delete_id` and `row_id` are the delete-log row's Id and its FileId. `file_id` is None where no row that the kit knows is meant.
+    `delete_id` and `row_id` are the delete-log row's Id and its FileId; `through` is the version that it names, `keeps_newer` the
+    highest live one above that, which it does not cover. `file_id` and `due_at` are None where no row that the kit knows is meant.
+    `poll` numbers the poll that noted it. `covered` are the ids of the versions that it is about, where they were asked for.
     `braked` is whether a brake holds it.
     """
 
     id: int
     kind: RemovalKind
     first_seen_at: datetime
-    due_at: datetime
+    due_at: datetime | None = None
     delete_id: str | None = None
     row_id: str | None = None
+    deleted_at: str | None = None
     file_id: int | None = None
     version_id: int | None = None
     through: int | None = None
-    # The highest Id of the files table when the delete was first seen.
-    rows_through: int | None = None
+    keeps_newer: int | None = None
+    poll: int = 0
     reason: str = ""
     open: bool = True
-    outcome: str = ""
+    outcome: RemovalOutcome = RemovalOutcome.OPEN
     closed_at: datetime | None = None
     brake_id: int | None = None
     braked: bool = False
+    covered: frozenset[int] = frozenset()
 
     def covers(self, version: Version) -> bool:
         """Whether this removal is about that version."""
-        if self.kind is RemovalKind.REPLACED:
-            return version.id == self.version_id
-        return version.file_id == self.file_id and self.through is not None and version.number <= self.through
+        return version.id in self.covered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,15 +271,25 @@ class Hold:
         return named and self.storage in {None, storage} and (self.until is None or now < self.until)
 
 
+class BrakeState(StrEnum):
+    """Whether a brake holds, and what became of it; one that has nothing left to hold has ended."""
+
+    HELD = "held"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    ENDED = "ended"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brake:
-    """A mass deletion that waits for a person's word: `state` is held, approved or rejected."""
+    """Removals that wait for a person's word, and why: a mass deletion, or deletes of which it is not known what they mean."""
 
     id: int
     pulled_at: datetime
     removals: int
     stored_files: int
-    state: str
+    state: BrakeState
+    reason: str = ""
     decided_at: datetime | None = None
 
 

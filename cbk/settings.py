@@ -263,10 +263,19 @@ class Settings(BaseSettings):
     )
     grace_period: Duration = Field(default=timedelta(days=7), description="How long a deleted file's copies are kept.")
     brake_files: int = Field(
-        default=100, ge=1, description="A brake holds removals where more than this many are due within `CBK_BRAKE_WINDOW` ..."
+        default=100,
+        ge=1,
+        description="A set of at most so many copies has no brake. Of a larger one, what exceeds `CBK_BRAKE_SHARE` waits.",
     )
-    brake_share: int = Field(default=10, ge=0, le=100, description="... and more than this percentage of the stored files.")
-    brake_window: PositiveDuration = Field(default=timedelta(days=1), description="The time within which removals are counted.")
+    brake_share: int = Field(
+        default=10,
+        ge=0,
+        le=100,
+        description="How many percent of the copies that were here `CBK_BRAKE_WINDOW` ago may go within it without a person.",
+    )
+    brake_window: PositiveDuration = Field(
+        default=timedelta(days=30), description="The time within which what goes is counted against `CBK_BRAKE_SHARE`."
+    )
     trash: Duration = Field(
         default=timedelta(0),
         description="How long pruned copies stay in the trash, for `cbk undelete`. 0: they are removed at once.",

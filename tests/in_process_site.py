@@ -262,7 +262,8 @@ class InProcessSite:
 
     def versions(self):
         """The catalog's versions by (key, number)."""
-        return {(version.key, version.number): version for version in self.context.catalog.report.versions()}
+        listed = sorted(self.context.catalog.report.versions(), key=lambda version: (version.live, version.id))
+        return {(version.key, version.number): version for version in listed}
 
     def states(self):
         return {name: version.state.value for name, version in self.versions().items()}
@@ -311,7 +312,8 @@ class InProcessSite:
             for column in (removals.c.first_seen_at, removals.c.due_at):
                 moved = sa.type_coerce(column, sa.BigInteger) - by // timedelta(milliseconds=1)
                 connection.execute(sa.update(removals).values({column.name: sa.type_coerce(moved, column.type)}))
-            connection.execute(sa.update(removals).values(armed_until=None))
+            # With time, polls go by that read every row.
+            connection.execute(sa.update(removals).values(armed_until=None, poll=-1))
 
     def expire_leases(self):
         self.pass_time(lease_until=timedelta(minutes=1))

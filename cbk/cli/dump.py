@@ -30,8 +30,10 @@ def dump() -> None:
     """Dumps of databases, kept beside the files that they name.
 
     \b
-    Example, from nothing to a first dump that is known to restore:
-      export CBK_DUMPS='{"app": {"url": "postgresql://backup:secret@db/app"}}'
+    CBK_DUMPS names them, for example {"app": {"url": "postgresql://backup:secret@db/app"}}.
+
+    \b
+    Example:
       cbk dump now app && cbk dump drill app
       cbk dump ls
     """

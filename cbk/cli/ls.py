@@ -18,7 +18,7 @@ from cbk.cli.context import opened
 from cbk.cli.text import as_line, as_size, as_text, parse_instant
 from cbk.jobs.status.listing import VersionFilter, find
 from cbk.model import DeclinedRow, Version, VersionState
-from cbk.rules.intake.layout import copy_location, object_key
+from cbk.rules.intake.layout import location_of, object_key
 
 EXIT_SOME_FAILED = 3
 TABLE_ROWS = 1000
@@ -44,6 +44,7 @@ _MORE_HEADINGS = ("on disk", "stored", "verified", "row")
 @click.option(
     "--refresh", is_flag=True, help="Only what waits for a fresh link, and of that only the rows' Ids, as SQL takes them."
 )
+@click.option("--gone", is_flag=True, help="Only what has a copy here and no row any more, though nobody deleted it.")
 @click.option("--long", "is_long", is_flag=True, help="More columns.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line; docs/commands.md documents its shape.")
 @click.pass_obj
@@ -61,6 +62,7 @@ def ls(
     since: str | None,
     until: str | None,
     refresh: bool,
+    gone: bool,
     is_long: bool,
     as_json: bool,
 ) -> None:
@@ -88,6 +90,7 @@ def ls(
             newest=newest or None,
             deleted=deleted,
             refresh=refresh,
+            gone=gone,
             since=parse_instant(since, now=now, forward=False) if since else None,
             until=parse_instant(until, now=now, forward=False) if until else None,
         )
@@ -127,7 +130,7 @@ def version_object(version: Version) -> dict[str, Any]:
         "version": version.number,
         "state": version.state.value,
         "reason": version.reason,
-        "location": copy_location(version.place, version.number) if stored else None,
+        "location": location_of(version) if stored else None,
         "sha256": version.sha256,
         "size": version.size,
         "stored_size": version.stored_size,
@@ -136,6 +139,7 @@ def version_object(version: Version) -> dict[str, Any]:
         "due_at": _text(version.due_at),
         "newest": version.newest,
         "deleted": version.deleted,
+        "live": version.live,
         "verified_at": _text(version.verified_at),
         "pruned_at": _text(version.pruned_at),
     }
@@ -145,7 +149,7 @@ def declined_object(row: DeclinedRow) -> dict[str, Any]:
     """What `ls --json` says of a declined row: the same names, with what could be made out of it."""
     named = {"storage": row.storage, "bucket": None, "key": row.key, "version": row.version}
     nothing = dict.fromkeys(("location", "sha256", "size", "stored_size", "stored_at"))
-    unknown = dict.fromkeys(("due_at", "newest", "deleted", "verified_at", "pruned_at"))
+    unknown = dict.fromkeys(("due_at", "newest", "deleted", "live", "verified_at", "pruned_at"))
     return named | {"state": VersionState.DECLINED.value, "reason": row.reason} | nothing | {"row": row.source_id} | unknown
 
 

@@ -15,7 +15,7 @@ from cbk.errors import UsageError
 from cbk.jobs.context import Context
 from cbk.jobs.mirror.audit import Audited, audit
 from cbk.jobs.mirror.report import elsewhere_object, mirror_standings
-from cbk.jobs.mirror.run import Done, Passed, Work, find_work, mirror_of, run_pass
+from cbk.jobs.mirror.run import MirrorWork, Passed, PassResult, find_work, mirror_of, run_pass
 from cbk.rules.mirror import describe_mirrors
 
 EXIT_SOME_FAILED = 3
@@ -133,7 +133,7 @@ def _print_passed(passed: Passed) -> None:
         click.echo(f"broken off: {as_text(reason)}")
 
 
-def _told(done: Done) -> str:
+def _told(done: PassResult) -> str:
     parts = [f"{counted(done.sent, 'copy', 'copies')} sent ({as_size(done.size)})"]
     parts += [f"{done.verified} verified, {done.bad} bad"] if done.verified else []
     parts += [f"{done.repaired} brought back here"] if done.repaired else []
@@ -204,6 +204,6 @@ def _plan(context: Context, name: str, *, as_json: bool) -> None:
         click.echo(f"{name}: no disk is known yet; the first pass sends everything")
 
 
-def _work_object(work: Work) -> dict[str, Any]:
+def _work_object(work: MirrorWork) -> dict[str, Any]:
     """What would be done, as JSON."""
     return {"disk": work.disk, "send": work.copies, "size": work.size, "remove": work.removals}

@@ -34,6 +34,9 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 @click.option("--approve", type=int, metavar="ID", help="Let go what this brake holds, when it is due.")
 @click.option("--reject", type=int, metavar="ID", help="Keep what this brake holds: as if it had not been deleted.")
 @click.option("--trust-clock", is_flag=True, help="The clock is right: begin anew with it, after it went back or jumped ahead.")
+@click.option(
+    "--accept-gone", is_flag=True, help="Files whose rows are gone without a delete are right so: keep their copies, say no more."
+)
 @storage_option
 @click.option("--prefix", help="Only keys that begin like this.")
 @dry_run_option
@@ -46,6 +49,7 @@ def prune(
     approve: int | None,
     reject: int | None,
     trust_clock: bool,
+    accept_gone: bool,
     storage: str | None,
     prefix: str | None,
     dry_run: bool,
@@ -58,11 +62,15 @@ def prune(
       cbk prune --plan
       cbk prune --approve 3
     """
-    if sum((show_plan, approve is not None, reject is not None, trust_clock)) > 1:
-        raise UsageError("--plan, --approve, --reject and --trust-clock are different things", hint="give one of them")
+    if sum((show_plan, approve is not None, reject is not None, trust_clock, accept_gone)) > 1:
+        raise UsageError(
+            "--plan, --approve, --reject, --trust-clock and --accept-gone are different things", hint="give one of them"
+        )
     with opened(config) as context:
         if trust_clock:
             _trust(context, dry_run=dry_run)
+        elif accept_gone:
+            _accept_gone(context, dry_run=dry_run, as_json=as_json)
         elif approve is not None or reject is not None:
             _decide(context, approve, reject, dry_run=dry_run, as_json=as_json)
         elif show_plan or dry_run:
@@ -78,6 +86,16 @@ def _trust(context: Context, *, dry_run: bool) -> None:
         return
     still = trust_clock(context)
     click.echo("the clock as it is now is trusted" if still is None else f"noted; nothing is pruned all the same: {still}")
+
+
+def _accept_gone(context: Context, *, dry_run: bool, as_json: bool) -> None:
+    context.catalog.require_current()
+    files = context.catalog.report.counts().gone_files if dry_run else context.catalog.report.accept_gone()
+    outcome = "would accept" if dry_run else "accepted"
+    if as_json:
+        click.echo(json.dumps({"outcome": outcome, "files": files}))
+    else:
+        click.echo(f"{outcome}: {counted(files, 'file')} without a row; the copies stay")
 
 
 def _decide(context: Context, approve: int | None, reject: int | None, *, dry_run: bool, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from cbk.cli.text import as_line, as_size, as_text, counted
 from cbk.cli.verification_lines import verification_lines
 from cbk.errors import CbkError
 from cbk.jobs.context import Context
-from cbk.jobs.status.status import Disk, Status, gather_status, status_object
+from cbk.jobs.status.status import Disk, Retention, Status, gather_status, status_object
 from cbk.rules.backup.bandwidth import describe_limit
 from cbk.rules.mirror import describe_mirrors
 from cbk.rules.status.health import describe_age
@@ -116,9 +116,7 @@ def _lines(taken: Status) -> Iterator[str]:
     if taken.ordered.bandwidth is not None or taken.ordered.is_ordered:
         by = " (by `cbk bandwidth`)" if taken.ordered.is_ordered else ""
         yield f"bandwidth   {describe_limit(taken.ordered.bandwidth)} for all workers together{by}"
-    if taken.retention.removals:
-        wait = "waits" if taken.retention.removals == 1 else "wait"
-        yield f"removals    {taken.retention.removals} {wait} for the end of a grace: `cbk prune --plan`"
+    yield from map(escape, _retention_lines(taken.retention))
     if counts.oldest_unprotected_at:
         yield f"lag         {describe_age(taken.lag)} since the oldest unprotected file was first seen"
     if taken.refresh.count:
@@ -134,6 +132,22 @@ def _lines(taken: Status) -> Iterator[str]:
 def _mirror_lines(taken: Status) -> Iterator[str]:
     for number, line in enumerate(describe_mirrors(taken.mirrors, taken.counts.now)):
         yield escape(as_text(line if number == 0 else f"            {line}"))
+
+
+def _retention_lines(retention: Retention) -> Iterator[str]:
+    """What waits to go, and how much of the brake's window is used; that is nothing where so few copies are here that it is off."""
+    if retention.removals:
+        wait = "waits" if retention.removals == 1 else "wait"
+        yield f"removals    {retention.removals} {wait} for the end of a grace: `cbk prune --plan`"
+    if retention.partial:
+        named = "1 delete names" if retention.partial == 1 else f"{retention.partial} deletes name"
+        yield f"deletes     {named} an older version than the newest, which stays: `cbk prune --plan`"
+    allowance = retention.allowance
+    if allowance is not None and allowance.allowed is not None:
+        yield (
+            f"brake       {allowance.used} of {allowance.allowed} copies went without a person's word "
+            f"since {allowance.since:%Y-%m-%d}; {allowance.waiting} wait"
+        )
 
 
 def _bucket_lines(taken: Status) -> Iterator[str]:

@@ -47,7 +47,7 @@ def _prune_message(planned: Planned, now: datetime) -> _Message:
         args=() if removal.delete_id is None else (removal.delete_id,),
         kwargs={} if removal.version_id is None else {"version_id": removal.version_id},
         shown=f"({planned.label!r},)",
-        countdown=max((removal.due_at - now).total_seconds(), 0) or None,
+        countdown=max(((removal.due_at or now) - now).total_seconds(), 0) or None,
     )
 
 

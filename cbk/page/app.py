@@ -26,7 +26,7 @@ from cbk.page.show import FILTERS, graphs_of
 from cbk.page.snapshot import Snapshot
 from cbk.page.sparkline import HEIGHT, WIDTH
 from cbk.page.workers import WorkerCounts
-from cbk.rules.intake.layout import copy_location
+from cbk.rules.intake.layout import location_of
 from cbk.rules.mirror import describe_mirrors
 from cbk.rules.status.health import HINTS
 
@@ -163,7 +163,7 @@ class _Views:
             file=newest,
             folder=f"{folder}/" if folder else "",
             version_histories=version_histories,
-            location=copy_location,
+            location=location_of,
         )
 
     def download(self, version_id: int) -> Response:

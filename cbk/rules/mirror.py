@@ -18,7 +18,7 @@ from cbk.rules.text import counted
 
 # A pass may be late by so many intervals, or by this time, whichever is longer.
 LATE_PASSES = 3
-LATE_AT_LEAST = timedelta(hours=1)
+SHORTEST_MIRROR_PATIENCE = timedelta(hours=1)
 # A disk that was not seen for so many passes is away.
 MISSED_PASSES = 2
 
@@ -250,7 +250,7 @@ def _judge(mirror: MirrorStanding, now: datetime, alert_after: timedelta) -> lis
         return [problem(mirror.problem or "it has no copies yet", f"`cbk mirror {name}` begins, and says what is in the way")]
     problems = []
     reason = f" ({mirror.problem})" if mirror.problem else ""
-    patience = max(mirror.every * LATE_PASSES, LATE_AT_LEAST, alert_after)
+    patience = max(mirror.every * LATE_PASSES, SHORTEST_MIRROR_PATIENCE, alert_after)
     if mirror.passed_at is not None and now - mirror.passed_at > patience:
         message = f"no pass for {describe_age(now - mirror.passed_at)}"
         problems.append(problem(message, "does a worker serve the queue `mirror`, and does beat run?", "/pass"))

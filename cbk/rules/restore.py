@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from cbk.model import Version, VersionState
 
@@ -34,9 +35,14 @@ class Deletion:
     seen_at: datetime
     ended_at: datetime | None = None
 
-    def covers(self, number: int, at: datetime) -> bool:
-        """Whether version `number` was deleted at that instant."""
-        return number <= self.through and self.seen_at <= at and (self.ended_at is None or at < self.ended_at)
+    def covers(self, number: int, at: datetime, brought_at: Iterable[datetime] = ()) -> bool:
+        """Whether version `number` was deleted at that instant; `brought_at` is when its rows were first seen.
+
+        A row that came after the delete has created it again.
+        """
+        if number > self.through or at < self.seen_at or (self.ended_at is not None and at >= self.ended_at):
+            return False
+        return not any(self.seen_at < instant <= at for instant in brought_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +61,25 @@ class Choice:
         return self.version.state is VersionState.STORED
 
 
-def choose(versions: Iterable[Version], restore_filter: RestoreFilter, deletions: Iterable[Deletion] = ()) -> Choice | None:
+def choose(
+    versions: Iterable[Version],
+    restore_filter: RestoreFilter,
+    deletions: Iterable[Deletion] = (),
+    brought_at: Mapping[int, Sequence[datetime]] = MappingProxyType({}),
+) -> Choice | None:
     """Which of a file's versions is restored; None where none of them is wished for.
 
     It is the highest that is wished for. Has that one no copy, the next lower one with a copy stands in: an old copy beats none.
-    `deletions` are the file's own; they matter only to a wish with `at`.
+    What is live goes before what is not: a version whose row has vanished says nothing about the others. `brought_at` is when the
+    rows of each version were first seen, by its id; `deletions` are the file's own. These two matter only to a wish with `at`.
     """
     deletions = list(deletions)
-    wanted = [version for version in versions if _is_wanted(version, restore_filter, deletions)]
+    wanted = [version for version in versions if _is_wanted(version, restore_filter, deletions, brought_at.get(version.id, ()))]
     if not wanted:
         return None
-    highest = max(wanted, key=_number)
-    stored = max((version for version in wanted if version.state is VersionState.STORED), key=_number, default=None)
+    order = _number if restore_filter.at is not None else _live_first
+    highest = max(wanted, key=order)
+    stored = max((version for version in wanted if version.state is VersionState.STORED), key=order, default=None)
     if stored is None:
         return Choice(version=highest, reason=f"v{highest.number} has no copy: it {_standing(highest)}")
     if stored is highest:
@@ -74,18 +87,24 @@ def choose(versions: Iterable[Version], restore_filter: RestoreFilter, deletions
     return Choice(version=stored, reason=f"older version: v{highest.number} {_standing(highest)}")
 
 
-def _is_wanted(version: Version, restore_filter: RestoreFilter, deletions: list[Deletion]) -> bool:
+def _is_wanted(version: Version, restore_filter: RestoreFilter, deletions: list[Deletion], brought_at: Sequence[datetime]) -> bool:
     if restore_filter.number not in {None, version.number}:
         return False
     if restore_filter.at is None:
         return restore_filter.deleted or not version.deleted
     if version.first_seen_at is None or version.first_seen_at > restore_filter.at:
         return False
-    return restore_filter.deleted or not any(deletion.covers(version.number, restore_filter.at) for deletion in deletions)
+    return restore_filter.deleted or not any(
+        deletion.covers(version.number, restore_filter.at, brought_at) for deletion in deletions
+    )
 
 
-def _number(version: Version) -> int:
-    return version.number
+def _number(version: Version) -> tuple[bool, int, int]:
+    return True, version.number, version.id
+
+
+def _live_first(version: Version) -> tuple[bool, int, int]:
+    return version.live, version.number, version.id
 
 
 def _standing(version: Version) -> str:

@@ -25,8 +25,12 @@ LONGEST_SLICE = timedelta(minutes=10)
 STAY = 0.8
 # A copy is overdue when it was not read for CBK_VERIFY_EVERY and this part of it.
 MARGIN = 0.25
-# So many copies one after the other that cannot be read are no bad copies, but a disk that fails.
-UNREADABLE_LIMIT = 10
+# So many copies one after the other that are bad or missing are no bad copies, but a disk, a mount or a memory that fails; and so
+# many without a single good one.
+BAD_IN_A_ROW_LIMIT = 10
+NONE_GOOD_LIMIT = 5
+# So many copies that gave other bytes when they were read once more.
+FLAKY_LIMIT = 3
 
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%")
 

@@ -12,7 +12,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import sqlalchemy as sa
-from cbk.appside.schema import FILES
 
 from cbk.edges.catalog.schema import leases, mirror_copies
 from cbk.jobs.admin.init import initialise
@@ -21,6 +20,7 @@ from cbk.jobs.context import open_context
 from cbk.jobs.mirror.run import lease_of
 from cbk.rules.intake.layout import copy_location, places
 from cbk.settings import Settings
+from cbk_app.schema import FILES
 from tests.disk import File, drop
 
 MIRROR = "there"

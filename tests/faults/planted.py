@@ -107,7 +107,7 @@ PLANTS = {
     ),
     "the lease is not asked before publishing": Plant(
         "cbk/jobs/backup/backup.py",
-        "        self._keeper.tick(item.claim)\n        if item.part is None:\n",
+        "        self._lease_renewer.tick(item.claim)\n        if item.part is None:\n",
         "        if item.part is None:\n",
         (f"{_JOBS}test_worker_that_slept_through_its_lease_publishes_nothing",),
     ),
@@ -125,7 +125,7 @@ PLANTS = {
     ),
     "the download is held while a copy is stored": Plant(
         "cbk/jobs/backup/backup.py",
-        "            self._slot.free()\n",
+        "            self._slot.release()\n",
         "            pass\n",
         (f"{_TOGETHER}test_what_came_is_stored_while_another_task_downloads",),
     ),
@@ -146,8 +146,8 @@ PLANTS = {
     ),
     "a grace is not waited for": Plant(
         "cbk/rules/retention/retention.py",
-        "    return max(removal.due_at, ",
-        "    return min(removal.first_seen_at, ",
+        "    return None if removal.due_at is None else max(removal.due_at, ",
+        "    return None if removal.due_at is None else min(removal.first_seen_at, ",
         ("tests/faults/test_network.py", "-k", "messages"),
     ),
     "a broker's certificate is not checked": Plant(

@@ -1,6 +1,7 @@
 """Mirrors through kills and pulled plugs: no half copy under a name, no record of what is not there, and nothing lost in the end.
 
-At length with `-m nightly`: 2,000 files, 50 kills and 20 pulled disks, at S3, by SFTP and on disks in turn, and `crypt` over each.
+All of it takes minutes, and runs with `-m nightly`: at most 2,000 files, 50 kills and 20 pulled disks, at S3, by SFTP and on
+disks in turn, and `crypt` over each.
 """
 
 import subprocess
@@ -74,6 +75,7 @@ def survive_kills(tmp_path, remote, *, count, kills, seconds):
     remote.check(scene.root)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("remote", ["sftp-crypt"], indirect=True)
 def test_a_pass_that_is_killed_leaves_no_half_copy_and_the_next_ones_go_on(tmp_path, remote):
     survive_kills(tmp_path, remote, count=120, kills=3, seconds=4)
@@ -132,6 +134,7 @@ def two_disks():
         pytest.skip(f"PULLED MIRROR DISKS ARE NOT TESTED: {reason}")
 
 
+@pytest.mark.nightly
 def test_a_disk_that_is_pulled_while_a_pass_writes_to_it_is_whole_when_it_comes_back(tmp_path, two_disks):
     survive_pulled_disks(tmp_path, count=150, pulls=2)
 

@@ -1,14 +1,16 @@
 """The brake on a site: too many removals at once wait for a person's word, and nothing else does."""
 
-from datetime import timedelta
+import json
+from datetime import datetime, timedelta
 from hashlib import sha256
 
 import pytest
 import sqlalchemy as sa
 
 from cbk.edges import host
-from cbk.edges.catalog.schema import brakes, removals, versions
+from cbk.edges.catalog.schema import facts, removals, samples, versions
 from cbk.jobs.retention.plan import decide_brake
+from cbk.model import BrakeState
 from cbk_app.schema import DELETE_LOG, FILES
 
 WEEK = timedelta(days=7)
@@ -36,16 +38,20 @@ def make_full_site(make_site):
 
 
 def stock(site, number, *, version=1):
+    return _add(site, [(f"{index}.txt", version, b"%d" % index) for index in range(number)])
+
+
+def _add(site, named):
     rows = [
         {
             "Path": "",
-            "Name": f"{index}.txt",
+            "Name": name,
             "Storage": "s3",
             "Version": version,
-            "Hash": sha256(b"%d" % index).hexdigest(),
-            "SignedDownloadUrl": site.link(f"/{index}"),
+            "Hash": sha256(content).hexdigest(),
+            "SignedDownloadUrl": site.link(f"/{name}"),
         }
-        for index in range(number)
+        for name, version, content in named
     ]
     with site.application.begin() as connection:
         before = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(FILES.c.Id), 0)))
@@ -55,8 +61,20 @@ def stock(site, number, *, version=1):
     site.publisher.take()
     with site.context.catalog.database.writing() as connection:
         stored = {"state": "stored", "due_at": None, "lease_until": None, "size": 1, "stored_size": 30}
+        stored["stored_at"] = site.context.catalog.database.now_sql
         connection.execute(sa.update(versions).where(versions.c.state != "stored").values(**stored))
+        connection.execute(sa.update(versions).values(kept=False))  # as whoever stores a version does for its file
     return ids
+
+
+def stock_more(site, number):
+    """So many other files, of one byte each."""
+    return _add(site, [(f"more-{index}.txt", 1, b"%d" % index) for index in range(number)])
+
+
+def stock_versions(site, indexes):
+    """Other bytes for these files, each under the next version."""
+    return _add(site, [(f"{index}.txt", 2, b"garbage %d" % index) for index in indexes])
 
 
 def delete_all(site, row_ids):
@@ -66,17 +84,42 @@ def delete_all(site, row_ids):
 
 def held(site):
     """How many removals each held brake holds."""
-    return [brake.removals for brake in site.context.catalog.brakes.all("held")]
+    return [brake.removals for brake in site.context.catalog.brakes.all(BrakeState.HELD)]
 
 
 def stored(site):
     return sum(version.state.value == "stored" for version in site.context.catalog.report.versions())
 
 
-def forget_when_it_was_pulled(site):
-    """The burst is long over."""
+def let_time_pass(site, by):
+    """As if all that the catalog has were older: copies, removals, what was pruned, and how things stood."""
+    milliseconds = by // timedelta(milliseconds=1)
+    moved = (
+        (versions, ("first_seen_at", "stored_at", "verified_at", "pruned_at")),
+        (removals, ("first_seen_at", "due_at", "closed_at")),
+    )
     with site.context.catalog.database.writing() as connection:
-        connection.execute(sa.update(brakes).values(joined_at=site.context.catalog.database.now() - DAY))
+        for table, columns in moved:
+            for name in columns:
+                earlier = sa.type_coerce(table.c[name], sa.BigInteger) - milliseconds
+                values = {name: sa.type_coerce(earlier, table.c[name].type)}
+                connection.execute(sa.update(table).where(table.c[name].is_not(None)).values(values))
+        connection.execute(sa.update(removals).values(armed_until=None, poll=-1))
+        earlier = sa.type_coerce(sa.type_coerce(samples.c.at, sa.BigInteger) - milliseconds, samples.c.at.type)
+        connection.execute(sa.update(samples).values(at=earlier))
+        connection.execute(sa.delete(facts).where(facts.c.name == "brake.looked"))
+        began = connection.scalar(sa.select(facts.c.value).where(facts.c.name == "brake.began"))
+        if began is not None:
+            at, copies = json.loads(began)
+            value = json.dumps([(datetime.fromisoformat(at) - by).isoformat(), copies])
+            connection.execute(sa.update(facts).where(facts.c.name == "brake.began").values(value=value))
+
+
+def note_how_things_stand(site):
+    """A sample of now, as a poll notes one every quarter of an hour."""
+    with site.context.catalog.database.writing() as connection:
+        connection.execute(sa.delete(samples))
+    site.poll()
 
 
 # ---- all of a site at once ---------------------------------------------------------------------------------------------------
@@ -104,7 +147,7 @@ def test_one_approval_lets_all_of_them_go_and_nobody_is_asked_again(full_site):
     assert {summary.outcome for summary in full_site.let_go()} == {"pruned"}
     assert stored(full_site) == 0
     full_site.poll()
-    assert full_site.context.catalog.brakes.all("held") == []
+    assert full_site.context.catalog.brakes.all(BrakeState.HELD) == []
     assert full_site.context.catalog.removals.count_open() == (0, 0)
 
 
@@ -112,8 +155,7 @@ def test_rejection_keeps_all_of_them_for_good(full_site):
     assert decide_brake(full_site.context, 1, approve=False) == 300
     full_site.pass_grace()
     assert full_site.let_go() == []
-    full_site.forget_fact("deletes.window")
-    full_site.forget_fact("deletes.reconcile.finished_at")
+    full_site.forget_fact("deletes.reading")
     full_site.poll()
     assert full_site.let_go() == []
     assert stored(full_site) == 300
@@ -126,9 +168,9 @@ def test_removal_whose_message_is_on_its_way_is_held_all_the_same(make_full_site
     site.poll()
     site.pass_grace(WEEK - timedelta(minutes=10))
     site.poll()
+    site.poll()
     assert len(site.publisher.prunes) == 1
     delete_all(site, rows[1:])
-    site.reopen(brake_window="30d")
     site.poll()
     assert held(site) == [20]
     site.pass_grace(timedelta(minutes=10))
@@ -142,47 +184,88 @@ def test_removal_whose_message_is_on_its_way_is_held_all_the_same(make_full_site
 @pytest.mark.parametrize(
     ("files", "deletes", "settings", "expected"),
     [
-        (30, 10, {"brake_files": 10, "brake_share": 10}, []),
-        (30, 11, {"brake_files": 10, "brake_share": 10}, [11]),
-        # The share of what is stored, where that is more.
+        # So small a set has no brake; one that is larger by one has its share.
+        (10, 10, {"brake_files": 10, "brake_share": 10}, []),
+        (11, 2, {"brake_files": 10, "brake_share": 10}, [2]),
+        (30, 3, {"brake_files": 10, "brake_share": 10}, []),
+        (30, 4, {"brake_files": 10, "brake_share": 10}, [4]),
         (120, 12, {"brake_files": 10, "brake_share": 10}, []),
         (120, 13, {"brake_files": 10, "brake_share": 10}, [13]),
         (30, 30, {"brake_files": 1, "brake_share": 100}, []),
-        (30, 2, {"brake_files": 1, "brake_share": 0}, [2]),
+        (30, 1, {"brake_files": 1, "brake_share": 0}, [1]),
     ],
 )
-def test_brake_is_pulled_above_both_limits_and_not_at_them(make_full_site, files, deletes, settings, expected):
+def test_brake_is_pulled_above_the_share_and_not_at_it(make_full_site, files, deletes, settings, expected):
     site, rows = make_full_site(files, **settings)
     delete_all(site, rows[:deletes])
     site.poll()
     assert held(site) == expected
 
 
-def test_single_deletes_of_other_days_go_on(make_full_site):
-    site, rows = make_full_site(30, brake_files=10)
-    delete_all(site, rows[:2])
+def test_small_steps_add_up_over_the_window(make_full_site):
+    site, rows = make_full_site(100, brake_files=10, grace_period="1h")
+    for start in range(0, 10, 2):
+        delete_all(site, rows[start : start + 2])
+        site.poll()
+        let_time_pass(site, DAY)
+        assert {summary.outcome for summary in site.let_go()} == {"pruned"}
+    assert stored(site) == 90
+    delete_all(site, rows[10:11])
     site.poll()
-    site.pass_grace(5 * DAY)
-    delete_all(site, rows[2:20])
+    assert held(site) == [1]
+    let_time_pass(site, DAY)
+    assert site.let_go() == []
+    assert stored(site) == 90
+
+
+def test_what_went_counts_no_more_once_the_window_has_passed(make_full_site):
+    site, rows = make_full_site(100, brake_files=10, grace_period="1h")
+    delete_all(site, rows[:10])
     site.poll()
-    assert held(site) == [18]
-    site.pass_grace(2 * DAY)
-    assert [summary.outcome for summary in site.let_go()] == ["pruned", "pruned"]
-    forget_when_it_was_pulled(site)
-    delete_all(site, rows[20:21])
+    let_time_pass(site, DAY)
+    site.let_go()
+    note_how_things_stand(site)
+    let_time_pass(site, 31 * DAY)
+    delete_all(site, rows[10:19])
+    site.poll()
+    assert held(site) == []
+    delete_all(site, rows[19:20])
+    site.poll()
+    assert held(site) == [10]
+
+
+def test_rows_that_are_added_do_not_let_held_deletes_go(make_full_site):
+    site, rows = make_full_site(100, brake_files=20)
+    delete_all(site, rows[:30])
+    site.poll()
+    assert held(site) == [30]
+    stock_more(site, 320)
     site.poll()
     site.pass_grace()
-    assert [summary.outcome for summary in site.let_go()] == ["pruned"]
-    assert stored(site) == 27
+    assert site.let_go() == []
+    assert held(site) == [30]
 
 
-def test_deletes_of_a_few_each_day_are_never_held(make_full_site):
-    site, rows = make_full_site(30, brake_files=10)
-    for day in range(6):
-        delete_all(site, rows[day * 5 : day * 5 + 5])
+def test_rows_that_were_added_within_the_window_do_not_widen_it(make_full_site):
+    site, rows = make_full_site(100, brake_files=20)
+    note_how_things_stand(site)
+    let_time_pass(site, 31 * DAY)
+    stock_more(site, 900)
+    delete_all(site, rows[:11])
+    site.poll()
+    assert held(site) == [11]
+
+
+def test_garbage_that_replaces_a_few_files_each_day_is_held(make_full_site):
+    site, _ = make_full_site(100, brake_files=10, grace_period="1h")
+    lost = 0
+    for start in range(0, 30, 3):
+        stock_versions(site, range(start, start + 3))
         site.poll()
-        site.pass_grace(2 * DAY)
-    assert held(site) == []
+        let_time_pass(site, DAY / 2)
+        lost += sum(summary.outcome == "pruned" for summary in site.let_go())
+    assert lost <= 10
+    assert held(site) != []
 
 
 def test_deletes_that_name_no_file_of_the_kit_hold_nothing_up(make_full_site):
@@ -218,61 +301,57 @@ def test_brake_is_off_where_the_setting_is_out_of_reach(make_full_site):
     assert held(site) == []
 
 
-# ---- a burst that goes on ----------------------------------------------------------------------------------------------------
+# ---- what a brake holds ------------------------------------------------------------------------------------------------------
 
 
-def test_burst_over_several_polls_is_one_brake(make_full_site):
-    site, rows = make_full_site(60, brake_files=10)
-    for start in range(0, 60, 20):
-        delete_all(site, rows[start : start + 20])
-        site.poll()
-    assert held(site) == [60]
-
-
-def test_slow_burst_is_held_once_it_is_too_much(make_full_site):
-    site, rows = make_full_site(60, brake_files=10)
-    for start in range(0, 12, 3):
-        delete_all(site, rows[start : start + 3])
-        site.poll()
-    assert held(site) == [12]
-
-
-def test_few_that_follow_a_burst_are_single_deletes_and_many_belong_to_it(make_full_site):
-    site, rows = make_full_site(60, brake_files=20)
-    delete_all(site, rows[:30])
-    site.poll()
-    delete_all(site, rows[30:32])
-    site.poll()
-    assert held(site) == [30]
-    delete_all(site, rows[32:35])
-    site.poll()
-    assert held(site) == [35]
-
-
-def test_what_comes_long_after_a_burst_is_counted_anew(make_full_site):
+def test_approval_lets_go_what_was_held_and_not_what_came_later(make_full_site):
     site, rows = make_full_site(60, brake_files=10)
     delete_all(site, rows[:30])
     site.poll()
-    forget_when_it_was_pulled(site)
-    delete_all(site, rows[30:40])
-    site.poll()
-    assert held(site) == [30]
-    delete_all(site, rows[40:41])
-    site.poll()
-    assert held(site) == [30, 11]
-
-
-def test_approval_is_of_one_brake_alone(make_full_site):
-    site, rows = make_full_site(60, brake_files=10)
-    delete_all(site, rows[:30])
-    site.poll()
-    forget_when_it_was_pulled(site)
     delete_all(site, rows[30:])
     site.poll()
-    decide_brake(site.context, 2, approve=True)
+    assert held(site) == [30, 30]
+    assert decide_brake(site.context, 1, approve=True) == 30
     site.pass_grace()
     assert {summary.outcome for summary in site.let_go()} == {"pruned"}
-    assert stored(site) == 30
+    assert (stored(site), held(site)) == (30, [30])
+
+
+def test_what_a_person_approved_of_uses_nothing_of_the_window(make_full_site):
+    site, rows = make_full_site(100, brake_files=10)
+    delete_all(site, rows[:30])
+    site.poll()
+    decide_brake(site.context, 1, approve=True)
+    site.pass_grace()
+    site.let_go()
+    delete_all(site, rows[30:40])
+    site.poll()
+    assert held(site) == []
+
+
+def test_brake_whose_deletes_were_all_taken_back_ends_by_itself(make_full_site):
+    site, rows = make_full_site(30, brake_files=10)
+    delete_all(site, rows)
+    site.poll()
+    assert held(site) == [30]
+    with site.application.begin() as connection:
+        connection.execute(sa.delete(DELETE_LOG))
+    site.poll()
+    assert held(site) == []
+    assert [brake.state for brake in site.context.catalog.brakes.all()] == [BrakeState.ENDED]
+    assert site.context.catalog.removals.count_open() == (0, 0)
+
+
+def test_status_tells_how_much_of_the_window_is_used(make_full_site):
+    site, rows = make_full_site(100, brake_files=10, grace_period="1h")
+    delete_all(site, rows[:4])
+    site.poll()
+    let_time_pass(site, DAY)
+    site.let_go()
+    delete_all(site, rows[4:6])
+    site.poll()
+    allowance = site.context.catalog.brakes.allowance()
+    assert (allowance.used, allowance.waiting, allowance.allowed) == (4, 2, 10)
 
 
 def test_burst_over_so_many_slots_that_no_statement_could_name_them_is_held(make_full_site):
@@ -290,6 +369,7 @@ def test_burst_over_so_many_slots_that_no_statement_could_name_them_is_held(make
 def test_poll_that_pulls_the_brake_sends_nothing_of_what_it_holds(make_full_site):
     site, rows = make_full_site(30, brake_files=10, grace_period="0s")
     delete_all(site, rows)
+    site.poll()
     site.poll()
     assert site.publisher.prunes == []
     assert stored(site) == 30

@@ -11,12 +11,15 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from cbk.edges.catalog import Catalog, NewDelete, Verdict
+from cbk.edges.catalog import Catalog, NewDelete, RowChanges, Verdict
 from cbk.edges.catalog.catalog import MIGRATIONS
-from cbk.edges.catalog.schema import brakes, files, metadata, removals, versions
+from cbk.edges.catalog.rows import Counters
+from cbk.edges.catalog.schema import brakes, covers, files, metadata, removals, versions
 from cbk.errors import CatalogUnavailable, LeaseLost
-from cbk.model import AcceptedRow, RemovalKind, VersionState, Written
+from cbk.model import AcceptedRow, BrakeState, RemovalKind, RemovalOutcome, VersionState, Written
 from cbk.rules.intake.intake import candidate_place_keys, plan_intake
+from cbk.rules.lifecycle import REMOVAL_OUTCOMES
+from cbk.rules.retention.coverage import cover
 from tests.in_process_site import claim_row
 from tests.in_process_site import store as record_stored
 
@@ -75,7 +78,7 @@ def empty(request, tmp_path):
         yield catalog
 
 
-def take(catalog, *named, grace=GRACE):
+def take(catalog, *named, poll=0):
     """Take in rows of (key, number), whose Ids are the key's first letter and the number."""
     rows = [
         AcceptedRow(source_id=f"{key[0]}{number}", storage="s3", key=key, number=number, sha256="aa" * 32, link="https://h/x")
@@ -87,7 +90,7 @@ def take(catalog, *named, grace=GRACE):
         taken=catalog.intake.occupied_places(candidate_place_keys(rows, str)),
         bucket_of=str,
     )
-    return catalog.intake.write(plan, grace=grace)
+    return catalog.intake.write(RowChanges(plan=plan, poll=poll))
 
 
 def store(catalog, *named):
@@ -97,16 +100,27 @@ def store(catalog, *named):
         connection.execute(sa.update(versions).values(state="stored", due_at=None))
 
 
-def delete(catalog, delete_id, key="a.txt", through=1, *, grace=GRACE, row_id="a1", rows_through=None):
-    file_id = next((v.file_id for v in catalog.work.versions_named("s3", key)), None)
-    new = NewDelete(delete_id=delete_id, row_id=row_id, file_id=file_id, through=through if file_id else None)
-    catalog.removals.record([new], grace, rows_through)
+def coverage_of(catalog, key="a.txt", through=1):
+    """What a delete covers that names this version."""
+    [file_id] = {version.file_id for version in named(catalog, key)}
+    entries = catalog.rows.of_files([file_id])[file_id]
+    meant = next(entry for entry in entries if entry.number == through)
+    return cover(meant, under_its_id=[meant], of_its_file=entries, deleted_at=None, poll=9, ids_are_numbers=False)
+
+
+def delete(catalog, delete_id, key="a.txt", through=1, *, grace=GRACE, row_id=None):
+    """A delete of that version of a file, which gets a copy if it is new; of no known file, if it is "unknown"."""
+    if key != "unknown" and not named(catalog, key):
+        store(catalog, (key, through))
+    coverage = None if key == "unknown" else coverage_of(catalog, key, through)
+    new = NewDelete(delete_id=delete_id, row_id=row_id or f"{key[0]}{through}", coverage=coverage)
+    catalog.removals.record([new], grace, 0)
     return catalog.removals.of_delete(delete_id)
 
 
 def replaced(catalog, *, grace=GRACE):
     """Schedule v1 of a.txt."""
-    catalog.removals.schedule([v for v in named(catalog) if v.number == 1], grace)
+    catalog.removals.schedule([v for v in named(catalog) if v.number == 1], [], grace, 0)
     return catalog.removals.of_version(next(v.id for v in named(catalog) if v.number == 1))
 
 
@@ -132,22 +146,23 @@ def all_go(removal, listed, _holds, _now):
 def test_delete_is_known_with_its_grace_and_marks_what_it_covers(catalog):
     store(catalog, ("a.txt", 1), ("a.txt", 2), ("a.txt", 3))
     before = catalog.database.now()
-    removal = delete(catalog, "7", through=2, rows_through=30)
-    assert (removal.kind, removal.row_id, removal.through, removal.rows_through) == (RemovalKind.DELETED, "a1", 2, 30)
+    removal = delete(catalog, "7", through=2)
+    assert (removal.kind, removal.row_id, removal.through) == (RemovalKind.DELETED, "a2", 2)
     assert removal.due_at - removal.first_seen_at == GRACE
     assert before <= removal.first_seen_at <= catalog.database.now()
     assert (removal.open, removal.braked) == (True, False)
     assert are_deleted(catalog) == [True, True, False]
-    assert catalog.removals.known(["7", "8"]) == {"7": removal}
+    assert set(catalog.removals.known(["7", "8"])) == {"7"}
+    assert removal.covered == {version.id for version in named(catalog)[:2]}
 
 
 def test_deletes_by_the_thousand_are_noted_in_one_go(catalog):
     store(catalog, ("a.txt", 1))
     deletes = [NewDelete(delete_id=str(number), row_id="x") for number in range(1200)]
-    catalog.removals.record([*deletes, deletes[0]], GRACE, None)
-    assert catalog.removals.count_open() == (1200, 0)
+    catalog.removals.record([*deletes, deletes[0]], GRACE, 0)
     assert len(catalog.removals.known([str(number) for number in range(1200)])) == 1200
-    assert sum(1 for _ in catalog.removals.planned()) == 1200
+    assert len(catalog.removals.unbound(5000)) == 1200
+    assert catalog.rows.counters("deletes") == Counters(count=1200, total=sum(range(1200)))
 
 
 def test_delete_that_is_noted_again_begins_anew_and_lets_go_of_its_old_file(catalog):
@@ -167,42 +182,53 @@ def test_two_who_note_the_same_delete_at_once_note_it_once(catalog, rival):
     assert catalog.removals.count_open() == (1, 0)
 
 
-def test_delete_of_an_unknown_row_is_open_and_finds_its_file_later(catalog):
-    removal = delete(catalog, "7")
-    assert (removal.file_id, removal.through) == (None, None)
+def test_delete_of_an_unknown_row_is_open_without_a_due_time_until_its_row_is_known(catalog):
+    removal = delete(catalog, "7", "unknown", row_id="a1")
+    assert (removal.file_id, removal.through, removal.due_at) == (None, None, None)
     store(catalog, ("a.txt", 1))
-    [version] = named(catalog)
-    catalog.removals.resolve(removal.id, file_id=version.file_id, through=1)
+    before = catalog.database.now()
+    catalog.removals.bind([(removal.id, coverage_of(catalog))], grace=GRACE)
     assert are_deleted(catalog) == [True]
+    assert catalog.removals.of_delete("7").due_at >= before + GRACE
 
 
-@pytest.mark.parametrize(
-    ("outcome", "still_deleted"), [("taken back", False), ("rejected", False), ("re-created", False), ("unknown", False)]
-)
-def test_delete_that_ends_without_pruning_covers_nothing_any_more(catalog, outcome, still_deleted):
+@pytest.mark.parametrize("outcome", [RemovalOutcome.TAKEN_BACK, RemovalOutcome.REJECTED])
+def test_delete_that_ends_without_pruning_covers_nothing_any_more(catalog, outcome):
     store(catalog, ("a.txt", 1))
     removal = delete(catalog, "7")
     catalog.removals.withdraw(removal.id, outcome=outcome, reason="test")
-    assert are_deleted(catalog) == [still_deleted]
+    assert are_deleted(catalog) == [False]
     assert (catalog.removals.of_delete("7").open, catalog.removals.count_open()) == (False, (0, 0))
 
 
 def test_file_stays_deleted_while_another_delete_of_it_stands(catalog):
     store(catalog, ("a.txt", 1))
     first, _ = delete(catalog, "7"), delete(catalog, "8")
-    catalog.removals.withdraw(first.id, outcome="taken back", reason="test")
+    catalog.removals.withdraw(first.id, outcome=RemovalOutcome.TAKEN_BACK, reason="test")
     assert are_deleted(catalog) == [True]
 
 
-def test_delete_that_was_carried_out_is_not_taken_back_by_who_looked_before(catalog):
+def test_delete_whose_log_row_vanishes_is_taken_back_also_when_it_was_carried_out(catalog):
     store(catalog, ("a.txt", 1))
     removal = delete(catalog, "7")
     catalog.removals.carry_out(removal.id, all_go)
-    catalog.removals.withdraw(removal.id, outcome="taken back", reason="its row is gone", if_open=True)
-    assert catalog.removals.of_delete("7").outcome == "done"
-    assert are_deleted(catalog) == [True]
-    catalog.removals.withdraw(removal.id, outcome="rejected", reason="a person")
-    assert are_deleted(catalog) == [False]
+    assert (states(catalog), are_deleted(catalog)) == (["pruned"], [True])
+    [file_id] = catalog.removals.forget_log_rows([removal.id])
+    assert named(catalog)[0].file_id == file_id
+    assert (named(catalog)[0].live, are_deleted(catalog)) == (True, [False])
+    assert catalog.removals.of_delete("7") is None
+    assert catalog.rows.counters("deletes").count == 0
+
+
+@pytest.mark.parametrize("ended", [outcome for outcome in RemovalOutcome if outcome is not RemovalOutcome.OPEN])
+@pytest.mark.parametrize("then", [outcome for outcome in RemovalOutcome if outcome is not RemovalOutcome.OPEN])
+def test_removal_that_is_over_ends_differently_only_as_its_life_allows(catalog, ended, then):
+    store(catalog, ("a.txt", 1))
+    removal = delete(catalog, "7")
+    catalog.removals.withdraw(removal.id, outcome=ended, reason="first")
+    catalog.removals.withdraw(removal.id, outcome=then, reason="then")
+    allowed = then in REMOVAL_OUTCOMES[ended]
+    assert catalog.removals.of_delete("7").outcome is (then if allowed else ended)
 
 
 def test_open_deletes_are_looked_at_in_turn(catalog):
@@ -212,87 +238,13 @@ def test_open_deletes_are_looked_at_in_turn(catalog):
     assert set(looked) == {"1", "2", "3"}
 
 
-def test_version_that_comes_late_is_deleted_and_opens_what_was_carried_out(catalog):
+def test_row_that_comes_after_a_delete_is_live_whatever_number_it_bears(catalog):
     store(catalog, ("a.txt", 2))
     removal = delete(catalog, "7", through=2)
     catalog.removals.carry_out(removal.id, all_go)
-    take(catalog, ("a.txt", 1))
-    assert are_deleted(catalog) == [True, True]
-    again = catalog.removals.of_delete("7")
-    assert again.open
-    assert again.due_at >= removal.due_at
-    catalog.removals.carry_out(again.id, all_go)
-    assert states(catalog) == ["pruned", "pruned"]
-
-
-def test_version_that_comes_late_and_is_not_covered_opens_nothing(catalog):
-    store(catalog, ("a.txt", 2))
-    removal = delete(catalog, "7", through=2)
-    catalog.removals.carry_out(removal.id, all_go)
-    take(catalog, ("a.txt", 3), ("b.txt", 1))
-    assert are_deleted(catalog) == [True, False]
+    take(catalog, ("a.txt", 1), poll=1)
+    assert are_deleted(catalog) == [False, True]
     assert not catalog.removals.of_delete("7").open
-
-
-# ---- created again -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def recreate(catalog):
-    """A function that has row 40 bring v1 of a.txt again."""
-
-    def recreate(row_id=40):
-        [file_id] = {version.file_id for version in named(catalog)}
-        return catalog.removals.end_for_recreation(file_id=file_id, number=1, row_id=row_id)
-
-    return recreate
-
-
-def test_row_that_was_written_after_an_open_delete_ends_it_and_keeps_the_copy(catalog, recreate):
-    store(catalog, ("a.txt", 1))
-    delete(catalog, "7", rows_through=30)
-    assert recreate()
-    assert (states(catalog), are_deleted(catalog)) == (["stored"], [False])
-    assert named(catalog)[0].source_id == "40"
-    assert catalog.removals.of_delete("7").outcome == "re-created"
-
-
-def test_row_that_was_written_after_a_prune_brings_the_version_back(catalog, recreate):
-    store(catalog, ("a.txt", 1))
-    removal = delete(catalog, "7", rows_through=30)
-    [gone], _ = catalog.removals.carry_out(removal.id, all_go)
-    catalog.removals.remove_bytes(gone.id, lambda: None, trash=NO_TIME)
-    assert recreate()
-    assert (states(catalog), are_deleted(catalog)) == (["pending"], [False])
-    assert [version.source_id for version in catalog.work.dispatch(10, LEASE)] == ["40"]
-
-
-@pytest.mark.parametrize("rows_through", [None, 40, 41])
-def test_row_that_was_there_when_the_delete_was_seen_ends_nothing(catalog, recreate, rows_through):
-    store(catalog, ("a.txt", 1))
-    delete(catalog, "7", rows_through=rows_through)
-    assert not recreate()
-    assert catalog.removals.of_delete("7").open
-
-
-def test_version_comes_back_only_when_its_old_bytes_are_gone(catalog, recreate):
-    store(catalog, ("a.txt", 1))
-    removal = delete(catalog, "7", rows_through=30)
-    [gone], _ = catalog.removals.carry_out(removal.id, all_go)
-    assert not recreate()
-    assert (states(catalog), are_deleted(catalog)) == (["pruned"], [True])
-    catalog.removals.remove_bytes(gone.id, lambda: None, trash=NO_TIME)
-    assert recreate()
-
-
-def test_version_stays_pruned_where_another_delete_speaks_of_it_still(catalog, recreate):
-    store(catalog, ("a.txt", 1))
-    first, _ = delete(catalog, "7", rows_through=30), delete(catalog, "8", rows_through=50)
-    [gone], _ = catalog.removals.carry_out(first.id, all_go)
-    catalog.removals.carry_out(catalog.removals.of_delete("8").id, all_go)
-    catalog.removals.remove_bytes(gone.id, lambda: None, trash=NO_TIME)
-    assert recreate()
-    assert (states(catalog), are_deleted(catalog)) == (["pruned"], [True])
 
 
 # ---- replaced ----------------------------------------------------------------------------------------------------------------
@@ -311,7 +263,7 @@ def test_older_copies_are_listed_until_they_are_scheduled_and_in_turn(catalog):
 
 def test_version_that_a_person_keeps_gets_no_other_removal_and_one_that_is_free_does(catalog):
     store(catalog, ("a.txt", 1), ("a.txt", 2))
-    catalog.removals.withdraw(replaced(catalog).id, outcome="rejected", reason="test")
+    catalog.removals.withdraw(replaced(catalog).id, outcome=RemovalOutcome.REJECTED, reason="test")
     assert catalog.removals.files_with_older_copies(10) == []
     assert replaced(catalog) is None
 
@@ -320,17 +272,19 @@ def test_version_that_a_person_keeps_gets_no_other_removal_and_one_that_is_free_
 
 
 def arm(catalog, limit=100, *, max_countdown=timedelta(minutes=15)):
-    return [planned.removal.delete_id for planned in catalog.removals.arm(limit, max_countdown=max_countdown, patience=LEASE)]
+    return [
+        planned.removal.delete_id for planned in catalog.removals.arm(limit, max_countdown=max_countdown, patience=LEASE, read_in=1)
+    ]
 
 
 def test_what_comes_due_within_the_hop_is_sent_once(catalog):
     store(catalog, ("a.txt", 1))
     delete(catalog, "soon", grace=timedelta(minutes=14))
     delete(catalog, "late", grace=timedelta(minutes=16))
-    assert catalog.removals.waits_to_be_sent(timedelta(minutes=15))
+    assert catalog.removals.waits_to_be_sent(timedelta(minutes=15), 1)
     assert arm(catalog) == ["soon"]
     assert arm(catalog) == []
-    assert not catalog.removals.waits_to_be_sent(timedelta(minutes=15))
+    assert not catalog.removals.waits_to_be_sent(timedelta(minutes=15), 1)
     assert catalog.removals.armed() == 1
 
 
@@ -385,7 +339,7 @@ def test_carried_out_removal_records_what_went_and_is_over(catalog):
     assert ([version.number for version in sorted(gone, key=lambda v: v.number)], verdict.kept) == ([1, 2], "")
     assert states(catalog) == ["pruned", "pruned", "stored"]
     assert all(version.pruned_at for version in named(catalog)[:2])
-    assert {version.id for version in catalog.removals.leftovers(10)} == {version.id for version in gone}
+    assert {version.id for version in catalog.pruned_copies.leftovers(10)} == {version.id for version in gone}
     assert catalog.removals.of_delete("7").outcome == "done"
     assert catalog.removals.carry_out(removal.id, all_go) is None
 
@@ -411,6 +365,7 @@ def test_removal_that_begins_anew_meanwhile_is_nothing_to_carry_out(catalog):
     store(catalog, ("a.txt", 1))
     first = delete(catalog, "7")
     with catalog.database.writing() as connection:
+        connection.execute(sa.delete(covers))
         connection.execute(sa.delete(removals))
     assert catalog.removals.carry_out(first.id, all_go) is None
 
@@ -483,7 +438,7 @@ def test_two_removals_of_one_file_do_not_wait_for_each_other_for_ever(catalog, r
         key = f"{'abcde'[round_number]}.txt"
         store(catalog, (key, 1), (key, 2))
         old = named(catalog, key)[0]
-        catalog.removals.schedule([old], GRACE)
+        catalog.removals.schedule([old], [], GRACE, 0)
         own = catalog.removals.of_version(old.id)
         whole = delete(catalog, str(round_number), key, 2)
         outcomes = at_once(
@@ -498,7 +453,7 @@ def test_row_that_a_prune_looks_at_stays_as_it_is_until_the_prune_is_recorded(ca
     """A claim, and a delete that is taken back, wait for a prune that has begun to decide."""
     take(catalog, ("a.txt", 1))
     removal = delete(catalog, "7")
-    deciding, claims = threading.Event(), []
+    deciding, claims = threading.StateEvent(), []
 
     def claim():
         deciding.wait(30)
@@ -519,7 +474,7 @@ def test_row_that_a_prune_looks_at_stays_as_it_is_until_the_prune_is_recorded(ca
 def test_brake_that_is_pulled_while_a_prune_waits_for_the_lock_holds_it(catalog, rival):
     store(catalog, ("a.txt", 1))
     removal = delete(catalog, "7")
-    seen, ready = [], threading.Event()
+    seen, ready = [], threading.StateEvent()
 
     def prune():
         ready.set()
@@ -527,7 +482,7 @@ def test_brake_that_is_pulled_while_a_prune_waits_for_the_lock_holds_it(catalog,
 
     pruner = threading.Thread(target=prune)
     with catalog.database.writing() as connection:
-        values = {"pulled_at": removal.first_seen_at, "joined_at": removal.first_seen_at, "stored_files": 1, "state": "held"}
+        values = {"pulled_at": removal.first_seen_at, "stored_files": 1, "state": "held"}
         brake_id = connection.execute(sa.insert(brakes).values(**values)).inserted_primary_key[0]
         connection.execute(sa.update(removals).values(brake_id=brake_id))
         pruner.start()
@@ -544,30 +499,30 @@ def test_brake_that_is_pulled_while_a_prune_waits_for_the_lock_holds_it(catalog,
 def pruned(catalog):
     """A version that is pruned in the record."""
     store(catalog, ("a.txt", 1))
-    [version], _ = catalog.removals.carry_out(delete(catalog, "7", rows_through=30).id, all_go)
+    [version], _ = catalog.removals.carry_out(delete(catalog, "7").id, all_go)
     return version
 
 
 def test_bytes_are_taken_once(catalog, pruned):
     taken = []
     for _ in range(2):
-        catalog.removals.remove_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
+        catalog.pruned_copies.remove_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
     assert taken == [1]
-    assert catalog.removals.leftovers(10) == []
+    assert catalog.pruned_copies.leftovers(10) == []
 
 
 def test_bytes_that_could_not_be_taken_are_left_for_later(catalog, pruned):
     with pytest.raises(ZeroDivisionError):
-        catalog.removals.remove_bytes(pruned.id, lambda: 1 / 0, trash=NO_TIME)
-    assert [version.id for version in catalog.removals.leftovers(10)] == [pruned.id]
+        catalog.pruned_copies.remove_bytes(pruned.id, lambda: 1 / 0, trash=NO_TIME)
+    assert [version.id for version in catalog.pruned_copies.leftovers(10)] == [pruned.id]
 
 
 def test_bytes_of_a_version_that_was_brought_back_are_not_taken(catalog, pruned):
     for delete_removal in catalog.removals.deletes_of_file(pruned.file_id):
-        catalog.removals.withdraw(delete_removal.id, outcome="rejected", reason="a person")
+        catalog.removals.withdraw(delete_removal.id, outcome=RemovalOutcome.REJECTED, reason="a person")
     assert catalog.work.make_due([pruned.id], reason="undeleted") == 1
     taken = []
-    catalog.removals.remove_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
+    catalog.pruned_copies.remove_bytes(pruned.id, lambda: taken.append(1), trash=NO_TIME)
     assert taken == []
 
 
@@ -579,30 +534,30 @@ def test_version_that_is_deleted_is_not_made_due_by_who_looked_before(catalog, p
 
 
 def test_bytes_that_came_after_the_prune_have_to_go_too(catalog, pruned):
-    catalog.removals.remove_bytes(pruned.id, lambda: None, trash=NO_TIME)
-    assert catalog.removals.note_leftover(pruned.id)
-    assert [version.id for version in catalog.removals.leftovers(10)] == [pruned.id]
+    catalog.pruned_copies.remove_bytes(pruned.id, lambda: None, trash=NO_TIME)
+    assert catalog.pruned_copies.note_leftover(pruned.id)
+    assert [version.id for version in catalog.pruned_copies.leftovers(10)] == [pruned.id]
     store(catalog, ("b.txt", 1))
-    assert not catalog.removals.note_leftover(named(catalog, "b.txt")[0].id)
+    assert not catalog.pruned_copies.note_leftover(named(catalog, "b.txt")[0].id)
 
 
 def test_trash_keeps_a_name_until_its_time_is_over(catalog, pruned):
-    catalog.removals.remove_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
-    [version] = catalog.removals.in_trash(file_id=pruned.file_id)
+    catalog.pruned_copies.remove_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
+    [version] = catalog.pruned_copies.in_trash(file_id=pruned.file_id)
     assert version.trash_name == "1.gzip"
-    assert catalog.removals.in_trash(over=True) == []
+    assert catalog.pruned_copies.in_trash(over=True) == []
     with catalog.database.writing() as connection:
         connection.execute(sa.update(versions).values(trash_until=catalog.database.now()))
-    assert [each.id for each in catalog.removals.in_trash(over=True)] == [pruned.id]
-    catalog.removals.out_of_trash(version)
-    assert (catalog.removals.in_trash(), states(catalog)) == ([], ["pruned"])
+    assert [each.id for each in catalog.pruned_copies.in_trash(over=True)] == [pruned.id]
+    catalog.pruned_copies.out_of_trash(version)
+    assert (catalog.pruned_copies.in_trash(), states(catalog)) == ([], ["pruned"])
 
 
 def test_copy_that_is_back_from_the_trash_counts(catalog, pruned):
-    catalog.removals.remove_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
+    catalog.pruned_copies.remove_bytes(pruned.id, lambda: "1.gzip", trash=GRACE)
     now = catalog.database.now()
     written = Written(sha256=pruned.sha256, size=1, stored_size=2, stored_sha256="cd" * 32, stored_at=now)
-    catalog.removals.out_of_trash(pruned, written)
+    catalog.pruned_copies.out_of_trash(pruned, written)
     [version] = named(catalog)
     assert (version.state, version.trash_name, version.pruned_at) == (VersionState.STORED, None, None)
     assert (version.stored_at, version.stored_sha256) == (now, "cd" * 32)
@@ -621,7 +576,7 @@ def test_fingerprint_changes_with_removals_and_holds_and_with_nothing_else(catal
     hold = catalog.holds.add("a.txt", is_prefix=False, storage=None, until=None, reason="")
     prints.append(catalog.removals.fingerprint())
     catalog.holds.release([hold.id])
-    catalog.removals.withdraw(removal.id, outcome="taken back", reason="")
+    catalog.removals.withdraw(removal.id, outcome=RemovalOutcome.TAKEN_BACK, reason="")
     assert len(set(prints)) == 4
     assert catalog.removals.fingerprint() == prints[0]
 
@@ -631,9 +586,9 @@ def test_plan_lists_pages_in_the_order_of_time_with_names(catalog, monkeypatch):
     store(catalog, ("a_/x.txt", 1), ("aB/y.txt", 1), ("b.txt", 1), ("b.txt", 2))
     for number, key in enumerate(["a_/x.txt", "aB/y.txt", "b.txt"]):
         delete(catalog, str(number), key, grace=timedelta(minutes=9 - number))
-    delete(catalog, "9", "unknown", row_id="404", grace=NO_TIME)
-    catalog.removals.schedule([named(catalog, "b.txt")[0]], GRACE)
-    labels = ["row 404", "s3/b.txt", "s3/aB/y.txt", "s3/a_/x.txt", "s3/b.txt v1"]
+    delete(catalog, "9", "unknown", row_id="404")
+    catalog.removals.schedule([named(catalog, "b.txt")[0]], [], GRACE, 0)
+    labels = ["s3/b.txt", "s3/aB/y.txt", "s3/a_/x.txt", "s3/b.txt v1"]
     assert [planned.label for planned in catalog.removals.planned()] == labels
     assert [planned.label for planned in catalog.removals.planned(prefix="a_")] == ["s3/a_/x.txt"]
     assert list(catalog.removals.planned(storage="azure")) == []
@@ -664,52 +619,48 @@ def test_brake_holds_what_comes_due_in_its_slots_and_nothing_else(catalog):
     far = delete(catalog, "2", "b.txt", grace=30 * GRACE, row_id="b1")
     unknown = delete(catalog, "3", "unknown", row_id="404")
     slot = min(catalog.brakes.count_by_slot(SLOT))
-    brake_id = catalog.brakes.pull([slot], SLOT, stored_files=2)
+    brake_id = catalog.brakes.pull([slot], SLOT, counted=2, reason="test")
     assert catalog.removals.of_delete(near.delete_id).braked
     assert not catalog.removals.of_delete(far.delete_id).braked
     assert not catalog.removals.of_delete(unknown.delete_id).braked
-    [brake] = catalog.brakes.all("held")
+    [brake] = catalog.brakes.all(BrakeState.HELD)
     assert (brake.id, brake.removals, brake.stored_files) == (brake_id, 1, 2)
-    assert catalog.removals.count_open() == (3, 1)
+    assert catalog.removals.count_open() == (2, 1)
     assert slot not in catalog.brakes.count_by_slot(SLOT)
-    assert catalog.brakes.pull([slot], SLOT, stored_files=2) is None
+    assert catalog.brakes.pull([slot], SLOT, counted=2, reason="test") is None
     assert len(catalog.brakes.all()) == 1
-    assert arm(catalog, max_countdown=GRACE * 2) == ["3"]
-
-
-def test_brake_is_joined_by_what_came_after_it(catalog):
-    store(catalog, ("a.txt", 1))
-    delete(catalog, "1")
-    brake_id = catalog.brakes.pull(catalog.brakes.count_by_slot(SLOT), SLOT, stored_files=1)
-    assert catalog.brakes.newcomers(LEASE) == (brake_id, 0)
-    delete(catalog, "2")
-    assert catalog.brakes.newcomers(LEASE) == (brake_id, 1)
-    catalog.brakes.join(brake_id)
-    assert catalog.removals.count_open() == (2, 2)
-    assert catalog.brakes.newcomers(LEASE) == (brake_id, 0)
-    assert catalog.brakes.newcomers(-LEASE) is None
-    catalog.brakes.decide(brake_id, approve=True)
-    assert catalog.brakes.newcomers(LEASE) is None
+    assert arm(catalog, max_countdown=GRACE * 2) == []
 
 
 @pytest.mark.parametrize(("approve", "is_open", "deleted"), [(True, True, True), (False, False, False)])
 def test_brake_is_decided_once(catalog, approve, is_open, deleted):
     store(catalog, ("a.txt", 1))
     delete(catalog, "1")
-    brake_id = catalog.brakes.pull(catalog.brakes.count_by_slot(SLOT), SLOT, stored_files=1)
-    assert catalog.brakes.decide(brake_id, approve=approve)
-    assert not catalog.brakes.decide(brake_id, approve=not approve)
-    assert not catalog.brakes.decide(99, approve=approve)
+    brake_id = catalog.brakes.pull(catalog.brakes.count_by_slot(SLOT), SLOT, counted=1, reason="test")
+    assert catalog.brakes.decide(brake_id, approve=approve) is not None
+    assert catalog.brakes.decide(brake_id, approve=not approve) is None
+    assert catalog.brakes.decide(99, approve=approve) is None
     removal = catalog.removals.of_delete("1")
     assert (removal.open, removal.braked, are_deleted(catalog)) == (is_open, False, [deleted])
-    assert catalog.brakes.all("held") == []
+    assert catalog.brakes.all(BrakeState.HELD) == []
 
 
-def test_stored_files_are_those_whose_newest_version_has_a_copy(catalog):
-    store(catalog, ("a.txt", 1), ("a.txt", 2), ("b.txt", 1))
-    delete(catalog, "1", "b.txt", row_id="b1")
-    take(catalog, ("c.txt", 1))
-    assert catalog.brakes.stored_files() == 2
+def test_window_counts_the_copies_that_were_here_when_it_began(catalog):
+    store(catalog, ("a.txt", 1), ("b.txt", 1), ("c.txt", 1))
+    now = catalog.database.now()
+    with catalog.database.writing() as connection:
+        connection.execute(sa.update(versions).values(stored_at=now - GRACE))
+    delete(catalog, "1")
+    start = catalog.brakes.window_start(now - GRACE)
+    assert start.copies == 3
+    store(catalog, ("d.txt", 1))
+    delete(catalog, "2", "d.txt")
+    with catalog.database.writing() as connection:
+        connection.execute(sa.update(versions).where(versions.c.stored_at.is_(None)).values(stored_at=now + GRACE))
+    assert catalog.brakes.window_start(now - GRACE) == start
+    assert catalog.brakes.waiting(start) == 1
+    catalog.removals.carry_out(catalog.removals.of_delete("1").id, all_go)
+    assert (catalog.brakes.used(start, now - GRACE), catalog.brakes.waiting(start)) == (1, 0)
 
 
 # ---- holds -------------------------------------------------------------------------------------------------------------------
@@ -765,7 +716,7 @@ def migrate(catalog, revision):
         command.upgrade(config, revision)
 
 
-def test_catalog_of_the_first_release_keeps_its_marks_and_versions(empty):
+def test_catalog_of_the_first_release_keeps_its_versions_and_knows_their_rows(empty):
     migrate(empty, "0001")
     with empty.engine.begin() as connection:
         for highest, seen_at in ((10, 1_700_000_000_000), (20, 1_700_000_060_000)):
@@ -815,15 +766,13 @@ def test_catalog_of_the_first_release_keeps_its_marks_and_versions(empty):
             )
     assert empty.upgrade() is True
     empty.require_current()
-    assert empty.intake.highest_id("files") == 20
-    assert empty.intake.highest_id("deletes") is None
+    assert empty.rows.counters("files").count == 2
     first, second = empty.work.versions_of_file(1)
     assert [first.state, first.size, first.sha256, first.fence] == [VersionState.STORED, 5, "aa" * 32, 1]
     assert (first.stored_at, second.newest, second.deleted, second.pruned_at) == (first.first_seen_at, True, False, None)
     assert empty.removals.files_with_older_copies(10) == [1]
-    empty.intake.mark("deletes", 10)
-    empty.intake.mark("files", 30)
-    assert (empty.intake.highest_id("deletes"), empty.intake.highest_id("files")) == (10, 30)
+    assert [entry.version_id for entry in empty.rows.of_files([1])[1]] == [first.id, second.id]
+    assert (first.live, second.live, first.variant) == (True, True, "")
     assert empty.upgrade() is False
 
 
@@ -836,7 +785,7 @@ def test_upgrade_that_dies_half_way_is_done_again(empty, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             empty.upgrade()
     assert empty.upgrade() is True
-    assert empty.intake.highest_id("files") == 10
+    empty.require_current()
 
 
 # ---- a long history costs nothing --------------------------------------------------------------------------------------------
@@ -882,25 +831,27 @@ def poll_questions(catalog):
     r.next_to_check(500)
     r.files_with_older_copies(1000)
     r.armed()
-    r.waits_to_be_sent(timedelta(minutes=15))
-    r.arm(100, max_countdown=timedelta(minutes=15), patience=LEASE)
-    r.leftovers(1000)
-    r.in_trash(over=True)
+    r.waits_to_be_sent(timedelta(minutes=15), 1)
+    r.arm(100, max_countdown=timedelta(minutes=15), patience=LEASE, read_in=1)
+    r.waits_for_read(timedelta(minutes=15), 1)
+    catalog.pruned_copies.leftovers(1000)
+    catalog.pruned_copies.in_trash(over=True)
     r.fingerprint()
     list(r.planned())
     r.count_open()
     r.count_overdue(GRACE)
-    b.stored_files()
-    b.newcomers(LEASE)
-    b.pull(b.count_by_slot(SLOT), SLOT, stored_files=1)
-    b.join(b.all()[0].id)
-    b.all("held")
+    b.fingerprint()
+    start = b.window_start(catalog.database.now() - GRACE)
+    b.used(start, catalog.database.now() - GRACE)
+    b.waiting(start)
+    b.pull(b.count_by_slot(SLOT), SLOT, counted=1, reason="test")
+    b.all(BrakeState.HELD)
     b.decide(b.all()[0].id, approve=True)
     r.disarm_all()
     r.of_version(5)
     r.deletes_of_file(5)
     r.carry_out(r.of_delete("x.txt").id, all_go)
-    r.withdraw(r.of_delete("y.txt").id, outcome="taken back", reason="")
+    r.withdraw(r.of_delete("y.txt").id, outcome=RemovalOutcome.TAKEN_BACK, reason="")
     take(catalog, ("x.txt", 2), ("z.txt", 1))
 
 

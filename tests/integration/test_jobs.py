@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import os
 import threading
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from cbk.jobs.intake.rows import record_rows
 from cbk.jobs.poll import poll as poll_module
 from cbk.jobs.poll.resync import resync
 from cbk.model import VersionState
+from cbk.rules.intake import reading
 from tests.in_process_site import claim_row
 from tests.origin import Origin, cut, html_page, s3_error, serve, status
 
@@ -53,11 +55,23 @@ def test_poll_reads_over_page_borders(site, monkeypatch):
     assert site.poll().facts["new"] == 1
 
 
-def test_poll_reads_rows_that_are_known_not_again(site):
+def test_poll_reads_the_rows_of_a_large_table_that_are_known_not_again(site, monkeypatch):
+    monkeypatch.setattr(reading, "ONE_PAGE", 2)
+    monkeypatch.setattr(reading, "SMALL_ROWS", 2)
     for i in range(3):
         site.upload(f"{i}.txt", b"x")
     site.poll()
     assert site.poll().facts["read"] == 0
+
+
+def test_poll_reads_a_small_table_wholly_so_that_what_is_changed_in_place_shows_at_once(site):
+    row = site.upload("a.txt", b"x")
+    site.work()
+    site.upload("b.txt", b"y")
+    site.work()
+    site.change(row, Name="c.txt")
+    site.work()
+    assert ("c.txt", 1) in site.versions()
 
 
 def test_row_that_commits_late_with_a_lower_id_is_taken_in_while_ids_settle(site):
@@ -88,37 +102,63 @@ def test_row_that_commits_late_after_some_polls_without_news_is_taken_in(site):
     assert ("2.txt", 1) in site.versions()
 
 
-def test_row_later_than_the_settling_window_is_found_by_the_next_full_reconciliation(make_site):
+@pytest.fixture
+def large_table(monkeypatch):
+    """A few rows are a large table, which is read wholly only if there is a reason to."""
+    monkeypatch.setattr(reading, "ONE_PAGE", 0)
+    monkeypatch.setattr(reading, "SMALL_ROWS", 0)
+    monkeypatch.setattr(reading, "SHARE_OF_TIME", 0)
+
+
+@pytest.mark.usefixtures("large_table")
+@pytest.mark.parametrize("late", [2, 1, -5])
+def test_row_later_than_the_settling_window_is_found_by_the_next_poll(make_site, late):
     site = make_site(settle="0s")
     site.upload("3.txt", b"x", row_id=3)
     site.poll()
     site.poll()
-    site.upload("2.txt", b"x", row_id=2)
+    site.upload("late.txt", b"x", row_id=late)
     site.poll()
-    assert ("2.txt", 1) not in site.versions()
-    yesterday = site.context.catalog.database.now() - timedelta(days=1, seconds=1)
-    site.context.catalog.facts.set(**{"files.reconcile.finished_at": yesterday.isoformat()})
-    site.poll()
-    assert ("2.txt", 1) in site.versions()
-    assert datetime.fromisoformat(site.fact("files.reconcile.finished_at")) > yesterday + timedelta(hours=1)
+    assert ("late.txt", 1) in site.versions()
 
 
-def test_reconciliation_goes_on_where_the_last_poll_stopped(make_site, monkeypatch):
+@pytest.mark.usefixtures("large_table")
+def test_full_read_goes_on_where_the_last_poll_stopped(make_site, monkeypatch):
     monkeypatch.setattr(stream_module, "PAGE_ROWS", 2)
-    monkeypatch.setattr(stream_module, "RECONCILE_PAGES", 1)
-    site = make_site(settle="0s", reconcile_interval="1ms")
+    monkeypatch.setattr(stream_module, "FULL_READ_PAGES", 1)
+    site = make_site(settle="0s")
     for i in range(10, 16):
         site.upload(f"{i}.txt", b"x", row_id=i)
     site.poll()
     site.upload("1.txt", b"x", row_id=1)
-    site.upload("14b.txt", b"x", row_id=17)
+    site.drop(12)
     read, cursors = [], []
-    for _ in range(5):
+    for _ in range(9):
         read.append(site.poll().facts["read"])
-        cursors.append(site.fact("files.reconcile.cursor"))
-    assert cursors == ["10", "12", "14", "17", None]
-    assert read[1:] == [2, 2, 2, 0]
+        under_way = json.loads(site.fact("files.reading"))["under_way"]
+        cursors.append(under_way and (under_way["cursor"], under_way["asked_through"]))
+    assert cursors[:3] == [("10", None), ("13", None), ("15", None)]
+    assert cursors[-1] is None
+    assert read[:3] == [2, 2, 2]
     assert ("1.txt", 1) in site.versions()
+    assert not site.versions()["12.txt", 1].live
+
+
+@pytest.mark.usefixtures("large_table")
+def test_id_absurdly_far_above_the_others_hides_no_row_that_comes_after_it(make_site):
+    site = make_site(settle="0s")
+    site.upload("1.txt", b"x", row_id=1)
+    site.upload("far.txt", b"x", row_id=9 * 10**18)
+    site.work()
+    site.drop(9 * 10**18)
+    site.work()
+    site.upload("2.txt", b"x", row_id=2)
+    site.work()
+    assert ("2.txt", 1) in site.versions()
+    site.upload("3.txt", b"x", row_id=3)
+    read = site.poll().facts["read"]
+    assert ("3.txt", 1) in site.versions()
+    assert read == 1
 
 
 def test_poll_that_died_half_way_is_made_good_by_the_next(site, monkeypatch):
@@ -834,7 +874,7 @@ def test_row_that_vanished_and_came_back_is_stored(site):
     assert site.states() == {("a.txt", 1): "stored"}
 
 
-def test_hash_that_changed_under_the_same_version_is_declined_until_it_is_mended(site):
+def test_hash_that_changed_in_place_is_what_the_row_says_now_until_it_is_mended(site):
     row_id = site.upload("a.txt", b"x")
     good = site.row(row_id)["Hash"]
     site.poll()
@@ -843,7 +883,7 @@ def test_hash_that_changed_under_the_same_version_is_declined_until_it_is_mended
     assert site.back_up(row_id).outcome == "declined"
     assert "new content needs a higher Version" in site.versions()["a.txt", 1].reason
     site.work()
-    assert site.states() == {("a.txt", 1): "declined"}
+    assert site.states() == {("a.txt", 1): "mismatch"}
     site.change(row_id, Hash=good)
     site.work()
     assert site.states() == {("a.txt", 1): "stored"}

@@ -292,7 +292,7 @@ def test_undelete_brings_a_copy_back_from_the_trash(trashed):
 
 def test_undelete_that_died_half_way_is_finished_by_the_next_one(trashed):
     site = trashed
-    [version] = site.context.catalog.removals.in_trash()
+    [version] = site.context.catalog.pruned_copies.in_trash()
     site.context.archive.restore_from_trash(version.trash_name, "car-erp/cars/a/v1.gzip")
     undelete(site.context, "cars/a.txt")
     assert site.states() == {("cars/a.txt", 1): "stored"}
@@ -313,7 +313,7 @@ def test_trash_is_emptied_when_its_time_is_over(trashed):
     site.pass_time(trash_until=timedelta(days=31))
     site.poll()
     assert in_trash(site) == []
-    assert site.context.catalog.removals.in_trash() == []
+    assert site.context.catalog.pruned_copies.in_trash() == []
 
 
 def test_dry_run_of_an_undelete_changes_nothing(trashed):

@@ -142,7 +142,8 @@ def test_poll_notices_a_delete_that_was_taken_back(stored):
     assert site.versions()["cars/a.txt", 1].deleted
     site.withdraw(delete)
     site.poll()
-    assert site.removals()[delete].outcome == "taken back"
+    [removal] = site.removals().values()
+    assert (removal.outcome, removal.delete_id) == ("taken back", None)
     assert not site.versions()["cars/a.txt", 1].deleted
 
 
@@ -173,13 +174,13 @@ def test_delete_row_that_is_changed_to_name_another_file_begins_anew(make_site):
     assert site.removals()[delete].due_at > site.context.catalog.database.now() + WEEK - timedelta(minutes=1)
 
 
-def test_every_version_that_is_known_goes_with_its_file(site):
-    first = site.upload("a.txt", b"1", served_at="/one")
+def test_older_versions_go_with_the_one_that_is_named(site):
+    site.upload("a.txt", b"1", served_at="/one")
     site.work()
-    site.upload("a.txt", b"2", version=2)
+    newest = site.upload("a.txt", b"2", version=2)
     site.work()
     assert len(site.copies()) == 2
-    site.delete(first)
+    site.delete(newest)
     site.poll()
     site.pass_grace()
     site.let_go()
@@ -187,13 +188,16 @@ def test_every_version_that_is_known_goes_with_its_file(site):
     assert set(site.states().values()) == {"pruned"}
 
 
-def test_version_that_was_written_before_its_delete_is_covered_though_no_poll_saw_it_first(site):
+def test_delete_that_names_an_older_version_keeps_the_newer_one_and_is_listed(site):
     row = site.upload("a.txt", b"1")
     site.work()
     site.upload("a.txt", b"2", version=2)
     delete = site.delete(row)
-    site.poll()
-    assert site.removals()[delete].through == 2
+    site.work()
+    assert (site.removals()[delete].through, site.removals()[delete].keeps_newer) == (1, 2)
+    site.pass_grace()
+    site.let_go()
+    assert site.copies() == {"car-erp/a/v2.gzip"}
 
 
 def test_version_that_appears_after_the_delete_is_a_recreation_and_stays(stored):
@@ -210,6 +214,7 @@ def test_version_that_appears_after_the_delete_is_a_recreation_and_stays(stored)
 
 def test_file_that_was_created_again_while_the_kit_was_off_stays_by_its_dates(stored):
     site, row = stored
+    site.change(row, CreatedAt=datetime(2026, 1, 1, 9, tzinfo=UTC))
     site.delete(row, deleted_at=datetime(2026, 1, 1, 10, tzinfo=UTC))
     again = site.upload("cars/a.txt", b"two", version=2)
     site.change(again, CreatedAt=datetime(2026, 1, 1, 15, tzinfo=UTC))
@@ -245,9 +250,10 @@ def test_row_that_is_written_after_the_delete_with_the_same_version_creates_the_
     site.drop(row)
     again = site.upload("cars/a.txt", b"one")
     site.poll()
-    assert site.removals()[delete].outcome == "re-created"
+    assert not site.versions()["cars/a.txt", 1].deleted
     site.pass_grace()
-    assert site.let_go() == []
+    assert [summary.facts["count"] for summary in site.let_go()] == [0]
+    assert site.removals()[delete].outcome == "re-created"
     assert site.copies() == {"car-erp/cars/a/v1.gzip"}
     assert site.versions()["cars/a.txt", 1].source_id == again
 
@@ -276,7 +282,7 @@ def test_row_that_always_repeated_another_does_not_take_its_delete_back(site):
     assert site.removals()[delete].open
 
 
-def test_version_that_commits_late_goes_with_its_deleted_file(site):
+def test_lower_version_that_comes_after_the_delete_is_a_recreation(site):
     row = site.upload("a.txt", b"2", version=2, row_id=10)
     site.work()
     site.delete(row)
@@ -285,11 +291,10 @@ def test_version_that_commits_late_goes_with_its_deleted_file(site):
     site.let_go()
     site.upload("a.txt", b"1", version=1, row_id=9)
     site.work()
-    assert site.versions()["a.txt", 1].deleted
+    assert site.states() == {("a.txt", 2): "pruned", ("a.txt", 1): "stored"}
     site.pass_grace()
     site.let_go()
-    assert site.copies() == set()
-    assert set(site.states().values()) == {"pruned"}
+    assert site.copies() == {"car-erp/a/v1.gzip"}
 
 
 def test_delete_that_commits_late_with_a_lower_id_is_seen(make_site):
@@ -311,12 +316,29 @@ def test_delete_of_a_file_that_no_poll_has_seen_is_taken_in_with_it(site):
     assert site.versions()["a.txt", 1].deleted
 
 
-def test_delete_of_a_row_that_there_never_was_is_over_when_its_grace_is(site):
+def test_delete_of_a_row_that_there_never_was_has_no_due_time(site):
     delete = site.delete(4711)
     site.poll()
     site.pass_grace()
-    site.let_go()
-    assert site.removals()[delete].outcome == "unknown"
+    assert site.let_go() == []
+    assert (site.removals()[delete].open, site.removals()[delete].due_at) == (True, None)
+
+
+def test_row_that_appears_after_its_delete_has_a_grace_from_then_and_waits_for_a_person(site):
+    delete = site.delete(4711)
+    site.poll()
+    site.pass_grace()
+    site.upload("a.txt", b"x", row_id=4711)
+    before = site.context.catalog.now()
+    site.work()
+    site.poll()
+    removal = site.removals()[delete]
+    assert removal.due_at >= before + WEEK
+    site.pass_grace()
+    assert site.let_go() == []
+    assert site.states() == {("a.txt", 1): "stored"}
+    [brake] = site.context.catalog.brakes.all()
+    assert "4711" in brake.reason
 
 
 def test_declined_row_whose_file_was_deleted_counts_no_more(site):

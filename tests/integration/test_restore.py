@@ -399,12 +399,12 @@ def now(site):
 
 def test_instant_brings_back_what_was_live_then_around_updates_and_deletes(make_site, out):
     site = make_site(keep_versions=9)
-    row = site.upload("a.txt", b"one", served_at="/1")
+    site.upload("a.txt", b"one", served_at="/1")
     site.upload("b.txt", b"other")
     instants = [now(site)]
     site.work()
     instants.append(now(site))
-    site.upload("a.txt", b"two", version=2, served_at="/2")
+    row = site.upload("a.txt", b"two", version=2, served_at="/2")
     site.work()
     instants.append(now(site))
     delete = site.delete(row)

@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from cbk.edges.catalog import Catalog, Scope
+from cbk.edges.catalog import Catalog, RowChanges, Scope
 from cbk.edges.catalog import verification as module
-from cbk.edges.catalog.schema import facts, files, versions
+from cbk.edges.catalog.schema import metadata, versions
 from cbk.model import AcceptedRow, VersionState, Written
 from cbk.rules.intake.intake import candidate_place_keys, plan_intake
 from cbk.rules.verification import Batch
@@ -46,7 +46,7 @@ def catalog(opened):
     catalog, _ = opened
     yield catalog
     with catalog.database.writing() as connection:
-        for table in (versions, files, facts):
+        for table in reversed(metadata.sorted_tables):
             connection.execute(sa.delete(table))
 
 
@@ -70,7 +70,7 @@ def store(catalog):
             taken=catalog.intake.occupied_places(candidate_place_keys([row], str)),
             bucket_of=str,
         )
-        catalog.intake.write(plan, grace=HOUR)
+        catalog.intake.write(RowChanges(plan=plan))
         now = catalog.database.now()
         values = {
             "state": "stored",

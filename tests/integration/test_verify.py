@@ -286,9 +286,9 @@ def test_copy_counts_no_more_before_its_bytes_are_moved(site, run, monkeypatch):
     seen = []
     real = site.context.archive.quarantine
 
-    def quarantine(location):
+    def quarantine(location, **options):
         seen.append((site.states()["a.bin", 1], claim_row(site.context.catalog, site.versions()["a.bin", 1].source_id, HOUR)))
-        return real(location)
+        return real(location, **options)
 
     monkeypatch.setattr(site.context.archive, "quarantine", quarantine)
     run()
@@ -299,7 +299,7 @@ def test_verification_that_dies_between_record_and_bytes_leaves_a_version_that_i
     store(site, "a")
     rot(place(site, "a"))
 
-    def die(_location):
+    def die(*_arguments, **_options):
         raise Killed
 
     with monkeypatch.context() as patched:
@@ -500,7 +500,7 @@ def test_disk_that_fails_is_not_ten_bad_copies(site, run, monkeypatch):
     store(site, *names)
     with (
         unreadable(*(place(site, name) for name in names), monkeypatch=monkeypatch),
-        pytest.raises(errors.DiskFailed, match="10 copies one after the other could not be read") as caught,
+        pytest.raises(errors.DiskFailed, match="10 copies one after the other are unreadable") as caught,
     ):
         run()
     assert "dmesg" in caught.value.hint
@@ -624,7 +624,7 @@ def test_interrupt_ends_the_readers_and_keeps_what_was_read_before(site, run, mo
     site.work()
     before = site.versions()
     interrupted, chunks = threading.Event(), []
-    real_take, real_stop = module._Run.take, Reads.stop
+    real_take, real_stop = module._Run.handle, Reads.stop
 
     def take(self, version, look):
         real_take(self, version, look)
@@ -653,12 +653,12 @@ def test_lost_lease_of_a_claim_that_was_slept_through_is_somebody_elses_business
     rot(place(site, "a"))
     real = site.context.archive.quarantine
 
-    def quarantine(location):
+    def quarantine(location, **options):
         site.expire_leases()
         row_id = site.versions()["a.bin", 1].source_id
         with site.rival() as rival:
             assert claim_row(rival, row_id, HOUR)
-        return real(location)
+        return real(location, **options)
 
     monkeypatch.setattr(site.context.archive, "quarantine", quarantine)
     assert run() == {"a.bin": "corrupt"}

@@ -1,16 +1,17 @@
 """When so many removals come due together that a person has to say whether they are meant."""
 
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cbk.rules.retention.brake import SLOTS_PER_WINDOW, continues, find_burst, limit_of
+from cbk.rules.retention.brake import SLOTS_PER_WINDOW, Allowance, allowed_of, find_burst, limit_of
 
 
 @pytest.mark.parametrize(
-    ("stored_files", "files", "share", "limit"),
+    ("stored", "files", "share", "limit"),
     [
         (0, 100, 10, 100),
         (300, 100, 10, 100),
@@ -23,8 +24,8 @@ from cbk.rules.retention.brake import SLOTS_PER_WINDOW, continues, find_burst, l
         (3, 1, 50, 1),
     ],
 )
-def test_limit_is_the_larger_of_a_number_and_of_a_share_of_what_is_stored(stored_files, files, share, limit):
-    assert limit_of(stored_files=stored_files, files=files, share=share) == limit
+def test_limit_is_the_larger_of_a_number_and_of_a_share_of_what_is_stored(stored, files, share, limit):
+    assert limit_of(stored=stored, files=files, share=share) == limit
 
 
 @pytest.mark.parametrize(
@@ -57,11 +58,38 @@ def test_burst_is_where_more_than_the_limit_comes_due_within_a_window(slots, bur
 
 
 @pytest.mark.parametrize(
-    ("count", "limit", "expected"),
-    [(10, 100, False), (11, 100, True), (0, 100, False), (0, 5, False), (1, 5, True), (500, 5000, False), (501, 5000, True)],
+    ("copies", "files", "share", "allowed"),
+    [
+        # So small a set has no brake.
+        (0, 100, 10, None),
+        (100, 100, 10, None),
+        # A larger one has its share, and no number beside it.
+        (101, 100, 10, 10),
+        (300, 100, 10, 30),
+        (50_000, 100, 10, 5000),
+        (50_000, 100, 0, 0),
+        (50_000, 100, 100, 50_000),
+    ],
 )
-def test_burst_goes_on_while_more_than_a_tenth_of_the_limit_comes(count, limit, expected):
-    assert continues(count, limit=limit) == expected
+def test_window_allows_its_share_of_what_was_here_and_only_the_smallest_sets_are_exempt(copies, files, share, allowed):
+    assert allowed_of(copies, files=files, share=share) == allowed
+
+
+@pytest.mark.parametrize(
+    ("used", "waiting", "allowed", "exceeded"),
+    [
+        (0, 30, 30, False),
+        (0, 31, 30, True),
+        (29, 1, 30, False),
+        (30, 1, 30, True),
+        (30, 0, 30, False),
+        (0, 10_000, None, False),
+        (0, 1, 0, True),
+    ],
+)
+def test_what_went_and_what_waits_count_together(used, waiting, allowed, exceeded):
+    allowance = Allowance(used=used, waiting=waiting, allowed=allowed, since=datetime(2026, 3, 1, tzinfo=UTC))
+    assert allowance.is_exceeded == exceeded
 
 
 moments = st.lists(st.integers(0, 200), max_size=60)

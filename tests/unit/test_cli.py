@@ -142,7 +142,7 @@ def test_wrong_usage_ends_with_2_and_a_hint(cbk, arguments, message, hint):
     assert last == f"HINT: {hint} shows what it takes"
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in {"schema", "setup"}])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in {"schema", "setup", "dump"}])
 def test_wrong_settings_end_with_2_and_are_all_told(cbk, environment, command):
     environment.setenv("CBK_LEASE", "soon")
     environment.setenv("CBK_BROKER_URL", "hunter2")
@@ -318,11 +318,13 @@ def test_status_as_json_has_the_documented_shape(cbk, site):
     assert [problem.keys() for problem in shown.pop("problems")] == [{"kind": 0, "message": 0, "hint": 0}.keys()] * 2
     assert {name: count for name, count in shown.items() if count} == {
         "states": {"failed": 1, "stored": 1},
-        "files": 2,
+        "files": 3,
         "protected_files": 1,
         "declined_rows": 1,
+        "declined_files": 1,
         "copies": 1,
         "size": 10,
+        "allowance": {"allowed": None, "used": 0, "waiting": 0, "since": None},
     }
 
 
@@ -423,7 +425,7 @@ def test_ls_as_json_is_one_object_per_line_with_the_documented_names(cbk, listed
     assert code == 0
     stored, failed, declined = map(json.loads, out.splitlines())
     names = ["storage", "bucket", "key", "version", "state", "reason", "location", "sha256", "size", "stored_size", "stored_at"]
-    names += ["row", "due_at", "newest", "deleted", "verified_at", "pruned_at"]
+    names += ["row", "due_at", "newest", "deleted", "live", "verified_at", "pruned_at"]
     assert [list(item) for item in (stored, failed, declined)] == [names] * 3
     assert (stored["bucket"], stored["key"], stored["version"], stored["state"]) == ("car-erp", "cars/a.png", 1, "stored")
     assert (stored["location"], stored["size"], stored["reason"]) == ("car-erp/cars/a/v1.gzip", 1, "")

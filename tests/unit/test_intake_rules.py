@@ -28,7 +28,7 @@ def test_new_row_adds_its_file_and_its_version():
     [file], [version] = planned.files, planned.versions
     assert (file.storage, file.key, file.bucket, file.place) == ("s3", "cars/a.png", "car-erp", "car-erp/cars/a")
     assert (version.number, version.source_id, version.sha256, version.content_type) == (1, "s3/cars/a.png-1", A, "image/png")
-    assert planned.declined == []
+    assert planned.contradictions == []
 
 
 def test_link_is_kept_as_a_digest_and_the_time_it_dies():
@@ -47,19 +47,27 @@ def test_several_versions_of_a_new_file_share_its_place():
 
 
 def test_version_of_a_known_file_adds_no_file():
-    planned = plan(row(number=2, sha256=B), known={("s3", "cars/a.png"): {1: KnownVersion(source_id="1", sha256=A)}})
+    planned = plan(
+        row(number=2, sha256=B), known={("s3", "cars/a.png"): [KnownVersion(number=1, sha256=A, live_rows=frozenset({"1"}))]}
+    )
     assert planned.files == []
     assert [version.number for version in planned.versions] == [2]
 
 
 def test_row_that_says_what_is_known_adds_nothing():
-    planned = plan(row(source_id="twin"), known={("s3", "cars/a.png"): {1: KnownVersion(source_id="1", sha256=A)}})
-    assert (planned.files, planned.versions, planned.declined) == ([], [], [])
+    planned = plan(
+        row(source_id="twin"), known={("s3", "cars/a.png"): [KnownVersion(number=1, sha256=A, live_rows=frozenset({"1"}))]}
+    )
+    assert (planned.files, planned.versions, planned.contradictions) == ([], [], [])
+    assert [each.source_id for each in planned.rows] == ["twin"]
 
 
 def test_same_version_with_another_hash_is_declined_with_both_hashes_and_what_to_do():
-    planned = plan(row(sha256=B, source_id="9"), known={("s3", "cars/a.png"): {1: KnownVersion(source_id="4", sha256=A)}})
-    [declined] = planned.declined
+    planned = plan(
+        row(sha256=B, source_id="9"), known={("s3", "cars/a.png"): [KnownVersion(number=1, sha256=A, live_rows=frozenset({"4"}))]}
+    )
+    [contradiction] = planned.contradictions
+    declined = contradiction.declined
     assert planned.versions == []
     assert (declined.source_id, declined.storage, declined.key, declined.version) == ("9", "s3", "cars/a.png", "1")
     assert declined.reason == (
@@ -70,7 +78,24 @@ def test_same_version_with_another_hash_is_declined_with_both_hashes_and_what_to
 def test_contradiction_within_one_page_goes_to_the_first_row():
     planned = plan(row(source_id="first"), row(sha256=B, source_id="second"))
     assert [version.source_id for version in planned.versions] == ["first"]
-    assert [declined.source_id for declined in planned.declined] == ["second"]
+    assert [each.row.source_id for each in planned.contradictions] == ["second"]
+
+
+def test_same_version_with_another_hash_is_another_version_once_no_row_of_the_first_is_there():
+    known = {("s3", "cars/a.png"): [KnownVersion(number=1, sha256=A)]}
+    planned = plan(row(sha256=B, source_id="9"), known=known)
+    assert planned.contradictions == []
+    assert [(version.number, version.sha256, version.variant) for version in planned.versions] == [(1, B, B[:32])]
+
+
+def test_another_version_of_a_number_gets_the_documented_name_where_it_is_free():
+    known = {("s3", "cars/a.png"): [KnownVersion(number=1, sha256=A, has_plain_name=False)]}
+    assert [version.variant for version in plan(row(sha256=B), known=known).versions] == [""]
+
+
+def test_row_contradicts_no_version_that_only_it_itself_brought():
+    known = {("s3", "cars/a.png"): [KnownVersion(number=1, sha256=A, live_rows=frozenset({"9"}))]}
+    assert plan(row(sha256=B, source_id="9"), known=known).contradictions == []
 
 
 def test_first_come_gets_the_documented_place_and_the_next_keeps_its_extension():

@@ -21,7 +21,8 @@ DELETED = JournalRemoval(
     storage="s3",
     key="cars/id-1/thumbnail.png",
     through=2,
-    rows_through=17,
+    deleted_at="2026-03-01 12:00:00",
+    covers=(("17", 2, "ab" * 32),),
 )
 REPLACED = JournalRemoval(kind=RemovalKind.REPLACED, first_seen_at=NOW, due_at=NOW, storage="s3", key="a", number=1, open=False)
 JOURNAL = encode_journal([HOLD], [DELETED, REPLACED], NOW)
@@ -50,7 +51,9 @@ removals = st.builds(
     key=st.none() | texts,
     number=st.none() | numbers,
     through=st.none() | numbers,
-    rows_through=st.none() | numbers,
+    sha256=st.none() | texts,
+    deleted_at=st.none() | texts,
+    covers=st.lists(st.tuples(texts, numbers, texts), max_size=3).map(tuple),
     outcome=texts,
     open=st.booleans(),
 )
@@ -64,7 +67,7 @@ def test_what_goes_in_comes_out(some_holds, some_removals, written_at):
 
 def test_journal_is_one_object_per_line_that_any_tool_reads():
     first, hold, removal, _ = (json.loads(line) for line in JOURNAL.decode("ascii").splitlines())
-    assert first == {"journal": "cbk-retention", "format": 1, "written_at": "2026-03-01T12:00:00+00:00", "holds": 1, "removals": 2}
+    assert first == {"journal": "cbk-retention", "format": 2, "written_at": "2026-03-01T12:00:00+00:00", "holds": 1, "removals": 2}
     assert hold["hold"]["until"] == "2026-03-10T12:00:00+00:00"
     assert removal["removal"]["kind"] == "deleted"
     assert removal["removal"]["through"] == 2
@@ -104,9 +107,9 @@ def test_damaged_first_line_keeps_the_others():
 
 
 def test_journal_of_a_later_format_is_not_guessed_at():
-    journal = decode_journal(JOURNAL.replace(b'"format":1', b'"format":2'))
+    journal = decode_journal(JOURNAL.replace(b'"format":2', b'"format":3'))
     assert (journal.holds, journal.removals) == ([], [])
-    assert journal.problems == ["it has format 2, this release knows 1: nothing of it was read"]
+    assert journal.problems == ["it has format 3, this release knows 2: nothing of it was read"]
 
 
 @pytest.mark.parametrize(

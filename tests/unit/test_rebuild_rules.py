@@ -115,12 +115,12 @@ def test_two_versions_make_one_file():
 
 
 def test_version_that_is_known_stays():
-    known = {NAME: KnownFile(place="car-erp/cars/thumb", numbers={1})}
+    known = {NAME: KnownFile(place="car-erp/cars/thumb", versions={(1, FIRST.row.sha256)})}
     assert plan(FIRST, SECOND, known=known, owners={place_key("car-erp/cars/thumb"): NAME}) == ([], [SECOND], [], 1)
 
 
 def test_file_keeps_the_place_that_the_catalog_knows():
-    known = {NAME: KnownFile(place="car-erp/cars/thumb", numbers=set())}
+    known = {NAME: KnownFile(place="car-erp/cars/thumb", versions=set())}
     assert plan(ELSEWHERE, known=known) == ([], [], [ELSEWHERE.found.location], 0)
 
 

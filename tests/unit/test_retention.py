@@ -1,14 +1,14 @@
 """What may go and when: every branch as a table, and what must be so of all that can be asked."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cbk.model import Hold, Removal, RemovalKind, Version, VersionState
-from cbk.rules.retention.retention import Keep, Remove, covered_through, decide, is_replaced, when_due
+from cbk.rules.retention.retention import Keep, Remove, decide, replaced_versions, when_due
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -31,6 +31,7 @@ def version(number=1, state="stored", **values):
             "sha256": "00" * 32,
             "state": VersionState(state),
             "reason": "",
+            "live": not values.get("deleted", False),
         }
         | values
     )
@@ -48,6 +49,7 @@ def deleted(through=1, *, seen=WEEK, grace=WEEK, **values):
             "row_id": "1",
             "file_id": 1,
             "through": through,
+            "covered": frozenset(range(100, 101 + (through or 0))),
         }
         | values
     )
@@ -63,6 +65,7 @@ def replaced(number=1, *, seen=WEEK, grace=WEEK, **values):
             "due_at": NOW - seen + grace,
             "file_id": 1,
             "version_id": 100 + number,
+            "covered": frozenset({100 + number}),
         }
         | values
     )
@@ -73,6 +76,8 @@ def hold(key="cars/a.txt", **values):
 
 
 def decided(of, removal, *others, holds=(), now=NOW, grace=WEEK, keep=1):
+    if removal.kind is RemovalKind.DELETED:
+        of = replace(of, deleted=True, live=False)
     return decide(of, removal=removal, versions=[*others, of], holds=holds, now=now, grace=grace, keep_versions=keep)
 
 
@@ -164,7 +169,7 @@ def test_version_of_a_deleted_file_goes_in_whatever_state_it_is(state):
     )
 
 
-@pytest.mark.parametrize("state", WITHOUT_A_COPY)
+@pytest.mark.parametrize("state", [*WITHOUT_A_COPY, VersionState.PRUNED])
 def test_only_copy_of_a_file_that_was_created_again_stays_while_the_new_version_has_none(state):
     assert decided(version(deleted=True), deleted(), version(3, state)) == Keep(
         reason="the file was created again, and v3 has no copy yet: this is its only one"
@@ -181,7 +186,6 @@ def test_only_copy_of_a_file_that_was_created_again_stays_while_the_new_version_
         # There is nothing that lives.
         [version(2, deleted=True)],
         [version(2, "pending", deleted=True)],
-        [version(2, "pruned")],
         [],
     ],
 )
@@ -239,68 +243,34 @@ def test_replaced_version_whose_own_copy_was_bad_goes_only_where_a_newer_one_is_
         ("stored", [], 1, False),
         ("pending", [version(2)], 1, False),
         ("pruned", [version(2)], 1, False),
+        # A version whose row is gone, or deleted, replaces nothing.
+        ("stored", [version(2, live=False)], 1, False),
+        ("stored", [version(2, deleted=True)], 1, False),
+        ("stored", [version(2**31 - 1, live=False), version(2), version(3)], 1, True),
     ],
 )
-def test_copy_is_replaced_once_enough_newer_ones_are_stored(state, others, keep, expected):
+def test_copy_is_replaced_once_enough_newer_live_ones_are_stored(state, others, keep, expected):
     own = version(1, state)
-    assert is_replaced(own, [own, version(0), *others], keep) == expected
+    replaced_ones, _ = replaced_versions([own, *others], keep)
+    assert (own in replaced_ones) == expected
 
 
-# ---- what a removal covers ---------------------------------------------------------------------------------------------------
+def test_older_copies_that_stay_are_told_apart_from_those_that_go():
+    versions = [version(number, newest=number == 4) for number in (1, 2, 3, 4)]
+    replaced_ones, kept = replaced_versions(versions, 2)
+    assert [each.number for each in replaced_ones] == [2, 1]
+    assert [each.number for each in kept] == [3]
 
 
-@pytest.mark.parametrize(
-    ("removal", "number", "file_id", "covers"),
-    [
-        (deleted(2), 1, 1, True),
-        (deleted(2), 2, 1, True),
-        (deleted(2), 3, 1, False),
-        (deleted(2), 1, 9, False),
-        (deleted(None), 1, 1, False),
-        (deleted(2, file_id=None), 1, 1, False),
-        (replaced(2), 2, 1, True),
-        (replaced(2), 1, 1, False),
-    ],
-)
-def test_removal_covers_a_deleted_file_up_to_a_version_or_one_version_alone(removal, number, file_id, covers):
-    assert removal.covers(version(number, file_id=file_id)) == covers
+def test_version_that_another_row_brings_is_no_matter_of_the_delete():
+    live = version(deleted=False)
+    assert decide(live, removal=deleted(), versions=[live], holds=[], now=NOW, grace=WEEK, keep_versions=1) is None
 
 
-T = [NOW + hours * timedelta(hours=1) for hours in range(10)]
-
-
-@pytest.mark.parametrize(
-    ("named", "created", "deleted_at", "through"),
-    [
-        # Without dates: everything that is known.
-        (1, {1: None}, None, 1),
-        (1, {1: None, 2: None, 5: None}, None, 5),
-        (3, {1: None, 2: None}, None, 3),
-        (1, {1: T[0], 2: T[5]}, None, 2),
-        (1, {1: None, 2: None}, T[3], 2),
-        # What was created afterwards is a re-creation, and so is all that follows it.
-        (1, {1: T[0], 2: T[5]}, T[3], 1),
-        (1, {1: T[0], 2: T[2], 3: T[5]}, T[3], 2),
-        (1, {1: T[0], 2: T[5], 3: T[2]}, T[3], 1),
-        (1, {1: T[0], 2: None, 3: T[5]}, T[3], 2),
-        # At the same moment is not after.
-        (1, {1: T[0], 2: T[3]}, T[3], 2),
-        # The version that the row names is covered whatever its date, and so are those below it.
-        (2, {1: T[0], 2: T[9]}, T[3], 2),
-        (2, {1: T[9], 2: T[0]}, T[3], 2),
-        # As text, as SQLite has it.
-        (1, {1: "2026-03-10 12:00:00", 2: "2026-03-10 17:00:00"}, "2026-03-10 15:00:00", 1),
-        (1, {1: "2026-03-10 12:00:00", 2: "2026-03-10 17:00:00"}, "2026-03-10 18:00:00", 2),
-        # What cannot be compared says nothing.
-        (1, {2: "soon"}, T[3], 2),
-        (1, {2: T[5]}, "then", 2),
-        (1, {2: 1772000000}, T[3], 2),
-        (1, {2: T[5].replace(tzinfo=None)}, T[3], 2),
-        (1, {2: T[5].astimezone(timezone(timedelta(hours=9)))}, T[3].astimezone(timezone(-timedelta(hours=9))), 1),
-    ],
-)
-def test_delete_covers_what_was_known_but_for_what_was_created_afterwards(named, created, deleted_at, through):
-    assert covered_through(named, created, deleted_at) == through
+def test_delete_that_names_no_row_has_no_due_time_and_keeps():
+    removal = deleted(due_at=None)
+    assert when_due(removal, WEEK) is None
+    assert isinstance(decided(version(), removal), Keep)
 
 
 # ---- of all that can be asked ------------------------------------------------------------------------------------------------
@@ -322,6 +292,7 @@ def situations(draw):
             number,
             draw(states),
             deleted=kind is deleted and number <= through,
+            live=not (kind is deleted and number <= through),
             claimed_until=draw(st.none() | instants),
         )
         for number in numbers
@@ -371,7 +342,7 @@ def test_nothing_goes_before_it_is_due_or_while_it_is_held_or_worked_at(situatio
 @given(situations())
 def test_last_stored_copy_of_a_file_that_is_not_deleted_never_goes(situation):
     of, asked = situation
-    lives = any(not each.deleted and each.state is not VersionState.PRUNED for each in asked["versions"])
+    lives = any(each.live for each in asked["versions"])
     if of.state is VersionState.STORED and lives and isinstance(decide(of, **asked), Remove):
         others = [each for each in asked["versions"] if each.id != of.id and each.state is VersionState.STORED]
         assert any(not each.deleted for each in others)
@@ -408,17 +379,6 @@ def test_what_is_kept_until_an_instant_is_kept_by_something_else_then_or_goes(si
 def test_deleted_file_is_no_immortal(situation):
     of, asked = situation
     asked |= {"holds": [], "now": NOW + 40 * DAY, "removal": replace(asked["removal"], braked=False)}
-    versions = [replace(each, deleted=True) for each in asked["versions"]]
+    versions = [replace(each, deleted=True, live=False) for each in asked["versions"]]
     if asked["removal"].kind is RemovalKind.DELETED:
-        assert isinstance(decide(replace(of, deleted=True), **asked | {"versions": versions}), Remove)
-
-
-@given(
-    st.integers(1, 5),
-    st.dictionaries(st.integers(1, 8), st.none() | instants, max_size=6),
-    st.none() | instants,
-)
-def test_dates_only_ever_keep_more(named, created, deleted_at):
-    through = covered_through(named, created, deleted_at)
-    assert named <= through <= covered_through(named, created, None)
-    assert all(created[number] <= deleted_at for number in created if named < number <= through and created[number] and deleted_at)
+        assert isinstance(decide(replace(of, deleted=True, live=False), **asked | {"versions": versions}), Remove)

@@ -31,7 +31,7 @@ def test_drill_says_how_many_files_it_restored(files, words):
 
 
 @pytest.mark.parametrize(
-    ("removals", "message"), [(1, "1 removal is held back by brake 7"), (300, "300 removals at once are held back by brake 7")]
+    ("removals", "message"), [(1, "1 removal is held back by brake 7"), (300, "300 removals are held back by brake 7")]
 )
 def test_brake_says_how_much_it_holds_back(removals, message):
     brake = Brake(id=7, pulled_at=datetime(2026, 11, 26, tzinfo=UTC), removals=removals, stored_files=10, state="held")

@@ -4,9 +4,10 @@ import pytest
 
 from cbk.model import Version, VersionState
 from cbk.rules.intake.version_selection import PATIENCE_ATTEMPTS, plan_versions
+from cbk.rules.lifecycle import LIFECYCLE
 
 
-def version(number, state="pending", *, reason="", due=False, attempts=0):
+def version(number, state="pending", *, reason="", due=False, attempts=0, live=True, deleted=False):
     return Version(
         id=number,
         file_id=1,
@@ -21,11 +22,16 @@ def version(number, state="pending", *, reason="", due=False, attempts=0):
         reason=reason,
         attempts=attempts,
         due_at=object() if due else None,
+        live=live,
+        deleted=deleted,
     )
 
 
 def decided(versions, keep=1):
-    return {t.version_id: (t.state.value, t.due, t.reason) for t in plan_versions(versions, keep)}
+    return {
+        each.version_id: (next(iter(LIFECYCLE[each.event].targets)).value, each.due, each.reason)
+        for each in plan_versions(versions, keep)
+    }
 
 
 def test_newest_is_fetched_and_older_ones_wait_for_it():
@@ -84,3 +90,21 @@ def test_superseded_version_whose_bytes_were_lost_is_not_tried_again():
 def test_deciding_twice_changes_nothing_the_second_time():
     waiting = version(1, reason="waits for v2, which is newer")
     assert decided([waiting, version(2, due=True)]) == {}
+
+
+def test_version_whose_row_is_gone_or_deleted_supersedes_nothing():
+    gone = version(2**31 - 1, "mismatch", live=False)
+    assert decided([version(1), version(2, "stored", live=False, deleted=True), gone]) == {
+        1: ("pending", True, "waits to be fetched")
+    }
+
+
+def test_where_nothing_is_live_what_is_deleted_is_fetched_as_if_it_were():
+    assert decided([version(1, live=False, deleted=True), version(2, live=False, deleted=True)]) == {
+        2: ("pending", True, "waits to be fetched"),
+        1: ("pending", False, "waits for v2, which is newer"),
+    }
+
+
+def test_row_that_vanished_is_not_fetched():
+    assert decided([version(1, live=False)]) == {}

@@ -135,6 +135,15 @@ _ERRNO_ERRORS: dict[int, tuple[type[ArchiveError], str | None]] = {
 }
 
 
+class FileIdentity(NamedTuple):
+    """Which file it is: another one in its place has another inode, or another time of its last change."""
+
+    device: int
+    inode: int
+    changed_ns: int
+    size: int
+
+
 class Examined(NamedTuple):
     """A copy as it lies on the disk, unverified: its header, its size in bytes, and when it was written, in whole milliseconds."""
 
@@ -398,8 +407,16 @@ class Archive:
             with _folders_held(self._root):
                 self._remove_empty(place)
 
-    def quarantine(self, location: str) -> str:
-        """Take a bad copy out of the way without losing the evidence; gives its new path, relative to the root."""
+    def identify(self, location: str) -> FileIdentity:
+        """Which file lies there now. Raises CopyMissing."""
+        with _disk_errors(f"read {location}"), self._open(location) as descriptor:
+            return _identity_of_file(os.fstat(descriptor))
+
+    def quarantine(self, location: str, *, only: FileIdentity | None = None) -> str:
+        """Take a bad copy out of the way without losing the evidence; gives its new path, relative to the root.
+
+        `only` this very file, if it is given: another one that lies there by now stays. Raises CopyMissing then.
+        """
         self.require()
         place, name = _split(location)
         stem = hashlib.sha256(location.encode()).hexdigest()[:16]
@@ -409,10 +426,52 @@ class Archive:
             _folder(self._root, _QUARANTINE, create=True) as target,
             _folder(self._root, place) as source,
         ):
+            if only is not None and only != _identity_of_file(os.stat(name, dir_fd=source, follow_symlinks=False)):
+                raise CopyMissing(f"{location} is another file by now")
             new_name = _move_to_free_name(source, name, target, stem)
             _sync_folder(target)
             _sync_folder(source)
         return f"{_QUARANTINE}/{new_name}"
+
+    def quarantined(self) -> Iterator[tuple[str, CopyHeader]]:
+        """What lies in quarantine and has a header that can be read: its name there, and whose copy it says that it is."""
+        self.require()
+        with _disk_errors("list quarantine"), _folder(self._root, _QUARANTINE, create=True) as folder:
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a descriptor, not a path
+                with contextlib.suppress(CopyCorrupt, OSError), _opened(folder, name) as descriptor:
+                    yield name, _header_of(descriptor)
+
+    def check_quarantined(self, name: str, *, sha256: str) -> None:
+        """Read a copy in quarantine to its end. Raises CopyMissing or CopyCorrupt unless it is one of these bytes."""
+        self.require()
+        _plain_name(name)
+        with (
+            _disk_errors(f"read {name} in quarantine"),
+            _about(name),
+            _missing(name),
+            _folder(self._root, _QUARANTINE) as folder,
+            _opened(folder, name) as descriptor,
+        ):
+            header, _ = _verify(_Reading(descriptor), None)
+            if header.sha256 != sha256:
+                raise CopySwapped(f"is a good copy of other bytes: SHA-256 {header.sha256}, expected {sha256}")
+
+    def release(self, name: str, location: str) -> None:
+        """Put a copy from quarantine back at its place. Raises CopyMissing, or CopyExists where its place is taken."""
+        self.require()
+        _plain_name(name)
+        self._put_back(_QUARANTINE, name, location, CopyMissing(f"{name} is not in quarantine"))
+
+    def purge_quarantine(self, location: str) -> None:
+        """Delete what lies in quarantine from this place, and what is known about it: nothing of a deleted file stays."""
+        self.require()
+        stem = hashlib.sha256(location.encode()).hexdigest()[:16]
+        with _disk_errors(f"purge quarantine of {location}"), _folder(self._root, _QUARANTINE, create=True) as folder:
+            for name in os.listdir(folder):  # noqa: PTH208 - a descriptor, not a path
+                if name.startswith(f"{stem}-"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=folder)
+            _sync_folder(folder)
 
     def describe(self, quarantined: str, evidence: Mapping[str, object]) -> None:
         """Put what is known about a copy beside it in quarantine, as JSON: `x-1.gzip` gets `x-1.json`."""
@@ -443,11 +502,14 @@ class Archive:
         """
         self.require()
         _plain_name(name)
-        place, copy = _split(location)
         gone = CopyMissing(f"{location} is not in the trash", hint="the next poll or `cbk resync` fetches it again")
+        self._put_back(_TRASH, name, location, gone)
+
+    def _put_back(self, folder: str, name: str, location: str, gone: CopyMissing) -> None:
+        place, copy = _split(location)
         with (
             _disk_errors(f"bring back {location}"),
-            _folder(self._root, _TRASH, create=True) as source,
+            _folder(self._root, folder, create=True) as source,
             _folders_held(self._root),  # of several at once, the others find it gone
         ):
             if not _exists(source, name):
@@ -1012,6 +1074,19 @@ def _verify(reading: _Reading, tick: Tick | None, *, compares: bool = True) -> t
         stored_at=_written_at(os.fstat(reading.descriptor)),
     )
     return decoder.header, written
+
+
+def _identity_of_file(status: os.stat_result) -> FileIdentity:
+    return FileIdentity(status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@contextmanager
+def _opened(folder: int, name: str) -> Iterator[int]:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _header_of(descriptor: int) -> CopyHeader:

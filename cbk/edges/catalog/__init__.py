@@ -2,14 +2,14 @@
 
 from cbk.edges.catalog.catalog import Catalog
 from cbk.edges.catalog.folders import FolderEntry, FolderListing, Place
+from cbk.edges.catalog.intake import RefusedRow, RowChanges
 from cbk.edges.catalog.leases import Leases
-from cbk.edges.catalog.removals import BRAKE_HELD, NewDelete, Planned, Verdict
+from cbk.edges.catalog.removals import NewDelete, Planned, Verdict
 from cbk.edges.catalog.reports import BucketCounts, Counts, Unprotected
 from cbk.edges.catalog.verification import Scope, Standing
 from cbk.edges.catalog.work_queue import LeaseRenewer, uptime
 
 __all__ = [
-    "BRAKE_HELD",
     "BucketCounts",
     "Catalog",
     "Counts",
@@ -20,6 +20,8 @@ __all__ = [
     "NewDelete",
     "Place",
     "Planned",
+    "RefusedRow",
+    "RowChanges",
     "Scope",
     "Standing",
     "Unprotected",

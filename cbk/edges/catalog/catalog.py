@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from cbk.edges.catalog.intake import Intake
 from cbk.edges.catalog.leases import Facts, Leases
 from cbk.edges.catalog.link_deadlines import Links
 from cbk.edges.catalog.mirrors import Mirrors
+from cbk.edges.catalog.pruned_copies import PrunedCopies
 from cbk.edges.catalog.rebuild import Rebuilding
 from cbk.edges.catalog.removals import Removals
 from cbk.edges.catalog.reports import Report
 from cbk.edges.catalog.restore import Selection
+from cbk.edges.catalog.rows import Rows
 from cbk.edges.catalog.samples import Samples
 from cbk.edges.catalog.verification import Verification
 from cbk.edges.catalog.work_queue import Work
@@ -39,7 +43,9 @@ class Catalog:
         self.database = Database(self.engine)
         self.intake = Intake(self.database)
         self.work = Work(self.database, holder)
+        self.rows = Rows(self.database)
         self.removals = Removals(self.database)
+        self.pruned_copies = PrunedCopies(self.database)
         self.brakes = Brakes(self.database)
         self.holds = Holds(self.database)
         self.rebuilding = Rebuilding(self.database)
@@ -63,10 +69,31 @@ class Catalog:
         before = self.revision
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        with catalog_errors(), self.engine.begin() as connection:
+        # SQLite alters a table by making it anew, which leaves references to it in the air for a moment.
+        with (
+            catalog_errors(),
+            self.engine.connect() as connection,
+            self._without_foreign_keys(connection),
+            connection.begin(),
+        ):
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         return before != self._head()
+
+    @contextmanager
+    def _without_foreign_keys(self, connection: sa.Connection) -> Iterator[None]:
+        if self.is_shared:
+            yield
+            return
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA foreign_keys=OFF")  # outside of a transaction, or it does nothing
+        try:
+            yield
+            broken = driver.execute("PRAGMA foreign_key_check").fetchall()
+            if broken:
+                raise CatalogUnavailable(f"the catalog has {len(broken)} broken references after its migration")
+        finally:
+            driver.execute("PRAGMA foreign_keys=ON")
 
     def require_current(self) -> None:
         """Raise CatalogOutdated unless the tables are those of this release."""
@@ -98,6 +125,10 @@ class Catalog:
                 raise CatalogUnavailable(
                     f"no copy of the catalog could be made in {copy}: {error}", hint="is there room?"
                 ) from error
+
+    def now(self) -> datetime:
+        """The catalog's clock. Raises CatalogUnavailable."""
+        return self.database.now()
 
     def close(self) -> None:
         """Close all connections."""

@@ -86,6 +86,8 @@ VERSION_COLUMNS = (
     versions.c.verified_at,
     versions.c.due_at,
     versions.c.link_expires_at,
+    versions.c.variant,
+    versions.c.live,
     versions.c.newest,
     versions.c.deleted,
     sa.case((versions.c.holder.is_not(None), versions.c.lease_until)).label("claimed_until"),

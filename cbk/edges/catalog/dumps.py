@@ -15,7 +15,7 @@ from cbk.edges.catalog.intake import place_digest
 from cbk.edges.catalog.schema import dump_versions, dumps, files
 from cbk.errors import CatalogUnavailable
 from cbk.rules.dump.records import Dump, DumpState, DumpVersion, TakenDump
-from cbk.rules.dump.retention import Verdict
+from cbk.rules.dump.retention import DumpVerdict
 from cbk.rules.dump.spec import DumpKind
 from cbk.rules.intake.layout import place_key
 
@@ -150,7 +150,7 @@ class Dumps:
         """A drill was held; `problem` is empty where it passed."""
         self._update(version, drilled_at=self._database.now_sql, drill_problem=problem)
 
-    def record_verdicts(self, dump: Dump, verdicts: Iterable[Verdict]) -> None:
+    def record_verdicts(self, dump: Dump, verdicts: Iterable[DumpVerdict]) -> None:
         """Which places and graces the versions have now."""
         with self._database.writing() as connection:
             for verdict in verdicts:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.database import Database
+from cbk.edges.catalog.database import Database, begins_with
 from cbk.edges.catalog.schema import files, holds
 from cbk.model import Hold
 
@@ -46,9 +46,17 @@ class Holds:
         with self._database.writing(durable=True) as connection:
             return connection.execute(sa.delete(holds).where(holds.c.id.in_(hold_ids))).rowcount
 
+    def names_a_file(self, key: str, storage: str | None) -> bool:
+        """Whether the catalog knows a file of this very key."""
+        query = sa.select(files.c.id).where(files.c.key == key)
+        if storage is not None:
+            query = query.where(files.c.storage == storage)
+        with self._database.reading() as connection:
+            return connection.scalar(query.limit(1)) is not None
+
     def files_under(self, hold: Hold) -> int:
         """How many files of the catalog it keeps."""
-        named = files.c.key.startswith(hold.key, autoescape=True) if hold.is_prefix else files.c.key == hold.key
+        named = begins_with(files.c.key, hold.key) if hold.is_prefix else files.c.key == hold.key
         query = sa.select(sa.func.count()).select_from(files).where(named)
         if hold.storage is not None:
             query = query.where(files.c.storage == hold.storage)

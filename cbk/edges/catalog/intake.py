@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches
-from cbk.edges.catalog.removals import cover_late_versions
-from cbk.edges.catalog.schema import declined, dumps, files, marks, removals, versions
+from cbk.edges.catalog.rows import FILES_STREAM, count_rows, mark_gone, number_in
+from cbk.edges.catalog.schema import covers, declined, dumps, files, removals, rows, versions
+from cbk.edges.catalog.transitions import mark_newest, refresh_versions
 from cbk.errors import CatalogUnavailable
 from cbk.model import DeclinedRow, VersionState
+from cbk.rules.backup.links import link_digest, link_expires_at
 from cbk.rules.intake.intake import FileName, IntakePlan, KnownVersion
 from cbk.rules.intake.rows import ID_MAX_CHARACTERS
 
 
 def name_digest(storage: str, key: str) -> str:
-    """The SHA-256, in hex, that a file is unique by."""
-    return _digest(f"{storage}\0{key}")
+    """The SHA-256, in hex, that a file is unique by. No two names have one, wherever a NUL is in them."""
+    text = f"{storage}\0{key}" if "\0" not in storage else f"\0{len(storage)}\0{storage}\0{key}"
+    return _digest(text)
 
 
 def place_digest(key_of_place: str) -> str:
@@ -32,40 +36,61 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedRow:
+    """A row that was declined, with the file and the Version that it speaks of, as far as they make sense."""
+
+    row: DeclinedRow
+    name: FileName | None = None
+    number: int | None = None
+    created_at: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class RowChanges:
+    """What a page of rows changes: what `plan` adds, what was `refused`, and the entries that are `gone`.
+
+    `created_at` has the accepted rows' own dates, by Id; `entries` the entries that rows have already which were declined before.
+    """
+
+    plan: IntakePlan
+    refused: Sequence[RefusedRow] = ()
+    gone: Sequence[int] = ()
+    created_at: Mapping[str, str | None] = field(default_factory=dict)
+    entries: Mapping[str, int] = field(default_factory=dict)
+    poll: int = 0
+
+
 class Intake:
     """Files and versions on their way into the catalog."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def known_rows(self, source_ids: Iterable[str]) -> set[tuple[str, str, str, int, str]]:
-        """What rows with these ids have brought so far: (id, storage, key, number, sha256). A row changed in place brings more."""
-        known: set[tuple[str, str, str, int, str]] = set()
-        with self._database.reading() as connection:
-            for batch in in_batches(list(source_ids)):
-                query = (
-                    sa.select(versions.c.source_id, files.c.storage, files.c.key, versions.c.number, versions.c.sha256)
-                    .join_from(versions, files)
-                    .where(versions.c.source_id.in_(batch))
-                )
-                known.update(tuple(row) for row in connection.execute(query))
-        return known
-
-    def known_versions(self, names: Iterable[FileName]) -> dict[FileName, dict[int, KnownVersion]]:
-        """The versions, by number, of those of these files that are known."""
+    def known_versions(self, names: Iterable[FileName], without: Iterable[int] = ()) -> dict[FileName, list[KnownVersion]]:
+        """The versions of those of these files that are known, as if the entries `without` were gone."""
         digests = {name_digest(*name): name for name in names}
-        known: dict[FileName, dict[int, KnownVersion]] = {}
+        known: dict[FileName, list[KnownVersion]] = {}
+        ignored = set(without)
         with self._database.reading() as connection:
             for batch in in_batches(list(digests)):
-                query = (
-                    sa.select(files.c.name_digest, versions.c.number, versions.c.source_id, versions.c.sha256)
-                    .join_from(files, versions, isouter=True)
-                    .where(files.c.name_digest.in_(batch))
-                )
-                for row in connection.execute(query):
-                    numbers = known.setdefault(digests[row.name_digest], {})
-                    if row.number is not None:
-                        numbers[row.number] = KnownVersion(source_id=row.source_id, sha256=row.sha256)
+                columns = (files.c.name_digest, versions.c.id, versions.c.number, versions.c.sha256, versions.c.variant)
+                state = (versions.c.state, versions.c.leftover)
+                query = sa.select(*columns, *state).join_from(files, versions, isouter=True)
+                found = connection.execute(query.where(files.c.name_digest.in_(batch))).all()
+                live = _live_rows(connection, [row.id for row in found if row.id is not None], ignored)
+                for row in found:
+                    listed = known.setdefault(digests[row.name_digest], [])
+                    if row.id is None:
+                        continue
+                    listed.append(
+                        KnownVersion(
+                            number=row.number,
+                            sha256=row.sha256,
+                            live_rows=frozenset(live.get(row.id, ())),
+                            has_plain_name=row.variant == "" and (row.state != VersionState.PRUNED.value or row.leftover),
+                        )
+                    )
         return known
 
     def occupied_places(self, place_keys: Iterable[str]) -> set[str]:
@@ -79,27 +104,29 @@ class Intake:
                     taken.update(digests[digest] for digest in connection.scalars(query))
         return taken
 
-    def write(self, plan: IntakePlan, refused: Iterable[DeclinedRow] = (), *, grace: timedelta) -> list[int]:
-        """Write what the plan adds, in one transaction; return the ids of the files that now have several versions.
+    def write(self, changes: RowChanges) -> list[int]:
+        """Write what the rows change, in one transaction; return the ids of files in which another version may be wanted now.
 
-        A version that a delete covers already, because its row committed late, is deleted too: `grace` from now.
-
-        The only version of a file is due at once. Files of several versions need `rules.wanted` to say which of them is.
+        The only version of a file is due at once. Files of several versions need `rules.intake.version_selection` to say which is.
         Raises CatalogUnavailable where another process added the same file in between: gather and plan again.
         """
         try:
             with self._database.writing() as connection:
                 now = connection.scalar(sa.select(self._database.now_sql))
                 assert isinstance(now, datetime)
-                ids = self._write_files(connection, plan)
-                several = self._write_versions(connection, plan, ids, now)
-                cover_late_versions(connection, several, now, grace)
-                self._write_declined(connection, [*plan.declined, *refused], now)
+                changed: set[int] = set()
+                for batch in in_batches(sorted(changes.gone)):
+                    changed |= mark_gone(self._database, connection, batch)
+                ids = self._write_files(connection, changes)
+                changed |= self._write_versions(connection, changes, ids, now)
+                changed |= self._write_rows(connection, changes, ids, now)
+                self._write_declined(connection, changes, ids, now)
         except sa.exc.IntegrityError as error:
             raise CatalogUnavailable("another process took in the same rows at the same time") from error
-        return several
+        return sorted(changed)
 
-    def _write_files(self, connection: sa.Connection, plan: IntakePlan) -> Mapping[FileName, int]:
+    def _write_files(self, connection: sa.Connection, changes: RowChanges) -> Mapping[FileName, int]:
+        plan = changes.plan
         added = [
             {
                 "storage": file.storage,
@@ -113,20 +140,22 @@ class Intake:
         ]
         if added:
             connection.execute(sa.insert(files), added)
-        digests = {name_digest(version.storage, version.key): (version.storage, version.key) for version in plan.versions}
+        names = {(row.storage, row.key) for row in plan.rows} | {each.name for each in changes.refused if each.name is not None}
+        names |= {(each.row.storage, each.row.key) for each in plan.contradictions}
+        digests = {name_digest(*name): name for name in names}
         ids: dict[FileName, int] = {}
-        for batch in in_batches(list(digests)):
-            query = sa.select(files.c.id, files.c.name_digest).where(files.c.name_digest.in_(batch))
-            ids.update({digests[row.name_digest]: row.id for row in connection.execute(query)})
+        for batch in in_batches(sorted(digests)):
+            query = sa.select(files.c.id, files.c.name_digest).where(files.c.name_digest.in_(batch)).order_by(files.c.id)
+            # Two intakes that each add a version to one file would both call theirs the newest: the second one waits here.
+            ids.update({digests[row.name_digest]: row.id for row in connection.execute(query.with_for_update())})
         return ids
 
-    def _write_versions(self, connection: sa.Connection, plan: IntakePlan, ids: Mapping[FileName, int], now: datetime) -> list[int]:
+    def _write_versions(
+        self, connection: sa.Connection, changes: RowChanges, ids: Mapping[FileName, int], now: datetime
+    ) -> set[int]:
+        plan = changes.plan
         if not plan.versions:
-            return []
-        # Two intakes that each add a version to one file would both call theirs the newest: the second one waits here.
-        locked = sa.select(files.c.id).order_by(files.c.id).with_for_update()
-        for batch in in_batches(sorted(set(ids.values()))):
-            connection.execute(locked.where(files.c.id.in_(batch)))
+            return set()
         fresh = {(file.storage, file.key) for file in plan.files}
         counts: dict[FileName, int] = {}
         for version in plan.versions:
@@ -141,9 +170,11 @@ class Intake:
                     "number": version.number,
                     "source_id": version.source_id,
                     "sha256": version.sha256,
+                    "variant": version.variant,
                     "content_type": version.content_type,
                     "state": VersionState.PENDING.value,
                     "reason": "waits to be fetched" if (version.storage, version.key) in alone else "",
+                    "live": True,
                     "newest": (version.storage, version.key) in alone,
                     "link_digest": version.link_digest,
                     "link_expires_at": version.link_expires_at,
@@ -153,33 +184,122 @@ class Intake:
                 for version in plan.versions
             ],
         )
-        several = sorted(ids[name] for name in counts if name not in alone)
-        for batch in in_batches(several):
-            mark_newest(connection, batch)
+        several = {ids[name] for name in counts if name not in alone}
+        mark_newest(connection, several)
         return several
 
-    def _write_declined(self, connection: sa.Connection, rows: list[DeclinedRow], now: datetime) -> None:
-        for batch in in_batches(rows):
+    def _write_rows(self, connection: sa.Connection, changes: RowChanges, ids: Mapping[FileName, int], now: datetime) -> set[int]:
+        brought = self._versions_of(connection, changes.plan, ids)
+        values = []
+        for row in changes.plan.rows:
+            version = brought[row.storage, row.key, row.number, row.sha256]
+            values.append(_entry(changes, row.source_id, version_id=version, file_id=ids[row.storage, row.key], number=row.number))
+        for each in changes.plan.contradictions:
+            name = (each.row.storage, each.row.key)
+            values.append(_entry(changes, each.row.source_id, file_id=ids.get(name), number=each.row.number))
+        for refused in changes.refused:
+            file_id = ids.get(refused.name) if refused.name is not None else None
+            entry = _entry(changes, refused.row.source_id, file_id=file_id, number=refused.number)
+            values.append(entry | {"created_at": refused.created_at})
+        known = [
+            value | {"of_id": changes.entries[value["source_id"]]} for value in values if value["source_id"] in changes.entries
+        ]
+        added = [value | {"first_seen_at": now} for value in values if value["source_id"] not in changes.entries]
+        if known:
+            columns: dict[str, Any] = {name: sa.bindparam(f"is_{name}") for name in ("version_id", "file_id", "number")}
+            statement = sa.update(rows).where(rows.c.id == sa.bindparam("of_id")).values(**columns)
+            connection.execute(
+                statement, [{"of_id": value["of_id"], **{f"is_{name}": value[name] for name in columns}} for value in known]
+            )
+        if added:
+            connection.execute(sa.insert(rows), added)
+            count_rows(connection, FILES_STREAM, len(added), sum(number_in(value["source_id"]) for value in added))
+        return self._attach(connection, changes, brought)
+
+    def _versions_of(
+        self, connection: sa.Connection, plan: IntakePlan, ids: Mapping[FileName, int]
+    ) -> dict[tuple[str, str, int, str], int]:
+        """The id of the version that each accepted row brings."""
+        names = {file_id: name for name, file_id in ids.items()}
+        by_file: dict[int, set[int]] = {}
+        by_number: dict[int, set[int]] = {}
+        for row in plan.rows:
+            of_file = ids[row.storage, row.key]
+            by_file.setdefault(of_file, set()).add(row.number)
+            by_number.setdefault(row.number, set()).add(of_file)
+        file_id: sa.Column[int] = versions.c.file_id
+        number: sa.Column[int] = versions.c.number
+        # By both columns of an index: a file of 20,000 versions is not looked through for the one that is meant.
+        few_files = len(by_file) <= len(by_number)
+        groups: list[tuple[sa.ColumnElement[bool], sa.ColumnElement[int], set[int]]]
+        if few_files:
+            groups = [(file_id == one, number, many) for one, many in by_file.items()]
+        else:
+            groups = [(number == one, file_id, many) for one, many in by_number.items()]
+        found: dict[tuple[str, str, int, str], int] = {}
+        query = sa.select(versions.c.id, file_id, number, versions.c.sha256)
+        for one, column, many in groups:
+            for batch in in_batches(sorted(many)):
+                for version in connection.execute(query.where(one, column.in_(batch))):
+                    found[*names[version.file_id], version.number, version.sha256] = version.id
+        return found
+
+    def _attach(
+        self,
+        connection: sa.Connection,
+        changes: RowChanges,
+        brought: Mapping[tuple[str, str, int, str], int],
+    ) -> set[int]:
+        """Rows that bring a version which was known before: it may be live again, and is fetched by the latest of them."""
+        new = {(version.storage, version.key, version.number, version.sha256) for version in changes.plan.versions}
+        latest = {(row.storage, row.key, row.number, row.sha256): row for row in changes.plan.rows}
+        repeated = {key: row for key, row in latest.items() if key not in new}
+        for key, row in repeated.items():
+            values = {
+                "source_id": row.source_id,
+                "link_digest": link_digest(row.link),
+                "link_expires_at": link_expires_at(row.link),
+            }
+            # Stored or not: whoever asks for its row later finds the one that is there.
+            ours = versions.c.id == brought[key]
+            connection.execute(sa.update(versions).where(ours).values(**values))
+            # Its message named another row.
+            connection.execute(sa.update(versions).where(ours, versions.c.holder.is_(None)).values(lease_until=None))
+        touched = {brought[key] for key in repeated}
+        # A delete may cover a row that makes sense only now.
+        mended = {brought[key] for key, row in latest.items() if key in new and row.source_id in changes.entries}
+        changed = refresh_versions(self._database, connection, mended) if mended else set()
+        return changed | (refresh_versions(self._database, connection, touched, brought_again=True) if touched else set())
+
+    def _write_declined(self, connection: sa.Connection, changes: RowChanges, ids: Mapping[FileName, int], now: datetime) -> None:
+        accepted = [row.source_id for row in changes.plan.rows if row.source_id in changes.entries]
+        for batch in in_batches(accepted):
+            connection.execute(sa.delete(declined).where(declined.c.source_id.in_(batch)))
+        contradictions = [
+            RefusedRow(row=each.declined, name=(each.row.storage, each.row.key)) for each in changes.plan.contradictions
+        ]
+        for batch in in_batches([*contradictions, *changes.refused]):
             # A row whose file was deleted need not be mended any more.
-            deleted = set(connection.scalars(_deleted_rows([row.source_id for row in batch])))
-            wanting = {row.source_id: row for row in batch if row.source_id not in deleted}
+            deleted = set(connection.scalars(_deleted_rows([each.row.source_id for each in batch])))
+            wanting = {each.row.source_id: each for each in batch if each.row.source_id not in deleted}
             query = sa.select(declined.c.source_id, declined.c.first_seen_at).where(declined.c.source_id.in_(wanting))
             first_seen = {row.source_id: row.first_seen_at for row in connection.execute(query)}
-            connection.execute(sa.delete(declined).where(declined.c.source_id.in_([row.source_id for row in batch])))
+            connection.execute(sa.delete(declined).where(declined.c.source_id.in_([each.row.source_id for each in batch])))
             if wanting:
                 connection.execute(
                     sa.insert(declined),
                     [
                         {
-                            "source_id": row.source_id,
-                            "storage": row.storage,
-                            "key": row.key,
-                            "version": row.version,
-                            "reason": row.reason,
-                            "first_seen_at": first_seen.get(row.source_id, now),
+                            "source_id": each.row.source_id,
+                            "file_id": ids.get(each.name) if each.name is not None else None,
+                            "storage": each.row.storage,
+                            "key": each.row.key,
+                            "version": each.row.version,
+                            "reason": each.row.reason,
+                            "first_seen_at": first_seen.get(each.row.source_id, now),
                             "checked_at": now,
                         }
-                        for row in wanting.values()
+                        for each in wanting.values()
                     ],
                 )
 
@@ -196,47 +316,32 @@ class Intake:
             for batch in in_batches(list(source_ids)):
                 connection.execute(sa.delete(declined).where(declined.c.source_id.in_(batch)))
 
-    def settled_id(self, stream: str, settle: timedelta) -> int | None:
-        """The highest Id of "files" or "deletes" that was seen at least `settle` ago: rows up to it are taken in for good.
 
-        None: nothing is yet.
-        """
-        with self._database.reading() as connection:
-            now = connection.scalar(sa.select(self._database.now_sql))
-            assert isinstance(now, datetime)
-            settled = sa.select(sa.func.max(marks.c.highest_id)).where(marks.c.stream == stream, marks.c.seen_at <= now - settle)
-            highest: int | None = connection.scalar(settled)
-            return highest
+def _entry(
+    changes: RowChanges, source_id: str, *, version_id: int | None = None, file_id: int | None = None, number: int | None = None
+) -> dict[str, Any]:
+    return {
+        "source_id": source_id,
+        "version_id": version_id,
+        "file_id": file_id,
+        "number": number,
+        "poll": changes.poll,
+        "created_at": changes.created_at.get(source_id),
+    }
 
-    def highest_id(self, stream: str) -> int | None:
-        """The highest Id that was ever seen."""
-        with self._database.reading() as connection:
-            highest: int | None = connection.scalar(sa.select(sa.func.max(marks.c.highest_id)).where(marks.c.stream == stream))
-            return highest
 
-    def mark(self, stream: str, highest_id: int) -> None:
-        """Note that all rows up to this Id that were visible now are taken in. Only a higher Id than before is news."""
-        ours = marks.c.stream == stream
-        with self._database.writing() as connection:
-            known = connection.scalar(sa.select(sa.func.max(marks.c.highest_id)).where(ours))
-            # A clock that was once ahead must not make rows look settled, or never settle.
-            ahead = marks.c.seen_at > self._database.now_sql
-            connection.execute(sa.delete(marks).where(ours, ahead, marks.c.highest_id < (known or 0)))
-            if known is None or highest_id > known:
-                connection.execute(sa.insert(marks).values(stream=stream, highest_id=highest_id, seen_at=self._database.now_sql))
-
-    def drop_marks_below(self, stream: str, highest_id: int) -> None:
-        """Forget marks that no poll can need any more."""
-        with self._database.writing() as connection:
-            connection.execute(sa.delete(marks).where(marks.c.stream == stream, marks.c.highest_id < highest_id))
+def _live_rows(connection: sa.Connection, version_ids: list[int], ignored: set[int]) -> dict[int, set[str]]:
+    """The Ids of the rows of these versions that are there and that no delete covers."""
+    found: dict[int, set[str]] = {}
+    covered = sa.exists().where(covers.c.row_id == rows.c.id)
+    for batch in in_batches(version_ids):
+        query = sa.select(rows.c.id, rows.c.version_id, rows.c.source_id)
+        for row in connection.execute(query.where(rows.c.version_id.in_(batch), rows.c.gone_at.is_(None), ~covered)):
+            if row.id not in ignored:
+                found.setdefault(row.version_id, set()).add(row.source_id)
+    return found
 
 
 def _deleted_rows(source_ids: list[str]) -> sa.Select[Any]:
-    return sa.select(removals.c.row_id).where(removals.c.row_id.in_(source_ids), removals.c.outcome.in_(("", "done", "unknown")))
-
-
-def mark_newest(connection: sa.Connection, file_ids: list[int]) -> None:
-    """Note which version of each of these files (at most a batch) has the highest number, in the caller's transaction."""
-    other = versions.alias()
-    highest = sa.select(sa.func.max(other.c.number)).where(other.c.file_id == versions.c.file_id).scalar_subquery()
-    connection.execute(sa.update(versions).where(versions.c.file_id.in_(file_ids)).values(newest=versions.c.number == highest))
+    in_force = removals.c.outcome.in_(("", "done", "re-created"))
+    return sa.select(removals.c.row_id).where(removals.c.row_id.in_(source_ids), in_force)

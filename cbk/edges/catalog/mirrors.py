@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
 from cbk.edges.catalog.schema import files, mirror_copies, mirror_disks, versions
 from cbk.model import Claim, Version, VersionState
-from cbk.rules.intake.layout import copy_location
+from cbk.rules.intake.layout import location_of
 from cbk.rules.mirror import MirrorCopy, MirrorDisk, next_label
 
-PAGE = 500
+LEDGER_PAGE = 500
 
 _STORED = versions.c.state == VersionState.STORED.value
 _THERE = mirror_copies.c.removed_at.is_(None)
@@ -123,11 +123,11 @@ class Mirrors:
         """The stored versions whose copy is not on the disk, page by page, in the order of the catalog."""
         last = 0
         while True:
-            query = select_versions().where(*_missing_on(disk_id), versions.c.id > last).order_by(versions.c.id).limit(PAGE)
+            query = select_versions().where(*_missing_on(disk_id), versions.c.id > last).order_by(versions.c.id).limit(LEDGER_PAGE)
             with self._database.reading() as connection:
                 page = [version_of(row) for row in connection.execute(query)]
             yield from page
-            if len(page) < PAGE:
+            if len(page) < LEDGER_PAGE:
                 return
             last = page[-1].id
 
@@ -156,7 +156,7 @@ class Mirrors:
                     "disk_id": disk_id,
                     "version_id": each.version.id,
                     "sha256": each.version.sha256,
-                    "location": copy_location(each.version.place, each.version.number),
+                    "location": location_of(each.version),
                     "stored_sha256": each.stored_sha256,
                     "stored_size": each.stored_size,
                     "copied_at": now,
@@ -215,11 +215,11 @@ class Mirrors:
         last = 0
         while True:
             there = (mirror_copies.c.disk_id == disk_id, _THERE, mirror_copies.c.version_id > last)
-            query = _select_copies().where(*there).order_by(mirror_copies.c.version_id).limit(PAGE)
+            query = _select_copies().where(*there).order_by(mirror_copies.c.version_id).limit(LEDGER_PAGE)
             with self._database.reading() as connection:
                 page = [_copy_of(row) for row in connection.execute(query)]
             yield from page
-            if len(page) < PAGE:
+            if len(page) < LEDGER_PAGE:
                 return
             last = page[-1].version_id
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.database import Database, in_batches
-from cbk.edges.catalog.intake import mark_newest, name_digest, place_digest
-from cbk.edges.catalog.schema import files, holds, removals, versions
+from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
+from cbk.edges.catalog.intake import name_digest, place_digest
+from cbk.edges.catalog.removals import IN_FORCE
+from cbk.edges.catalog.rows import DELETES_STREAM, count_rows, number_in
+from cbk.edges.catalog.schema import covers, files, holds, removals, rows, versions
+from cbk.edges.catalog.transitions import mark_newest, refresh_versions
 from cbk.errors import CatalogUnavailable
-from cbk.model import Hold, RemovalKind, VersionState
+from cbk.model import Hold, RemovalKind, Version, VersionState
 from cbk.rules.admin.rebuild import KnownFile, RebuildPlan
 from cbk.rules.intake.intake import FileName
-from cbk.rules.intake.layout import copy_location, place_key
+from cbk.rules.intake.layout import copy_location, location_of, place_key
 from cbk.rules.retention.journal import JournalRemoval
-
-# How a delete ended, or that it has not: what it covers is deleted all the same.
-_IN_FORCE = ("", "done")
 
 
 class Rebuilding:
@@ -38,25 +38,41 @@ class Rebuilding:
         with self._database.reading() as connection:
             for batch in in_batches(sorted(digests)):
                 query = (
-                    sa.select(files.c.place, versions.c.number).join_from(files, versions).where(files.c.place_digest.in_(batch))
+                    sa.select(files.c.place, versions.c.number, versions.c.variant)
+                    .join_from(files, versions)
+                    .where(files.c.place_digest.in_(batch))
                 )
-                known.update(copy_location(row.place, row.number) for row in connection.execute(query))
+                known.update(copy_location(row.place, row.number, row.variant) for row in connection.execute(query))
         return known & wanted
+
+    def without_copy(self, locations: Iterable[str]) -> list[Version]:
+        """The versions of these locations that count for none in the catalog, and that nobody has pruned."""
+        wanted = set(locations)
+        digests = {place_digest(place_key(location.rpartition("/")[0])) for location in wanted}
+        uncounted = versions.c.state.not_in([VersionState.STORED.value, VersionState.PRUNED.value])
+        found: list[Version] = []
+        with self._database.reading() as connection:
+            for batch in in_batches(sorted(digests)):
+                query = select_versions().where(files.c.place_digest.in_(batch), uncounted)
+                found += [version for row in connection.execute(query) if location_of(version := version_of(row)) in wanted]
+        return found
 
     def known_files(self, names: Iterable[FileName]) -> dict[FileName, KnownFile]:
         """Those of these files that the catalog knows."""
         digests = {name_digest(*name): name for name in names}
-        found: dict[FileName, tuple[str, set[int]]] = {}
+        found: dict[FileName, tuple[str, set[tuple[int, str]]]] = {}
         with self._database.reading() as connection:
             for batch in in_batches(list(digests)):
                 query = (
-                    sa.select(files.c.name_digest, files.c.place, versions.c.number)
+                    sa.select(files.c.name_digest, files.c.place, versions.c.number, versions.c.sha256)
                     .join_from(files, versions, isouter=True)
                     .where(files.c.name_digest.in_(batch))
                 )
                 for row in connection.execute(query):
-                    found.setdefault(digests[row.name_digest], (row.place, set()))[1].add(row.number)
-        return {name: KnownFile(place=place, numbers=numbers) for name, (place, numbers) in found.items()}
+                    _, known = found.setdefault(digests[row.name_digest], (row.place, set()))
+                    if row.number is not None:
+                        known.add((row.number, row.sha256))
+        return {name: KnownFile(place=place, versions=known) for name, (place, known) in found.items()}
 
     def owners(self, place_keys: Iterable[str]) -> dict[str, FileName]:
         """Whose these places are, by place key, as far as they are anybody's."""
@@ -104,6 +120,9 @@ class Rebuilding:
                             "number": copy.row.number,
                             "source_id": copy.row.source_id,
                             "sha256": copy.row.sha256,
+                            "variant": copy.variant,
+                            # Its rows are read next.
+                            "live": False,
                             "content_type": copy.row.content_type,
                             "state": VersionState.STORED.value,
                             "newest": False,
@@ -154,7 +173,7 @@ class Rebuilding:
                     if entry.kind is RemovalKind.REPLACED:
                         added += _add_replaced(connection, entry, file_id)
                     else:
-                        added += _add_deleted(connection, entry, file_id)
+                        added += _add_deleted(self._database, connection, entry, file_id)
         return added
 
 
@@ -167,21 +186,47 @@ def _file_ids(connection: sa.Connection, names: Iterable[FileName]) -> dict[File
     return ids
 
 
-def _add_deleted(connection: sa.Connection, entry: JournalRemoval, file_id: int | None) -> bool:
+def _add_deleted(database: Database, connection: sa.Connection, entry: JournalRemoval, file_id: int | None) -> bool:
     known = sa.select(removals.c.id).where(removals.c.delete_id == entry.delete_id)
     if entry.delete_id is None or connection.scalar(known) is not None:
         return False
-    connection.execute(sa.insert(removals).values(**_values(entry), file_id=file_id, through=entry.through))
-    if entry.outcome in _IN_FORCE and file_id is not None and entry.through is not None:
-        covered = (versions.c.file_id == file_id, versions.c.number <= entry.through)
-        connection.execute(sa.update(versions).where(*covered).values(deleted=True))
+    values = _values(entry) | {"delete_id": entry.delete_id, "row_id": entry.row_id, "deleted_at": entry.deleted_at}
+    inserted = connection.execute(sa.insert(removals).values(**values, file_id=file_id, through=entry.through)).inserted_primary_key
+    assert inserted is not None
+    count_rows(connection, DELETES_STREAM, 1, number_in(entry.delete_id))
+    if file_id is None or entry.outcome not in IN_FORCE:
+        return True
+    touched = set()
+    for source_id, number, sha256 in entry.covers:
+        ours = (versions.c.file_id == file_id, versions.c.number == number, versions.c.sha256 == sha256)
+        version_id = connection.scalar(sa.select(versions.c.id).where(*ours))
+        if version_id is not None:
+            row_id = _entry_of(database, connection, source_id=source_id, version_id=version_id, file_id=file_id, number=number)
+            connection.execute(sa.insert(covers).values(removal_id=inserted[0], row_id=row_id))
+            touched.add(version_id)
+    refresh_versions(database, connection, touched)
     return True
+
+
+def _entry_of(database: Database, connection: sa.Connection, *, source_id: str, version_id: int, file_id: int, number: int) -> int:
+    """The entry of a row that brought this version; one that is gone by now is noted as such."""
+    same = sa.select(rows.c.id).where(rows.c.source_id == source_id, rows.c.version_id == version_id)
+    known: int | None = connection.scalar(same.order_by(rows.c.id).limit(1))
+    if known is not None:
+        return known
+    now = database.now_sql
+    values = {"source_id": source_id, "version_id": version_id, "file_id": file_id, "number": number, "poll": 0}
+    inserted = connection.execute(sa.insert(rows).values(**values, first_seen_at=now, gone_at=now)).inserted_primary_key
+    assert inserted is not None
+    return int(inserted[0])
 
 
 def _add_replaced(connection: sa.Connection, entry: JournalRemoval, file_id: int | None) -> bool:
     """Where the catalog has that version, and no removal of its own for it."""
-    ours = (versions.c.file_id == file_id, versions.c.number == entry.number, versions.c.scheduled.is_(False))
-    version_id = connection.scalar(sa.select(versions.c.id).where(*ours))
+    ours = [versions.c.file_id == file_id, versions.c.number == entry.number, versions.c.scheduled.is_(False)]
+    if entry.sha256 is not None:
+        ours.append(versions.c.sha256 == entry.sha256)
+    version_id = connection.scalar(sa.select(versions.c.id).where(*ours).order_by(versions.c.id).limit(1))
     if version_id is None or not entry.open:
         return False
     connection.execute(sa.insert(removals).values(**_values(entry), file_id=file_id, version_id=version_id))
@@ -192,9 +237,6 @@ def _add_replaced(connection: sa.Connection, entry: JournalRemoval, file_id: int
 def _values(entry: JournalRemoval) -> dict[str, Any]:
     return {
         "kind": entry.kind.value,
-        "delete_id": entry.delete_id,
-        "row_id": entry.row_id,
-        "rows_through": entry.rows_through,
         "first_seen_at": entry.first_seen_at,
         "due_at": entry.due_at,
         "open": entry.open,

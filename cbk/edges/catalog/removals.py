@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
+from cbk.edges.catalog.database import Database, begins_with, in_batches, select_versions, version_of
 from cbk.edges.catalog.holds import holds_in
-from cbk.edges.catalog.schema import brakes, files, removals, versions
+from cbk.edges.catalog.rows import DELETES_STREAM, count_rows, number_in, uncover
+from cbk.edges.catalog.schema import brakes, covers, files, removals, rows, versions
+from cbk.edges.catalog.transitions import FREE, move, refresh_versions
 from cbk.errors import CatalogUnavailable
-from cbk.model import Hold, Removal, RemovalKind, Version, VersionState, Written
+from cbk.model import BrakeState, Hold, Removal, RemovalKind, RemovalOutcome, Version
+from cbk.rules.lifecycle import REMOVAL_OUTCOMES, StateEvent
+from cbk.rules.retention.coverage import Coverage
 
 REMOVALS_PAGE = 1000
-BRAKE_HELD = "held"
-# How a removal ended, where that is the delete's own doing: what it covers is still deleted.
-_IN_FORCE = ("", "done")
+IN_FORCE = tuple(outcome.value for outcome in RemovalOutcome if outcome.in_force)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewDelete:
-    """A row of the delete log that was not known; `file_id` and `through` are None where it names no file that the kit knows."""
+    """A row of the delete log that was not known; `coverage` is None where it names no row that the kit knows."""
 
     delete_id: str
     row_id: str
+    deleted_at: str | None = None
+    coverage: Coverage | None = None
     file_id: int | None = None
-    through: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What `carry_out` is to do: versions that go, each with its reason; and, where something stays, why and when to look again."""
+    """What `carry_out` is to do: versions that go, each with its reason; and, where something stays, why and when to look again.
+
+    `outcome` is how the removal ends where nothing stays.
+    """
 
     gone: dict[int, str] = field(default_factory=dict)
     kept: str = ""
     look_again_at: datetime | None = None
+    outcome: RemovalOutcome = RemovalOutcome.DONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +65,32 @@ class Planned:
         return f"{name} v{self.number}" if self.number is not None else name
 
 
-_BRAKED = sa.exists().where(brakes.c.id == removals.c.brake_id, brakes.c.state == BRAKE_HELD)
-_COLUMNS = (*(column for column in removals.c if column.name in Removal.__dataclass_fields__), _BRAKED.label("braked"))
+BRAKED = sa.exists().where(brakes.c.id == removals.c.brake_id, brakes.c.state == BrakeState.HELD.value)
+_COLUMNS = (*(column for column in removals.c if column.name in Removal.__dataclass_fields__), BRAKED.label("braked"))
 
 
-def _removal_of(row: Any) -> Removal:
+def removal_of(row: Any) -> Removal:
+    """A `Removal` from a row of `select_removals`."""
     values = {column.name: row._mapping[column] for column in _COLUMNS}  # noqa: SLF001 - SQLAlchemy's documented name
-    return Removal(**values | {"kind": RemovalKind(values["kind"])})
+    return Removal(**values | {"kind": RemovalKind(values["kind"]), "outcome": RemovalOutcome(values["outcome"])})
 
 
-def _select() -> sa.Select[Any]:
+def select_removals() -> sa.Select[Any]:
+    """Removals: what `removal_of` reads."""
     return sa.select(*_COLUMNS)
+
+
+def with_covered(connection: sa.Connection, listed: Sequence[Removal]) -> list[Removal]:
+    """These removals with the versions that each is about."""
+    covered: dict[int, set[int]] = defaultdict(set)
+    for batch in in_batches([removal.id for removal in listed]):
+        query = sa.select(covers.c.removal_id, rows.c.version_id).join_from(covers, rows)
+        for row in connection.execute(query.where(covers.c.removal_id.in_(batch), rows.c.version_id.is_not(None))):
+            covered[row.removal_id].add(row.version_id)
+    for removal in listed:
+        if removal.version_id is not None:
+            covered[removal.id].add(removal.version_id)
+    return [replace(removal, covered=frozenset(covered[removal.id])) for removal in listed]
 
 
 class Removals:
@@ -83,31 +106,36 @@ class Removals:
         found: dict[str, Removal] = {}
         with self._database.reading() as connection:
             for batch in in_batches(list(delete_ids)):
-                for row in connection.execute(_select().where(removals.c.delete_id.in_(batch))):
-                    found[row.delete_id] = _removal_of(row)
+                for row in connection.execute(select_removals().where(removals.c.delete_id.in_(batch))):
+                    found[row.delete_id] = removal_of(row)
         return found
 
-    def record(self, deletes: Iterable[NewDelete], grace: timedelta, rows_through: int | None) -> None:
-        """Note deletes that are seen for the first time, or again after they were over: their grace runs from now.
+    def record(self, deletes: Iterable[NewDelete], grace: timedelta, poll: int) -> set[int]:
+        """Note deletes that are seen for the first time, or that name another row now: their grace runs from now.
 
-        Raises CatalogUnavailable where another process noted the same one in between: it is known next time.
+        One whose meaning is in doubt is held until a person has decided. Returns the files in which another version may be wanted
+        now. Raises CatalogUnavailable where another process noted the same one in between: it is known next time.
         """
         listed = list({delete.delete_id: delete for delete in deletes}.values())
+        changed: set[int] = set()
         try:
             with self._database.writing() as connection:
                 now = connection.scalar(sa.select(self._database.now_sql))
                 assert isinstance(now, datetime)
                 for batch in in_batches(listed):
-                    self._record_batch(connection, batch, now, now + grace, rows_through)
+                    changed |= self._record_batch(connection, batch, now, grace, poll)
         except sa.exc.IntegrityError as error:
             raise CatalogUnavailable("another process noted the same deletes at the same time") from error
+        return changed
 
     def _record_batch(
-        self, connection: sa.Connection, batch: list[NewDelete], now: datetime, due_at: datetime, rows_through: int | None
-    ) -> None:
+        self, connection: sa.Connection, batch: list[NewDelete], now: datetime, grace: timedelta, poll: int
+    ) -> set[int]:
         known = removals.c.delete_id.in_([delete.delete_id for delete in batch])
-        before = connection.scalars(sa.select(removals.c.file_id).where(known)).all()
-        connection.execute(sa.delete(removals).where(known))
+        before = connection.execute(sa.select(removals.c.id, removals.c.delete_id).where(known).with_for_update()).all()
+        changed = forget_log_rows(
+            self._database, connection, [row.id for row in before], "its delete-log row names another row now"
+        )
         connection.execute(
             sa.insert(removals),
             [
@@ -115,42 +143,81 @@ class Removals:
                     "kind": RemovalKind.DELETED.value,
                     "delete_id": delete.delete_id,
                     "row_id": delete.row_id,
-                    "file_id": delete.file_id,
-                    "through": delete.through,
-                    "rows_through": rows_through,
+                    "deleted_at": delete.deleted_at,
+                    "poll": poll,
                     "first_seen_at": now,
-                    "due_at": due_at,
                     "open": True,
                 }
                 for delete in batch
             ],
         )
-        _mark_deleted(connection, [*before, *(delete.file_id for delete in batch)])
+        count_rows(connection, DELETES_STREAM, len(batch), sum(number_in(delete.delete_id) for delete in batch))
+        made = {row.delete_id: row.id for row in connection.execute(sa.select(removals.c.id, removals.c.delete_id).where(known))}
+        bound = [(made[delete.delete_id], delete.coverage) for delete in batch if delete.coverage is not None]
+        return changed | self._bind(connection, bound, now + grace)
 
-    def resolve(self, removal_id: int, *, file_id: int, through: int) -> None:
-        """The row that a delete names has become known: say which file that is."""
+    def bind(self, found: Iterable[tuple[int, Coverage]], *, grace: timedelta | None) -> set[int]:
+        """The rows that deletes name have become known: what each covers. Its `grace` runs from now (None: as it was noted)."""
         with self._database.writing() as connection:
-            connection.execute(sa.update(removals).where(removals.c.id == removal_id).values(file_id=file_id, through=through))
-            _mark_deleted(connection, [file_id])
+            now = connection.scalar(sa.select(self._database.now_sql))
+            assert isinstance(now, datetime)
+            return self._bind(connection, list(found), None if grace is None else now + grace)
 
-    def withdraw(self, removal_id: int, *, outcome: str, reason: str, if_open: bool = False) -> None:
-        """End a removal without removing anything; with `if_open`, one that was carried out meanwhile stays so."""
-        ours = sa.select(removals.c.id).where(removals.c.id == removal_id).with_for_update()
-        if if_open:
-            ours = ours.where(removals.c.open.is_(True))
+    def _bind(self, connection: sa.Connection, bound: list[tuple[int, Coverage]], due_at: datetime | None) -> set[int]:
+        if not bound:
+            return set()
+        for removal_id, coverage in bound:
+            named = coverage.named
+            values: dict[str, Any] = {"file_id": named.file_id, "through": named.number, "keeps_newer": coverage.keeps_newer}
+            values |= {} if due_at is None else {"due_at": due_at}
+            connection.execute(sa.update(removals).where(removals.c.id == removal_id).values(**values))
+        pairs = [{"removal_id": removal_id, "row_id": row_id} for removal_id, coverage in bound for row_id in sorted(coverage.rows)]
+        connection.execute(sa.insert(covers), pairs)
+        in_doubt = [(removal_id, coverage.doubt) for removal_id, coverage in bound if coverage.doubt]
+        if in_doubt:
+            more = f" (and {len(in_doubt) - 1} more like it)" if len(in_doubt) > 1 else ""
+            hold_back(self._database, connection, [removal_id for removal_id, _ in in_doubt], in_doubt[0][1] + more, counted=0)
+        touched: set[int] = set()
+        for batch in in_batches(sorted({row_id for _, coverage in bound for row_id in coverage.rows})):
+            query = sa.select(rows.c.version_id).where(rows.c.id.in_(batch), rows.c.version_id.is_not(None))
+            touched |= set(connection.scalars(query))
+        return refresh_versions(self._database, connection, touched)
+
+    def without_coverage(self, listed: Sequence[Removal]) -> list[Removal]:
+        """Those of these deletes that cover no row, as far as the catalog knows."""
+        with self._database.reading() as connection:
+            covering: set[int] = set()
+            for batch in in_batches([removal.id for removal in listed]):
+                covering |= set(connection.scalars(sa.select(covers.c.removal_id).where(covers.c.removal_id.in_(batch)).distinct()))
+        return [removal for removal in listed if removal.id not in covering]
+
+    def withdraw(self, removal_id: int, *, outcome: RemovalOutcome, reason: str) -> set[int]:
+        """End a removal without removing anything; what it covers is live again. Returns the files that this changes."""
         with self._database.writing() as connection:
-            close(self._database, connection, connection.scalars(ours).all(), outcome, reason)
+            return close(self._database, connection, [removal_id], outcome, reason)
+
+    def forget_log_rows(self, removal_ids: Sequence[int]) -> set[int]:
+        """The delete-log rows of these removals are gone: they are taken back, also what was carried out."""
+        with self._database.writing() as connection:
+            return forget_log_rows(self._database, connection, removal_ids, "its delete-log row is gone")
+
+    def log_rows_after(self, removal_id: int, limit: int) -> list[tuple[int, str]]:
+        """The next delete-log rows that are there as far as is known, as (removal, Id), in the order of the removals."""
+        query = sa.select(removals.c.id, removals.c.delete_id).where(removals.c.id > removal_id, removals.c.delete_id.is_not(None))
+        with self._database.reading() as connection:
+            found = connection.execute(query.order_by(removals.c.id).limit(limit))
+            return [(row.id, row.delete_id) for row in found]
 
     def next_to_check(self, limit: int) -> list[Removal]:
         """Open deletes, longest unchecked first; they count as checked now."""
         query = (
-            _select()
+            select_removals()
             .where(removals.c.open.is_(True), removals.c.kind == RemovalKind.DELETED.value)
             .order_by(removals.c.checked_at.asc().nulls_first())
             .limit(limit)
         )
         with self._database.writing() as connection:
-            found = [_removal_of(row) for row in connection.execute(query)]
+            found = [removal_of(row) for row in connection.execute(query)]
             for batch in in_batches([removal.id for removal in found]):
                 connection.execute(sa.update(removals).where(removals.c.id.in_(batch)).values(checked_at=self._database.now_sql))
         return found
@@ -159,43 +226,34 @@ class Removals:
         """What was noted while a clock was ahead: a grace begins now, and no message is on its way for longer than any may be."""
         with self._database.writing() as connection:
             ahead = (removals.c.open.is_(True), removals.c.first_seen_at > self._database.later_sql(timedelta(minutes=1)))
-            again = {"first_seen_at": self._database.now_sql, "due_at": self._database.later_sql(grace), "armed_until": None}
+            later = sa.case((removals.c.due_at.is_not(None), self._database.later_sql(grace)), else_=None)
+            again = {"first_seen_at": self._database.now_sql, "due_at": later, "armed_until": None}
             connection.execute(sa.update(removals).where(*ahead).values(**again))
             far = (removals.c.open.is_(True), removals.c.armed_until > self._database.later_sql(longest_wait))
             connection.execute(sa.update(removals).where(*far).values(armed_until=None))
 
-    def end_for_recreation(self, *, file_id: int, number: int, row_id: int) -> bool:
-        """A row that was written after a delete was seen brings the same version again: the delete no longer speaks of the file.
-
-        False where no delete does, or where the version's bytes have still to go: then it is asked again once they have.
-        """
-        overtaken = sa.select(removals.c.id).where(
-            removals.c.kind == RemovalKind.DELETED.value,
-            removals.c.file_id == file_id,
-            removals.c.outcome.in_(_IN_FORCE),
-            removals.c.through >= number,
-            removals.c.rows_through < row_id,
-        )
-        ours = (versions.c.file_id == file_id, versions.c.number == number)
-        again = sa.update(versions).where(*ours)
+    def shift(self, by: timedelta) -> None:
+        """The clock was put forward by so much: what was noted before waits as much longer by the new one."""
+        milliseconds = by // timedelta(milliseconds=1)
         with self._database.writing() as connection:
-            ids = list(connection.scalars(overtaken))
-            leaving = connection.scalar(sa.select(versions.c.leftover).where(*ours).with_for_update())
-            if not ids or leaving:
-                return False
-            close(self._database, connection, ids, "re-created", f"row {row_id} created the file again")
-            connection.execute(again.values(source_id=str(row_id)))
-            pending = {"state": VersionState.PENDING.value, "reason": "created again", "attempts": 0, "pruned_at": None}
-            # Where another delete was carried out that speaks of it still, it stays pruned.
-            was_pruned = again.where(versions.c.state == VersionState.PRUNED.value, versions.c.deleted.is_(False))
-            connection.execute(was_pruned.values(**pending, due_at=self._database.now_sql))
-            return True
+            for column in (removals.c.first_seen_at, removals.c.due_at):
+                moved = sa.type_coerce(sa.type_coerce(column, sa.BigInteger) + milliseconds, column.type)
+                connection.execute(
+                    sa.update(removals).where(removals.c.open.is_(True), column.is_not(None)).values({column.name: moved})
+                )
+            connection.execute(sa.update(removals).where(removals.c.open.is_(True)).values(armed_until=None))
 
     # Replaced copies
 
     def files_with_older_copies(self, limit: int) -> list[int]:
-        """Files with a stored version that is not their newest and has no removal of its own, longest unchecked first."""
-        older = (versions.c.state == VersionState.STORED.value, versions.c.newest.is_(False), versions.c.scheduled.is_(False))
+        """Files with a stored version that is not their newest and about which nothing is decided, longest unchecked first."""
+        older = (
+            versions.c.state == "stored",
+            versions.c.newest.is_(False),
+            versions.c.scheduled.is_(False),
+            versions.c.kept.is_(False),
+            versions.c.deleted.is_(False),
+        )
         query = sa.select(versions.c.id, versions.c.file_id).where(*older).order_by(versions.c.checked_at.asc().nulls_first())
         with self._database.writing() as connection:
             found = connection.execute(query.limit(limit)).all()
@@ -203,11 +261,13 @@ class Removals:
                 connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(checked_at=self._database.now_sql))
         return sorted({row.file_id for row in found})
 
-    def schedule(self, replaced: Iterable[Version], grace: timedelta) -> None:
-        """These copies were replaced: their grace runs from now."""
+    def schedule(self, replaced: Iterable[Version], kept: Iterable[Version], grace: timedelta, poll: int) -> None:
+        """`replaced` copies have a grace that runs from now; `kept` ones stay until something about their file changes."""
         with self._database.writing() as connection:
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
+            for batch in in_batches([version.id for version in kept]):
+                connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(kept=True))
             for version in replaced:
                 marked = sa.update(versions).where(versions.c.id == version.id, versions.c.scheduled.is_(False))
                 if connection.execute(marked.values(scheduled=True)).rowcount:
@@ -216,11 +276,17 @@ class Removals:
                             kind=RemovalKind.REPLACED.value,
                             file_id=version.file_id,
                             version_id=version.id,
+                            poll=poll,
                             first_seen_at=now,
                             due_at=now + grace,
                             open=True,
                         )
                     )
+
+    def look_at_kept_again(self) -> None:
+        """CBK_KEEP_VERSIONS has changed: what stays of older copies is to be decided anew."""
+        with self._database.writing() as connection:
+            connection.execute(sa.update(versions).where(versions.c.kept.is_(True)).values(kept=False))
 
     # Sending
 
@@ -230,38 +296,46 @@ class Removals:
         with self._database.reading() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(removals).where(*on_its_way)) or 0
 
-    def arm(self, limit: int, *, max_countdown: timedelta, patience: timedelta) -> list[Planned]:
+    def arm(self, limit: int, *, max_countdown: timedelta, patience: timedelta, read_in: int) -> list[Planned]:
         """Take up to `limit` removals that come due within `max_countdown` and have no message on its way; each counts as sent.
 
-        What something was found to keep comes last. It is sent again where it is still open `patience` after it came due.
+        Only those that were noted before the poll `read_in`, which read every row. What something was found to keep comes last. It
+        is sent again where it is still open `patience` after it came due.
         """
-        now_sql = self._database.now_sql
-        unarmed = sa.or_(removals.c.armed_until.is_(None), removals.c.armed_until <= now_sql)
         query = (
-            _select()
+            select_removals()
             .add_columns(files.c.storage, files.c.key, versions.c.number)
             .join(files, files.c.id == removals.c.file_id, isouter=True)
             .join(versions, versions.c.id == removals.c.version_id, isouter=True)
-            .where(removals.c.open.is_(True), removals.c.due_at <= self._database.later_sql(max_countdown), unarmed, ~_BRAKED)
+            .where(*self._unarmed(max_countdown), removals.c.poll < read_in)
             .order_by(removals.c.reason != "", removals.c.due_at, removals.c.id)
             .limit(limit)
         )
         with self._database.writing() as connection:
-            now = connection.scalar(sa.select(now_sql))
+            now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
-            taken = [_planned_of(row) for row in connection.execute(query)]
+            taken = [planned_of(row) for row in connection.execute(query)]
             for planned in taken:
-                until = max(planned.removal.due_at, now) + patience
+                until = max(planned.removal.due_at or now, now) + patience
                 connection.execute(sa.update(removals).where(removals.c.id == planned.removal.id).values(armed_until=until))
         return taken
 
-    def waits_to_be_sent(self, max_countdown: timedelta) -> bool:
+    def waits_to_be_sent(self, max_countdown: timedelta, read_in: int) -> bool:
         """Whether `arm` would find anything."""
+        with self._database.reading() as connection:
+            due = (*self._unarmed(max_countdown), removals.c.poll < read_in)
+            return connection.scalar(sa.select(removals.c.id).where(*due).limit(1)) is not None
+
+    def waits_for_read(self, within: timedelta, read_in: int) -> bool:
+        """Whether something comes due within that time for which every row has to be read once more, since it was noted."""
+        due = (removals.c.open.is_(True), removals.c.due_at <= self._database.later_sql(within), ~BRAKED)
+        with self._database.reading() as connection:
+            return connection.scalar(sa.select(removals.c.id).where(*due, removals.c.poll >= read_in).limit(1)) is not None
+
+    def _unarmed(self, max_countdown: timedelta) -> tuple[sa.ColumnElement[bool], ...]:
         now = self._database.now_sql
         unarmed = sa.or_(removals.c.armed_until.is_(None), removals.c.armed_until <= now)
-        due = (removals.c.open.is_(True), removals.c.due_at <= self._database.later_sql(max_countdown), unarmed, ~_BRAKED)
-        with self._database.reading() as connection:
-            return connection.scalar(sa.select(removals.c.id).where(*due).limit(1)) is not None
+        return removals.c.open.is_(True), removals.c.due_at <= self._database.later_sql(max_countdown), unarmed, ~BRAKED
 
     def postpone(self, removal_id: int, due_at: datetime) -> None:
         """It is due later than it was thought to be, and has no message on its way."""
@@ -297,8 +371,8 @@ class Removals:
 
     def _one(self, *where: sa.ColumnElement[bool]) -> Removal | None:
         with self._database.reading() as connection:
-            row = connection.execute(_select().where(*where)).first()
-        return _removal_of(row) if row else None
+            row = connection.execute(select_removals().where(*where)).first()
+            return with_covered(connection, [removal_of(row)])[0] if row else None
 
     def carry_out(
         self, removal_id: int, judge: Callable[[Removal, list[Version], list[Hold], datetime], Verdict]
@@ -314,104 +388,56 @@ class Removals:
             connection.execute(sa.select(files.c.id).where(files.c.id == of_file).with_for_update())
             connection.execute(sa.select(removals.c.id).where(ours).with_for_update())
             # Locked first and read afterwards: a brake that was pulled while this waited for the lock shows then.
-            row = connection.execute(_select().where(ours)).first()
-            removal = _removal_of(row) if row else None
-            if removal is None or not removal.open:
+            row = connection.execute(select_removals().where(ours)).first()
+            if row is None or not row.open:
                 return None
+            removal = with_covered(connection, [removal_of(row)])[0]
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
             query = select_versions().where(versions.c.file_id == removal.file_id).with_for_update(of=versions)
             listed = [version_of(version) for version in connection.execute(query)]
             verdict = judge(removal, listed, holds_in(connection), now)
             for version_id, reason in verdict.gone.items():
-                self._record_pruned(connection, version_id, reason)
+                self._record_pruned(connection, version_id, reason, by_person=removal.brake_id is not None)
             if verdict.kept:
                 values = {"reason": verdict.kept, "armed_until": verdict.look_again_at}
                 connection.execute(sa.update(removals).where(removals.c.id == removal_id).values(**values))
             else:
-                close(self._database, connection, [removal_id], "done", "; ".join(sorted(set(verdict.gone.values()))))
+                reason = "; ".join(sorted(set(verdict.gone.values())))
+                close(self._database, connection, [removal_id], verdict.outcome, reason)
             gone = [version for version in listed if version.id in verdict.gone]
         return gone, verdict
 
-    def _record_pruned(self, connection: sa.Connection, version_id: int, reason: str) -> None:
-        connection.execute(
-            sa.update(versions)
-            .where(versions.c.id == version_id)
-            .values(
-                state=VersionState.PRUNED.value,
-                reason=reason,
-                due_at=None,
-                lease_until=None,
-                holder=None,
-                # A worker that slept through its lease may record nothing any more.
-                fence=versions.c.fence + 1,
-                leftover=True,
-                pruned_at=self._database.now_sql,
-            )
-        )
+    def _record_pruned(self, connection: sa.Connection, version_id: int, reason: str, *, by_person: bool) -> None:
+        # A worker that slept through its lease may record nothing any more.
+        values: dict[str, Any] = {
+            "reason": reason,
+            "due_at": None,
+            "fence": versions.c.fence + 1,
+            "leftover": True,
+            "approved": by_person,
+        }
+        move(connection, StateEvent.PRUNED, versions.c.id == version_id, pruned_at=self._database.now_sql, **values, **FREE)
         own = (removals.c.version_id == version_id, removals.c.open.is_(True))
-        close(self._database, connection, connection.scalars(sa.select(removals.c.id).where(*own)).all(), "done", reason)
+        closed = list(connection.scalars(sa.select(removals.c.id).where(*own)))
+        close(self._database, connection, closed, RemovalOutcome.DONE, reason)
 
-    def leftovers(self, limit: int) -> list[Version]:
-        """Versions that are pruned in the record and whose bytes have still to go."""
-        query = select_versions().where(versions.c.leftover.is_(True)).order_by(versions.c.id).limit(limit)
+    def covered_rows(self, listed: Sequence[Removal]) -> dict[int, list[tuple[str, int, str]]]:
+        """The rows that each of these deletes covers, as (Id, Version, SHA-256): what the journal keeps of them."""
+        found: dict[int, list[tuple[str, int, str]]] = defaultdict(list)
+        columns = (covers.c.removal_id, rows.c.source_id, versions.c.number, versions.c.sha256)
+        query = sa.select(*columns).join_from(covers, rows).join(versions, versions.c.id == rows.c.version_id)
         with self._database.reading() as connection:
-            return [version_of(row) for row in connection.execute(query)]
-
-    def remove_bytes(self, version_id: int, remove: Callable[[], str | None], *, trash: timedelta) -> None:
-        """Where the bytes of a version have still to go, call `remove`, which takes them off their place, and note that they are.
-
-        `remove` gives their name in the trash, where they stay for the time `trash`, or None: they are gone. The record is locked
-        meanwhile: a worker that fell asleep after it had recorded must not take bytes that count again by now.
-        """
-        ours = versions.c.id == version_id
-        with self._database.writing() as connection:
-            if not connection.scalar(sa.select(versions.c.leftover).where(ours).with_for_update()):
-                return
-            trash_name = remove()
-            until = self._database.later_sql(trash) if trash_name else None
-            connection.execute(sa.update(versions).where(ours).values(leftover=False, trash_name=trash_name, trash_until=until))
-
-    def note_leftover(self, version_id: int) -> bool:
-        """A version that is pruned has bytes after all, and they have to go; False where it is not pruned."""
-        pruned = (versions.c.id == version_id, versions.c.state == VersionState.PRUNED.value)
-        with self._database.writing() as connection:
-            return connection.execute(sa.update(versions).where(*pruned).values(leftover=True)).rowcount == 1
-
-    # Trash
-
-    def in_trash(self, *, file_id: int | None = None, over: bool = False, limit: int = REMOVALS_PAGE) -> list[Version]:
-        """Versions whose copy lies in the trash: of one file, or (`over`) those whose time there is over."""
-        query = select_versions().where(versions.c.trash_until.is_not(None)).order_by(versions.c.trash_until).limit(limit)
-        if file_id is not None:
-            query = query.where(versions.c.file_id == file_id)
-        if over:
-            query = query.where(versions.c.trash_until <= self._database.now_sql)
-        with self._database.reading() as connection:
-            return [version_of(row) for row in connection.execute(query)]
-
-    def out_of_trash(self, version: Version, written: Written | None = None) -> None:
-        """The copy is out of the trash: back at its place, as it was read there (`written`), or removed for good (None)."""
-        values: dict[str, Any] = {"trash_name": None, "trash_until": None}
-        if written is not None:
-            values |= {
-                "state": VersionState.STORED.value,
-                "reason": "",
-                "pruned_at": None,
-                "size": written.size,
-                "stored_size": written.stored_size,
-                "stored_sha256": written.stored_sha256,
-                "stored_at": written.stored_at,
-                "verified_at": self._database.now_sql,
-            }
-        with self._database.writing() as connection:
-            connection.execute(sa.update(versions).where(versions.c.id == version.id).values(**values))
+            for batch in in_batches([removal.id for removal in listed]):
+                for removal_id, *row in connection.execute(query.where(covers.c.removal_id.in_(batch)).order_by(rows.c.id)):
+                    found[removal_id].append((row[0], row[1], row[2]))
+        return found
 
     def deletes_of_file(self, file_id: int) -> list[Removal]:
         """The deletes that speak of this file now: open, or carried out."""
-        ours = (removals.c.file_id == file_id, removals.c.kind == RemovalKind.DELETED.value, removals.c.outcome.in_(_IN_FORCE))
+        ours = (removals.c.file_id == file_id, removals.c.kind == RemovalKind.DELETED.value, removals.c.outcome.in_(IN_FORCE))
         with self._database.reading() as connection:
-            return [_removal_of(row) for row in connection.execute(_select().where(*ours))]
+            return [removal_of(row) for row in connection.execute(select_removals().where(*ours))]
 
     # Looking
 
@@ -420,23 +446,25 @@ class Removals:
         of_version = removals.c.version_id.in_([version.id for version in page])
         of_file = removals.c.version_id.is_(None) & removals.c.file_id.in_({version.file_id for version in page})
         with self._database.reading() as connection:
-            return [_removal_of(row) for row in connection.execute(_select().where(of_version | of_file).order_by(removals.c.id))]
+            query = select_removals().where(of_version | of_file).order_by(removals.c.id)
+            found = with_covered(connection, [removal_of(row) for row in connection.execute(query)])
+        return [removal if removal.covered else _as_it_was(removal, page) for removal in found]
 
     def planned(self, *, storage: str | None = None, prefix: str | None = None) -> Iterator[Planned]:
-        """All open removals, those that are due first in front, page by page."""
+        """All open removals that a row is known for, those that are due first in front, page by page."""
         query = (
-            _select()
+            select_removals()
             .add_columns(files.c.storage, files.c.key, versions.c.number)
             .join(files, files.c.id == removals.c.file_id, isouter=True)
             .join(versions, versions.c.id == removals.c.version_id, isouter=True)
-            .where(removals.c.open.is_(True))
+            .where(removals.c.open.is_(True), removals.c.due_at.is_not(None))
             .order_by(removals.c.due_at, removals.c.id)
             .limit(REMOVALS_PAGE)
         )
         if storage is not None:
             query = query.where(files.c.storage == storage)
         if prefix is not None:
-            query = query.where(files.c.key.startswith(prefix, autoescape=True))
+            query = query.where(begins_with(files.c.key, prefix))
         page: list[Planned] = []
         while True:
             following = query
@@ -445,25 +473,32 @@ class Removals:
                 later = sa.or_(removals.c.due_at > last.due_at, sa.and_(removals.c.due_at == last.due_at, removals.c.id > last.id))
                 following = query.where(later)
             with self._database.reading() as connection:
-                page = [_planned_of(row) for row in connection.execute(following)]
+                page = _with_covered(connection, [planned_of(row) for row in connection.execute(following)])
             yield from page
             if len(page) < REMOVALS_PAGE:
                 return
 
+    def unbound(self, limit: int) -> list[Removal]:
+        """Open deletes that name no row that the kit knows."""
+        query = select_removals().where(removals.c.open.is_(True), removals.c.due_at.is_(None)).order_by(removals.c.id).limit(limit)
+        with self._database.reading() as connection:
+            return [removal_of(row) for row in connection.execute(query)]
+
     def rejected(self) -> Iterator[Planned]:
         """Deletes that a person has taken back, page by page: their rows may still be in the delete log."""
         query = (
-            _select()
+            select_removals()
             .add_columns(files.c.storage, files.c.key, sa.null().label("number"))
             .join(files, files.c.id == removals.c.file_id)
-            .where(removals.c.outcome == "rejected", removals.c.kind == RemovalKind.DELETED.value)
+            .where(removals.c.outcome == RemovalOutcome.REJECTED.value, removals.c.kind == RemovalKind.DELETED.value)
+            .where(removals.c.delete_id.is_not(None))
             .order_by(removals.c.id)
             .limit(REMOVALS_PAGE)
         )
         last = 0
         while True:
             with self._database.reading() as connection:
-                page = [_planned_of(row) for row in connection.execute(query.where(removals.c.id > last))]
+                page = [planned_of(row) for row in connection.execute(query.where(removals.c.id > last))]
             yield from page
             if len(page) < REMOVALS_PAGE:
                 return
@@ -484,60 +519,92 @@ class Removals:
     def count_open(self) -> tuple[int, int]:
         """How many removals wait, and how many of them a brake holds."""
         with self._database.reading() as connection:
-            query = sa.select(sa.func.count()).select_from(removals).where(removals.c.open.is_(True))
-            return connection.scalar(query) or 0, connection.scalar(query.where(_BRAKED)) or 0
+            query = (
+                sa.select(sa.func.count()).select_from(removals).where(removals.c.open.is_(True), removals.c.due_at.is_not(None))
+            )
+            return connection.scalar(query) or 0, connection.scalar(query.where(BRAKED)) or 0
+
+    def count_partial(self) -> int:
+        """How many deletes that wait name an older version than the file's newest live one, which they keep."""
+        partial = (removals.c.open.is_(True), removals.c.keeps_newer.is_not(None))
+        with self._database.reading() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(removals).where(*partial)) or 0
 
     def count_overdue(self, by: timedelta) -> int:
         """How many removals are overdue by more than `by`, with nothing known that keeps them."""
         query = (
             sa.select(sa.func.count())
             .select_from(removals)
-            .where(removals.c.open.is_(True), removals.c.due_at < self._database.later_sql(-by), ~_BRAKED, removals.c.reason == "")
+            .where(removals.c.open.is_(True), removals.c.due_at < self._database.later_sql(-by), ~BRAKED, removals.c.reason == "")
         )
         with self._database.reading() as connection:
             return connection.scalar(query) or 0
 
 
-def close(database: Database, connection: sa.Connection, ids: Iterable[int], outcome: str, reason: str) -> None:
-    """End these removals, in the caller's transaction: what they cover is deleted only as far as others say."""
-    for batch in in_batches(list(ids)):
-        values = {"open": False, "outcome": outcome, "reason": reason, "closed_at": database.now_sql, "armed_until": None}
-        connection.execute(sa.update(removals).where(removals.c.id.in_(batch)).values(**values))
-        listed = connection.execute(sa.select(removals.c.file_id, removals.c.version_id).where(removals.c.id.in_(batch))).all()
-        _mark_deleted(connection, [row.file_id for row in listed])
-        if outcome != "rejected":  # what a person wants kept gets no other removal
+def close(database: Database, connection: sa.Connection, ids: Iterable[int], outcome: RemovalOutcome, reason: str) -> set[int]:
+    """End these removals, in the caller's transaction; what they covered is live again unless the outcome is in force.
+
+    One that has ended already ends differently only as `rules.lifecycle` allows. Returns the files that this changes.
+    """
+    before = [source.value for source, targets in REMOVAL_OUTCOMES.items() if outcome in targets]
+    changed: set[int] = set()
+    for batch in in_batches(sorted(ids)):
+        ours = (removals.c.id.in_(batch), removals.c.outcome.in_(before))
+        listed = connection.execute(sa.select(removals.c.id, removals.c.version_id).where(*ours).with_for_update()).all()
+        closing = [row.id for row in listed]
+        values = {"open": False, "outcome": outcome.value, "closed_at": database.now_sql, "armed_until": None}
+        values |= {"reason": reason} if reason else {}
+        connection.execute(sa.update(removals).where(removals.c.id.in_(closing)).values(**values))
+        if outcome is not RemovalOutcome.REJECTED:  # what a person wants kept gets no other removal
             freed = [row.version_id for row in listed if row.version_id is not None]
             connection.execute(sa.update(versions).where(versions.c.id.in_(freed)).values(scheduled=False))
+        if not outcome.in_force:
+            changed |= refresh_versions(database, connection, uncover(connection, closing))
+    held = brakes.c.state == BrakeState.HELD.value
+    holds_something = sa.exists().where(removals.c.brake_id == brakes.c.id, removals.c.open.is_(True))
+    ended = {"state": BrakeState.ENDED.value, "decided_at": database.now_sql}
+    connection.execute(sa.update(brakes).where(held, ~holds_something).values(**ended))
+    return changed
 
 
-def _planned_of(row: Any) -> Planned:
-    return Planned(removal=_removal_of(row), storage=row.storage, key=row.key, number=row.number)
+def forget_log_rows(database: Database, connection: sa.Connection, ids: Sequence[int], reason: str) -> set[int]:
+    """The delete-log rows of these removals are gone, in the caller's transaction."""
+    changed: set[int] = set()
+    for batch in in_batches(sorted(ids)):
+        query = sa.select(removals.c.delete_id).where(removals.c.id.in_(batch), removals.c.delete_id.is_not(None))
+        names = list(connection.scalars(query.with_for_update()))
+        changed |= close(database, connection, batch, RemovalOutcome.TAKEN_BACK, reason)
+        # Its Id may be another row's one day.
+        connection.execute(sa.update(removals).where(removals.c.id.in_(batch)).values(delete_id=None))
+        count_rows(connection, DELETES_STREAM, -len(names), -sum(number_in(name) for name in names))
+    return changed
 
 
-def _in_force(version_columns: Any) -> sa.ColumnElement[bool]:
-    return sa.exists().where(
-        removals.c.kind == RemovalKind.DELETED.value,
-        removals.c.outcome.in_(_IN_FORCE),
-        removals.c.file_id == version_columns.file_id,
-        removals.c.through >= version_columns.number,
-    )
+def hold_back(database: Database, connection: sa.Connection, ids: Sequence[int], reason: str, *, counted: int) -> int:
+    """A brake that holds these removals until a person has decided; gives its number. In the caller's transaction."""
+    values = {"pulled_at": database.now_sql, "stored_files": counted, "reason": reason, "state": BrakeState.HELD.value}
+    inserted = connection.execute(sa.insert(brakes).values(**values)).inserted_primary_key
+    assert inserted is not None
+    brake_id: int = inserted[0]
+    for batch in in_batches(list(ids)):
+        connection.execute(sa.update(removals).where(removals.c.id.in_(batch)).values(brake_id=brake_id, armed_until=None))
+    return brake_id
 
 
-def _mark_deleted(connection: sa.Connection, file_ids: Iterable[int | None]) -> None:
-    """Say of every version of these files whether a delete that stands covers it."""
-    for batch in in_batches(sorted({file_id for file_id in file_ids if file_id is not None})):
-        connection.execute(sa.update(versions).where(versions.c.file_id.in_(batch)).values(deleted=_in_force(versions.c)))
+def planned_of(row: Any) -> Planned:
+    """A `Planned` from a row of `select_removals` and the file's names."""
+    return Planned(removal=removal_of(row), storage=row.storage, key=row.key, number=row.number)
 
 
-def cover_late_versions(connection: sa.Connection, file_ids: list[int], now: datetime, grace: timedelta) -> None:
-    """New versions of these files that a delete covers already are deleted too; one that was carried out has to go on."""
-    _mark_deleted(connection, file_ids)
-    left = sa.exists().where(
-        versions.c.file_id == removals.c.file_id,
-        versions.c.number <= removals.c.through,
-        versions.c.state != VersionState.PRUNED.value,
-    )
-    for batch in in_batches(file_ids):
-        done = (removals.c.file_id.in_(batch), removals.c.kind == RemovalKind.DELETED.value, removals.c.outcome == "done")
-        again = {"open": True, "outcome": "", "reason": "", "due_at": now + grace, "closed_at": None, "armed_until": None}
-        connection.execute(sa.update(removals).where(*done, left).values(**again))
+def _with_covered(connection: sa.Connection, page: list[Planned]) -> list[Planned]:
+    covered = with_covered(connection, [planned.removal for planned in page])
+    return [replace(planned, removal=removal) for planned, removal in zip(page, covered, strict=True)]
+
+
+def _as_it_was(removal: Removal, page: list[Version]) -> Removal:
+    """A delete that ended: what it covered is not kept, but for the version that it named."""
+    through = removal.through
+    if through is None:
+        return removal
+    ids = {version.id for version in page if version.file_id == removal.file_id and version.number <= through}
+    return replace(removal, covered=frozenset(ids))

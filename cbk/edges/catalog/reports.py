@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.database import BATCH, Database, begins_with, select_versions, version_of
+from cbk.edges.catalog.database import BATCH, Database, begins_with, in_batches, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
 from cbk.edges.catalog.link_deadlines import needs_another_link
-from cbk.edges.catalog.schema import AnyText, declined, files, versions
+from cbk.edges.catalog.schema import LOST, AnyText, declined, files, versions
 from cbk.model import DeclinedRow, Version, VersionState
 from cbk.rules.status.glob import compile_pattern, literal_start
 
@@ -23,12 +24,15 @@ class Counts:
     """How things stand, counted. `by_state` counts the newest version of each file that is not deleted; sizes are in bytes.
 
     `oldest_by_state` is when the first of those that are not stored was first seen; `deleted_files` are those whose delete waits
-    for the end of its grace.
+    for the end of its grace. `declined_files` are those of which the kit knows nothing but rows that it declined; `gone_files` have
+    a copy and no row any more, though nobody deleted them.
     """
 
     by_state: dict[VersionState, int]
     oldest_by_state: dict[VersionState, datetime]
     declined_rows: int
+    declined_files: int
+    gone_files: int
     copies: int
     size: int
     stored_size: int
@@ -41,7 +45,7 @@ class Counts:
     @property
     def files(self) -> int:
         """Files that the application's rows speak of."""
-        return sum(self.by_state.values())
+        return sum(self.by_state.values()) + self.declined_files
 
     @property
     def protected(self) -> int:
@@ -71,6 +75,15 @@ class Unprotected:
     examples: list[str] = field(default_factory=list)
 
 
+# Files that have a copy and no row, though no delete covers it, and of which no person has said that this is right.
+GONE = (
+    versions.c.live.is_(False),
+    versions.c.deleted.is_(False),
+    versions.c.newest.is_(True),
+    files.c.gone_accepted.is_(False),
+)
+
+
 class Report:
     """Reads only."""
 
@@ -97,6 +110,8 @@ class Report:
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
             return Counts(
+                declined_files=connection.scalar(_declined_files()) or 0,
+                gone_files=connection.scalar(sa.select(sa.func.count()).select_from(versions.join(files)).where(*GONE)) or 0,
                 by_state=by_state,
                 oldest_by_state=oldest,
                 declined_rows=connection.scalar(sa.select(sa.func.count()).select_from(declined)) or 0,
@@ -109,6 +124,21 @@ class Report:
                 deleted_files=connection.scalar(sa.select(sa.func.count()).select_from(versions).where(in_grace)) or 0,
                 now=now,
             )
+
+    def gone_and_live(self) -> tuple[int, int]:
+        """How many files have a copy and no row any more, though nobody deleted them, and how many have rows."""
+        gone = sa.select(sa.func.count()).select_from(versions.join(files)).where(*GONE)
+        live = sa.select(sa.func.count()).select_from(versions).where(versions.c.live.is_(True), versions.c.newest.is_(True))
+        with self._database.reading() as connection:
+            lost = connection.scalar(gone) or 0
+            # Counted only where it matters: it takes a look at every file.
+            return lost, (connection.scalar(live) or 0) if lost else 1
+
+    def accept_gone(self) -> int:
+        """A person says that files without rows are as they should be: their copies stay, and nobody is told of them any more."""
+        lost = sa.select(versions.c.file_id).select_from(versions.join(files)).where(*GONE)
+        with self._database.writing() as connection:
+            return connection.execute(sa.update(files).where(files.c.id.in_(lost)).values(gone_accepted=True)).rowcount
 
     def buckets(self) -> list[BucketCounts]:
         """The same by bucket, in the order of their names."""
@@ -176,6 +206,13 @@ class Report:
         with self._database.reading() as connection:
             return [version_of(row) for row in connection.execute(query)]
 
+    def without_copy(self, limit: int) -> list[Version]:
+        """Some of the versions that had a copy once, have none now, and that nobody is at."""
+        idle = sa.or_(versions.c.holder.is_(None), versions.c.lease_until <= self._database.now_sql)
+        query = select_versions().where(LOST, versions.c.deleted.is_(False), idle).order_by(versions.c.first_seen_at).limit(limit)
+        with self._database.reading() as connection:
+            return [version_of(row) for row in connection.execute(query)]
+
     def at_work(self, limit: int) -> list[tuple[str, list[Version]]]:
         """Who holds claims that have not run out, and on which versions: of `limit` of these, by the holders' names."""
         claimed = (versions.c.holder.is_not(None), versions.c.lease_until > self._database.now_sql)
@@ -192,9 +229,19 @@ class Report:
             row = connection.execute(select_versions().where(versions.c.id == version_id)).one_or_none()
         return version_of(row) if row else None
 
+    def sha256_of(self, version_ids: Iterable[int]) -> dict[int, str]:
+        """The SHA-256 of each of these versions."""
+        found: dict[int, str] = {}
+        with self._database.reading() as connection:
+            for batch in in_batches(sorted(version_ids)):
+                query = sa.select(versions.c.id, versions.c.sha256).where(versions.c.id.in_(batch))
+                found.update({row.id: row.sha256 for row in connection.execute(query)})
+        return found
+
     def newest_of(self, file_id: int) -> Version | None:
         """The newest version of the file of this id."""
-        query = select_versions().where(versions.c.file_id == file_id).order_by(versions.c.number.desc()).limit(1)
+        order = (versions.c.newest.desc(), versions.c.number.desc(), versions.c.id.desc())
+        query = select_versions().where(versions.c.file_id == file_id).order_by(*order).limit(1)
         with self._database.reading() as connection:
             row = connection.execute(query).one_or_none()
         return version_of(row) if row else None
@@ -211,6 +258,7 @@ class Report:
         newest: bool | None = None,
         deleted: bool | None = None,
         refresh: bool = False,
+        gone: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Iterator[Version]:
@@ -218,7 +266,8 @@ class Report:
 
         What is not None narrows them down: to keys that begin with `prefix`, to those that match `pattern` (`rules.patterns`), to
         the newest of each file or the others, to those that a delete covers or the others, to those that wait for another link
-        (`refresh`), and to those that were stored at `since` or later and before `until`.
+        (`refresh`), to those that have a copy and no row (`gone`), and to those that were stored
+        at `since` or later and before `until`.
         """
         values = {
             files.c.storage: storage,
@@ -232,6 +281,8 @@ class Report:
         query = query.where(*(begins_with(files.c.key, start) for start in _starts(prefix, pattern)))
         if refresh:
             query = query.where(needs_another_link())
+        if gone:
+            query = query.where(*GONE)
         if since is not None:
             query = query.where(versions.c.stored_at >= since)
         if until is not None:
@@ -288,6 +339,16 @@ class Report:
             if len(page) < VERSIONS_PAGE:
                 return
             last = page[-1].source_id
+
+
+def _declined_files() -> sa.Select[Any]:
+    """How many files there are that only declined rows speak of; a row whose name makes no sense stands for one."""
+    counted = sa.exists().where(
+        versions.c.file_id == declined.c.file_id, versions.c.newest.is_(True), versions.c.deleted.is_(False)
+    )
+    unnamed = sa.case((declined.c.key == "", declined.c.source_id), else_="")
+    names = sa.select(declined.c.storage, declined.c.key, unnamed).where(~counted).distinct().subquery()
+    return sa.select(sa.func.count()).select_from(names)
 
 
 def _in_any_state_but(state: VersionState) -> sa.ColumnElement[bool]:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from cbk.edges.catalog.database import BATCH, Database, begins_with, in_batches, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
-from cbk.edges.catalog.schema import files, removals, versions
+from cbk.edges.catalog.removals import IN_FORCE
+from cbk.edges.catalog.schema import files, removals, rows, versions
 from cbk.model import RemovalKind, Version, VersionState
 from cbk.rules.restore import Deletion, RestoreFilter
-
-# How a removal ends whose file stays deleted; any other outcome says that it lives again.
-_IN_FORCE = ("", "done")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileHistory:
-    """A file's versions, in no order, and its deletions."""
+    """A file's versions, in no order, when the rows of each were first seen, by its id, and the file's deletions."""
 
     versions: list[Version] = field(default_factory=list)
     deletions: list[Deletion] = field(default_factory=list)
+    brought_at: dict[int, list[datetime]] = field(default_factory=dict)
 
 
 class Selection:
@@ -85,7 +85,10 @@ def _known(connection: sa.Connection, file_ids: Sequence[int]) -> dict[int, File
     known = {file_id: FileHistory() for file_id in file_ids}
     for row in connection.execute(select_versions().where(versions.c.file_id.in_(file_ids))):
         known[row.file_id].versions.append(version_of(row))
-    ended_at = sa.case((removals.c.outcome.not_in(_IN_FORCE), removals.c.closed_at)).label("ended_at")
+    brought = sa.select(rows.c.file_id, rows.c.version_id, rows.c.first_seen_at)
+    for row in connection.execute(brought.where(rows.c.file_id.in_(file_ids), rows.c.version_id.is_not(None))):
+        known[row.file_id].brought_at.setdefault(row.version_id, []).append(row.first_seen_at)
+    ended_at = sa.case((removals.c.outcome.not_in(IN_FORCE), removals.c.closed_at)).label("ended_at")
     deleted = sa.select(removals.c.file_id, removals.c.through, removals.c.first_seen_at, ended_at).where(
         removals.c.file_id.in_(file_ids), removals.c.kind == RemovalKind.DELETED.value, removals.c.through.is_not(None)
     )

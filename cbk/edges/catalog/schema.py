@@ -89,16 +89,6 @@ leases = sa.Table(
     sa.Column("until", Instant, nullable=False),
 )
 
-# The highest Id of a table that had been seen at an instant: rows above the newest mark that is old enough are read again.
-marks = sa.Table(
-    "marks",
-    metadata,
-    # Whose: "files" or "deletes".
-    sa.Column("stream", sa.Text, primary_key=True),
-    sa.Column("highest_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("seen_at", Instant, nullable=False),
-)
-
 files = sa.Table(
     "files",
     metadata,
@@ -111,6 +101,8 @@ files = sa.Table(
     # Keys and places can be longer than an index entry may be in PostgreSQL (2,704 bytes): unique by their SHA-256.
     sa.Column("name_digest", Hex, nullable=False, unique=True),
     sa.Column("place_digest", Hex, nullable=False, unique=True),
+    # Whether a person knows that none of its rows is there any more, though nobody deleted it.
+    sa.Column("gone_accepted", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 # For looking into folders, there is `ix_files_folder` on (bucket, key), which only the migration makes: the databases differ. In
 # PostgreSQL it holds the first so many characters of the key, compared byte by byte as SQLite does by itself.
@@ -122,12 +114,17 @@ versions = sa.Table(
     sa.Column("id", Identity, primary_key=True),
     sa.Column("file_id", Identity, sa.ForeignKey("files.id"), nullable=False),
     sa.Column("number", sa.BigInteger, nullable=False),
+    # The row that it is fetched by: the last live one of `rows`.
     sa.Column("source_id", AnyText, nullable=False),
     sa.Column("sha256", Hex, nullable=False),
+    # "", or what tells its copy's name from that of another version of the same number: `layout.copy_location`.
+    sa.Column("variant", sa.Text, nullable=False, server_default=""),
     sa.Column("content_type", AnyText),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("reason", AnyText, nullable=False, server_default=""),
-    # Whether it is its file's highest number: health is counted over these.
+    # Whether a row of it is there that no delete covers.
+    sa.Column("live", sa.Boolean, nullable=False, server_default=sa.true()),
+    # Whether it is the highest of its file's live versions, or where none is live, of all: health is counted over these.
     sa.Column("newest", sa.Boolean, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("link_digest", sa.Text, nullable=False, server_default=""),
@@ -147,17 +144,21 @@ versions = sa.Table(
     sa.Column("verified_at", Instant),
     # When its row was last read again in the hope of a fresh link, or its place among its file's versions was last looked at.
     sa.Column("checked_at", Instant),
-    # Whether a row of the delete log covers it, whose grace runs or has ended: health does not count it.
+    # Whether deletes cover all of its rows, whose grace runs or has ended: health does not count it.
     sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
     # Whether a removal of its own is open, because newer versions have replaced it.
     sa.Column("scheduled", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Whether it is one of the CBK_KEEP_VERSIONS that stay beside the newest, as was found when it was last looked at.
+    sa.Column("kept", sa.Boolean, nullable=False, server_default=sa.false()),
     # Whether it is pruned in this record and its bytes have still to go: record before bytes.
     sa.Column("leftover", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("pruned_at", Instant),
+    # Whether a person had approved of that.
+    sa.Column("approved", sa.Boolean, nullable=False, server_default=sa.false()),
     # Where its copy lies in the trash and until when, where CBK_TRASH keeps what is pruned.
     sa.Column("trash_name", sa.Text),
     sa.Column("trash_until", Instant),
-    sa.UniqueConstraint("file_id", "number"),
+    sa.UniqueConstraint("file_id", "number", "sha256"),
     sa.Index("ix_versions_source_id", "source_id"),
     sa.Index("ix_versions_newest_state", "newest", "deleted", "state", "first_seen_at"),
 )
@@ -178,15 +179,23 @@ sa.Index(
 
 # What a fresh link or a mended row may help. Written into statements as it stands: a plan is made before values are known.
 REFRESHABLE_STATES = ("expired", "missing", "failed", "declined")
-REFRESHABLE = versions.c.state.in_([sa.literal(state, literal_execute=True) for state in REFRESHABLE_STATES])
-_refreshable = versions.c.state.in_(REFRESHABLE_STATES)
+REFRESHABLE = versions.c.state.in_([sa.literal(state, literal_execute=True) for state in REFRESHABLE_STATES]) & (
+    versions.c.live.is_(True)
+)
+_refreshable = versions.c.state.in_(REFRESHABLE_STATES) & versions.c.live.is_(True)
 sa.Index("ix_versions_refreshable", versions.c.checked_at, sqlite_where=_refreshable, postgresql_where=_refreshable)
 
 _unsettled = (versions.c.state == "pending") & versions.c.due_at.is_(None)
 sa.Index("ix_versions_unsettled", versions.c.checked_at, sqlite_where=_unsettled, postgresql_where=_unsettled)
 
 # Older copies that nothing is decided about yet, copies in the order in which they were verified, and bytes that have to go.
-_older = (versions.c.state == "stored") & versions.c.newest.is_(False) & versions.c.scheduled.is_(False)
+_older = (
+    (versions.c.state == "stored")
+    & versions.c.newest.is_(False)
+    & versions.c.scheduled.is_(False)
+    & versions.c.kept.is_(False)
+    & versions.c.deleted.is_(False)
+)
 sa.Index("ix_versions_older", versions.c.checked_at, sqlite_where=_older, postgresql_where=_older)
 _stored = versions.c.state == "stored"
 sa.Index("ix_versions_sizes", versions.c.size, versions.c.stored_size, sqlite_where=_stored, postgresql_where=_stored)
@@ -195,17 +204,51 @@ _leftover = versions.c.leftover.is_(True)
 sa.Index("ix_versions_leftover", versions.c.id, sqlite_where=_leftover, postgresql_where=_leftover)
 _trashed = versions.c.trash_until.is_not(None)
 sa.Index("ix_versions_trash", versions.c.trash_until, sqlite_where=_trashed, postgresql_where=_trashed)
+# What had a copy once and has none now. Written into statements as it stands, as above.
+LOST = versions.c.stored_at.is_not(None) & versions.c.state.in_(
+    [sa.literal(state, literal_execute=True) for state in ("pending", "expired", "missing", "mismatch", "failed")]
+)
+_lost = versions.c.stored_at.is_not(None) & versions.c.state.in_(("pending", "expired", "missing", "mismatch", "failed"))
+sa.Index("ix_versions_lost", versions.c.first_seen_at, sqlite_where=_lost, postgresql_where=_lost)
+_pruned = versions.c.pruned_at.is_not(None)
+sa.Index("ix_versions_pruned", versions.c.pruned_at, sqlite_where=_pruned, postgresql_where=_pruned)
+# Files with a copy and without a row, though nobody deleted them.
+_gone = (versions.c.live.is_(False)) & (versions.c.deleted.is_(False)) & versions.c.newest.is_(True)
+sa.Index("ix_versions_gone", versions.c.file_id, sqlite_where=_gone, postgresql_where=_gone)
 
-# Mass deletions that a person has to approve.
+# What each row of the application's table said when it was last read. An Id is a hint: another (file, Version, Hash) under a known
+# one is another row, and the earlier one is gone. So the ids here, not the source's, say in which order rows came.
+rows = sa.Table(
+    "rows",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("source_id", AnyText, nullable=False),
+    # NULL where the row was declined; where its name makes sense, `file_id` and `number` say what it speaks of all the same.
+    sa.Column("version_id", Identity, sa.ForeignKey("versions.id")),
+    sa.Column("file_id", Identity, sa.ForeignKey("files.id")),
+    sa.Column("number", sa.BigInteger),
+    # The number of the poll that saw it first: of two rows that one poll saw first, nobody knows which came first.
+    sa.Column("poll", sa.BigInteger, nullable=False),
+    sa.Column("created_at", AnyText),
+    sa.Column("first_seen_at", Instant, nullable=False),
+    # When it was found to be gone; NULL: it is there.
+    sa.Column("gone_at", Instant),
+    sa.Index("ix_rows_source_id", "source_id"),
+    sa.Index("ix_rows_version_id", "version_id"),
+    sa.Index("ix_rows_file_id", "file_id"),
+)
+
+# What a person has to approve: mass deletions, and deletes of which it is not known what they mean.
 brakes = sa.Table(
     "brakes",
     metadata,
     sa.Column("id", Identity, primary_key=True),
     sa.Column("pulled_at", Instant, nullable=False),
-    # Until when a further removal may still belong to the same burst.
-    sa.Column("joined_at", Instant, nullable=False),
+    # How many copies there were that it counted against; 0 where it is not about their number.
     sa.Column("stored_files", sa.BigInteger, nullable=False),
-    # held, approved, rejected
+    # Why, for a person.
+    sa.Column("reason", AnyText, nullable=False, server_default=""),
+    # held, approved, rejected, ended
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("decided_at", Instant),
 )
@@ -220,20 +263,24 @@ removals = sa.Table(
     # The Id of the delete-log row, and its FileId.
     sa.Column("delete_id", AnyText, unique=True),
     sa.Column("row_id", AnyText),
+    # DeletedAt as the application wrote it.
+    sa.Column("deleted_at", AnyText),
     # NULL where the row names no file that the kit knows.
     sa.Column("file_id", Identity, sa.ForeignKey("files.id")),
     sa.Column("version_id", Identity, sa.ForeignKey("versions.id")),
-    # It covers the versions up to this number: higher ones came later, and are a re-creation.
+    # The version that it names, and the highest live one above that, which it keeps. What it covers is in `covers`.
     sa.Column("through", sa.BigInteger),
-    # The highest Id of the files table at that time: a row above it was written after the delete was seen.
-    sa.Column("rows_through", sa.BigInteger),
+    sa.Column("keeps_newer", sa.BigInteger),
+    # The number of the poll that noted it: it is carried out only if every row was read in a later one.
+    sa.Column("poll", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("first_seen_at", Instant, nullable=False),
-    sa.Column("due_at", Instant, nullable=False),
+    # NULL while no row that it names is known: its grace begins when one is seen.
+    sa.Column("due_at", Instant),
     # Until when a message is on its way.
     sa.Column("armed_until", Instant),
     sa.Column("checked_at", Instant),
     sa.Column("open", sa.Boolean, nullable=False),
-    # How it ended: done, taken back, rejected, re-created, unknown.
+    # How it ended: `model.RemovalOutcome`.
     sa.Column("outcome", sa.Text, nullable=False, server_default=""),
     sa.Column("reason", AnyText, nullable=False, server_default=""),
     sa.Column("brake_id", Identity, sa.ForeignKey("brakes.id")),
@@ -246,6 +293,15 @@ removals = sa.Table(
 _open = removals.c.open.is_(True)
 sa.Index("ix_removals_due", removals.c.due_at, sqlite_where=_open, postgresql_where=_open)
 sa.Index("ix_removals_checked", removals.c.checked_at, sqlite_where=_open, postgresql_where=_open)
+
+# Which rows a delete covers, while it is in force.
+covers = sa.Table(
+    "covers",
+    metadata,
+    sa.Column("removal_id", Identity, sa.ForeignKey("removals.id"), primary_key=True, autoincrement=False),
+    sa.Column("row_id", Identity, sa.ForeignKey("rows.id"), primary_key=True, autoincrement=False),
+    sa.Index("ix_covers_row_id", "row_id"),
+)
 
 # What a person wants kept, whatever the application deletes.
 holds = sa.Table(
@@ -284,6 +340,8 @@ declined = sa.Table(
     "declined",
     metadata,
     sa.Column("source_id", AnyText, primary_key=True),
+    # The file that it speaks of, where that is known.
+    sa.Column("file_id", Identity, sa.ForeignKey("files.id")),
     sa.Column("storage", AnyText, nullable=False),
     sa.Column("key", AnyText, nullable=False),
     sa.Column("version", AnyText, nullable=False),

@@ -12,7 +12,9 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, select_versions, version_of
 from cbk.edges.catalog.schema import AnyText, Hex, Instant, facts, files, versions
+from cbk.edges.catalog.transitions import out_of_use
 from cbk.model import Claim, Version, VersionState, Written
+from cbk.rules.lifecycle import StateEvent
 from cbk.rules.verification import Batch
 
 COPIES_PAGE = 500
@@ -145,22 +147,11 @@ class Verification:
         The claim keeps every backup away until the bytes are put aside: then `Work.give_back` it. One that is left behind ends with
         its lease.
         """
-        statement = (
-            sa.update(versions)
-            .where(*self._as_it_was(version))
-            .values(
-                state=VersionState.PENDING.value,
-                reason=reason,
-                due_at=self._database.now_sql,
-                attempts=1,
-                holder=self._holder,
-                fence=versions.c.fence + 1,
-                lease_until=self._database.later_sql(lease),
-            )
-        )
+        claim = {"attempts": 1, "holder": self._holder, "lease_until": self._database.later_sql(lease)}
         # Its bytes go next: a power cut must not bring back a record that counts on them.
         with self._database.writing(durable=True) as connection:
-            if not connection.execute(statement).rowcount:
+            ours = self._as_it_was(version)
+            if not out_of_use(self._database, connection, *ours, event=StateEvent.FOUND_BAD, reason=reason, **claim):
                 return None
             row = connection.execute(select_versions().where(versions.c.id == version.id)).one()
         claimed = version_of(row)

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
-from cbk.edges.catalog.schema import REFRESHABLE, REFRESHABLE_STATES, files, versions
+from cbk.edges.catalog.schema import REFRESHABLE, files, versions
+from cbk.edges.catalog.transitions import FREE, create_again, move, moved, out_of_use
 from cbk.errors import CatalogUnavailable, LeaseLost
 from cbk.model import Claim, Version, VersionState, Written
 from cbk.rules.backup.retry import FetchOutcome
 from cbk.rules.intake.version_selection import Transition
-
-_RELEASED: dict[str, Any] = {"lease_until": None, "holder": None}
+from cbk.rules.lifecycle import StateEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +149,7 @@ class Work:
         """Their messages could not be sent: let the next poll take them at once."""
         with self._database.writing() as connection:
             for batch in in_batches(list(version_ids)):
-                connection.execute(
-                    sa.update(versions).where(versions.c.id.in_(batch), versions.c.holder.is_(None)).values(**_RELEASED)
-                )
+                connection.execute(sa.update(versions).where(versions.c.id.in_(batch), versions.c.holder.is_(None)).values(**FREE))
 
     # Working
 
@@ -219,18 +217,19 @@ class Work:
             ]
             if values:
                 connection.execute(_RECORD_STORED, values)
+                # What stays of the older copies of these files is to be decided anew.
+                for batch in in_batches(sorted({claim.version.file_id for claim in ours})):
+                    kept = (versions.c.file_id.in_(batch), versions.c.kept.is_(True))
+                    connection.execute(sa.update(versions).where(*kept).values(kept=False))
         return lost
 
     def record_outcome(self, claim: Claim, outcome: FetchOutcome) -> None:
         """The version was not stored: note its state, its reason, and when it is due again. Raises LeaseLost."""
-        values = {
-            "state": outcome.state.value,
-            "reason": outcome.reason[:1000],
-            "due_at": outcome.due_at,
-            "checked_at": self._database.now_sql,
-        }
+        values = {"reason": outcome.reason[:1000], "due_at": outcome.due_at, "checked_at": self._database.now_sql}
+        ours = (versions.c.id == claim.version.id, versions.c.fence == claim.fence, versions.c.holder == claim.holder)
         with self._database.writing() as connection:
-            self._update_claimed(connection, claim, values | _RELEASED)
+            if move(connection, StateEvent.REFUSED, *ours, to=outcome.state, **values, **FREE) != 1:
+                raise LeaseLost(f"another worker holds {claim.version.label} now")
 
     def give_back(self, claims: Iterable[Claim], delay: timedelta, *, reason: str | None = None) -> None:
         """It was not the versions' fault: due again after `delay`, and the attempt does not count. Lost claims are passed over."""
@@ -240,7 +239,7 @@ class Work:
         with self._database.writing() as connection:
             ours, _ = self._still_ours(connection, list(claims))
             for batch in in_batches([claim.version.id for claim in ours]):
-                connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(**values, **_RELEASED))
+                connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(**values, **FREE))
 
     def is_alive(self, version_id: int, fence: int) -> bool:
         """Whether this claim may still be worked on: its file in arrival is somebody's then."""
@@ -261,25 +260,32 @@ class Work:
 
     def apply(self, transitions: Iterable[Transition]) -> None:
         """Write what `rules.wanted` decided."""
+        groups: dict[tuple[StateEvent, str, bool], list[int]] = {}
+        for transition in transitions:
+            groups.setdefault((transition.event, transition.reason, transition.due), []).append(transition.version_id)
         with self._database.writing() as connection:
-            for transition in sorted(transitions, key=lambda one: one.version_id):  # everybody locks in this order
-                values: dict[str, Any] = {"state": transition.state.value, "reason": transition.reason}
-                if transition.due is not None:
-                    values["due_at"] = self._database.now_sql if transition.due else None
-                changed = sa.update(versions).where(versions.c.id == transition.version_id, ~_settled())
-                connection.execute(changed.values(**values))
-                if transition.due is False:
-                    connection.execute(changed.where(versions.c.holder.is_(None)).values(lease_until=None))
+            for (event, reason, due), ids in sorted(groups.items()):
+                if event is StateEvent.CREATED_AGAIN:
+                    create_again(self._database, connection, ids, reason)
+                    continue
+                for batch in in_batches(sorted(ids)):  # everybody locks in this order
+                    ours = versions.c.id.in_(batch)
+                    move(connection, event, ours, reason=reason, due_at=self._database.now_sql if due else None)
+                    if not due:
+                        unclaimed = (versions.c.due_at.is_(None), versions.c.holder.is_(None))
+                        connection.execute(sa.update(versions).where(ours, *unclaimed).values(lease_until=None))
 
     def unsettled_files(self, limit: int) -> list[int]:
         """Files with a version that waits for a decision, longest unchecked first; they count as checked now.
 
         A worker that dies between recording one version and deciding about the others leaves such a file behind.
         """
-        waiting = (versions.c.state == VersionState.PENDING.value, versions.c.due_at.is_(None))
+        waiting = (versions.c.state == VersionState.PENDING.value, versions.c.due_at.is_(None), versions.c.live.is_(True))
         query = sa.select(versions.c.id, versions.c.file_id).where(*waiting).order_by(versions.c.checked_at.asc().nulls_first())
+        back = (versions.c.newest.is_(True), versions.c.deleted.is_(False), versions.c.state == VersionState.PRUNED.value)
+        lives_again = sa.select(versions.c.id, versions.c.file_id).where(*back, versions.c.live.is_(True)).limit(limit)
         with self._database.writing() as connection:
-            found = connection.execute(query.limit(limit)).all()
+            found = [*connection.execute(query.limit(limit)), *connection.execute(lives_again)]
             for batch in in_batches([row.id for row in found]):
                 connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(checked_at=self._database.now_sql))
         return sorted({row.file_id for row in found})
@@ -298,15 +304,13 @@ class Work:
 
         What was pruned because its file is deleted stays so: no removal would speak of it any more.
         """
-        values = {"state": VersionState.PENDING.value, "reason": reason, "attempts": 0, "due_at": self._database.now_sql}
-        # Bytes that were about to go stay: the backup finds them.
-        values |= {"leftover": False, "pruned_at": None}
         stays = sa.and_(versions.c.state == VersionState.PRUNED.value, versions.c.deleted.is_(True))
         changed = 0
-        with self._database.writing() as connection:
+        # The copy is put aside by the backup that follows: no power cut may bring back a record that counts on it.
+        with self._database.writing(durable=True) as connection:
             for batch in in_batches(list(version_ids)):
-                ours = sa.update(versions).where(versions.c.id.in_(batch), ~stays)
-                changed += connection.execute(ours.values(**values)).rowcount
+                ours = (versions.c.id.in_(batch), ~stays)
+                changed += out_of_use(self._database, connection, *ours, event=StateEvent.RESYNCED, reason=reason, attempts=0)
         return changed
 
     def refreshable(self, limit: int) -> list[tuple[Version, str]]:
@@ -328,25 +332,16 @@ class Work:
         """
         now = self._database.now_sql
         attempts = sa.case((versions.c.state == VersionState.FAILED.value, versions.c.attempts), else_=0)
-        again = {"due_at": now, "attempts": attempts, "state": VersionState.PENDING.value, "reason": "its row has changed"}
+        again: dict[str, Any] = {"due_at": now, "attempts": attempts, "reason": "its row has changed"}
         with self._database.writing() as connection:
             for batch in in_batches(list(checked)):
                 connection.execute(sa.update(versions).where(versions.c.id.in_(batch)).values(checked_at=now))
             for version_id, digest, expires_at in links:
-                connection.execute(
-                    sa.update(versions)
-                    .where(versions.c.id == version_id, ~_settled(), ~self._in_work())
-                    .values(link_digest=digest, link_expires_at=expires_at, **(again if version_id in due else {}))
-                )
-
-    def adopt_claimed(self, version_id: int, *, source_id: str, link_digest: str, link_expires_at: datetime | None) -> None:
-        """Another row brings a version that could not be fetched: it is fetched from there, now."""
-        given_up = versions.c.state.in_([*REFRESHABLE_STATES, VersionState.MISMATCH.value])
-        values = {"source_id": source_id, "link_digest": link_digest, "link_expires_at": link_expires_at}
-        again = {"state": VersionState.PENDING.value, "reason": "another row brings it", "attempts": 0}
-        with self._database.writing() as connection:
-            ours = sa.update(versions).where(versions.c.id == version_id, given_up, ~self._in_work())
-            connection.execute(ours.values(**values, **again, due_at=self._database.now_sql, **_RELEASED))
+                ours = (versions.c.id == version_id, ~_settled(), ~self._in_work())
+                if version_id in due:
+                    move(connection, StateEvent.ROW_CHANGED, *ours, **again)
+                link = {"link_digest": digest, "link_expires_at": expires_at}
+                connection.execute(sa.update(versions).where(*ours).values(**link))
 
     def _in_work(self) -> sa.ColumnElement[bool]:
         """A claim that lives: its worker read the row before us, and records what became of the link that was there then."""
@@ -363,15 +358,6 @@ class Work:
         ours = [claim for claim in claims if (claim.version.id, claim.fence, claim.holder) in held]
         return ours, [claim for claim in claims if (claim.version.id, claim.fence, claim.holder) not in held]
 
-    def _update_claimed(self, connection: sa.Connection, claim: Claim, values: dict[str, Any]) -> None:
-        statement = (
-            sa.update(versions)
-            .where(versions.c.id == claim.version.id, versions.c.fence == claim.fence, versions.c.holder == claim.holder)
-            .values(**values)
-        )
-        if connection.execute(statement).rowcount != 1:
-            raise LeaseLost(f"another worker holds {claim.version.label} now")
-
 
 def _lock(connection: sa.Connection, query: sa.Select[tuple[int]], *, skip_locked: bool = False) -> list[int]:
     """The ids of `query`, locked until this transaction ends, in one order everywhere: or two could wait for one another."""
@@ -384,11 +370,7 @@ def _settled() -> sa.ColumnElement[bool]:
 
 
 # Sizes, hash and instants come with each execution.
-_RECORD_STORED = (
-    sa.update(versions)
-    .where(versions.c.id == sa.bindparam("of_version"))
-    .values(state=VersionState.STORED.value, reason="", due_at=None, **_RELEASED)
-)
+_RECORD_STORED = moved(StateEvent.COPIED, versions.c.id == sa.bindparam("of_version"), reason="", due_at=None, **FREE)
 
 
 class LeaseRenewer:

@@ -16,6 +16,7 @@ from cbk.edges.catalog import Leases
 from cbk.errors import ArchiveError, CatalogOutdated, CatalogUnavailable, CopyMissing, LeaseLost, RootMissing, SourceError
 from cbk.jobs.admin.init import prepare_catalog
 from cbk.jobs.context import Context
+from cbk.jobs.copies import find_in_place
 from cbk.jobs.dump.rebuild import add_dumps, is_dump
 from cbk.jobs.intake.rows import TRIES, record_rows
 from cbk.jobs.intake.table_reader import PAGE_ROWS
@@ -131,6 +132,8 @@ class _Rebuild:
         known = rebuilding.known_locations(locations) if self._catalog_is_there else set()
         self._done.copies += len(locations)
         self._done.known += len(known)
+        if known and not self._dry_run:
+            self._done.added += sum(find_in_place(self._context, version) is not None for version in rebuilding.without_copy(known))
         placed = [copy for location in locations if location not in known and (copy := self._look(location))]
         for remaining in reversed(range(TRIES)):
             plan = self._plan(placed)

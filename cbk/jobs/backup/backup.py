@@ -44,7 +44,7 @@ from cbk.jobs.intake.rows import record_rows, settle_files
 from cbk.jobs.status.workers import note_at_work
 from cbk.model import AcceptedRow, Claim, CopyHeader, Fetched, SourceRow, Summary, Version, Written
 from cbk.rules.backup.retry import FetchOutcome, after_failure, decide_fetch
-from cbk.rules.intake.layout import copy_location, split_key
+from cbk.rules.intake.layout import location_of, split_key
 from cbk.rules.intake.rows import read_row
 
 # A piece of work that was given back because a part of the kit is away is tried again after this, not at once.
@@ -105,7 +105,7 @@ class _Ready:
 
     @property
     def location(self) -> str:
-        return copy_location(self.claim.version.place, self.claim.version.number)
+        return location_of(self.claim.version)
 
 
 def back_up(context: Context, source_id: str) -> Summary:
@@ -272,7 +272,7 @@ class _Batch:
 
         A bad one is put aside, and so is one that the disk fails to read again and again.
         """
-        archive, location = self._context.archive, copy_location(version.place, version.number)
+        archive, location = self._context.archive, location_of(version)
         if archive.is_free(location):
             return None
         try:
@@ -414,7 +414,7 @@ class _Batch:
         for claim in lost:
             with self._answering(claim):
                 # It slept through the lease. Where the version was pruned meanwhile, nobody else knows of these bytes.
-                if self._context.catalog.removals.note_leftover(claim.version.id):
+                if self._context.catalog.pruned_copies.note_leftover(claim.version.id):
                     remove_bytes(self._context, claim.version)
                 raise LeaseLost(f"another worker holds {claim.version.label} now")
         gone = {claim.version.id for claim in lost}

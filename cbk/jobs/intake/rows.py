@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
-from cbk.errors import ArchiveError, CatalogUnavailable
+from cbk.edges.catalog import RefusedRow, RowChanges
+from cbk.errors import CatalogUnavailable
 from cbk.jobs.context import Context
-from cbk.jobs.copies import remove_bytes
 from cbk.model import AcceptedRow, DeclinedRow, SourceRow
-from cbk.rules.backup.links import link_digest, link_expires_at
-from cbk.rules.intake.intake import candidate_place_keys, plan_intake
-from cbk.rules.intake.rows import read_row
+from cbk.rules.intake.intake import IntakePlan, candidate_place_keys, plan_intake
+from cbk.rules.intake.rows import name_of, number_of, read_row
 from cbk.rules.intake.version_selection import plan_versions
 
 TRIES = 3
+POLL_NUMBER = "poll.number"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeResult:
     """How many versions were new, and the ids of the rows that were declined."""
 
-    new: int
-    declined: frozenset[str]
+    new: int = 0
+    declined: frozenset[str] = frozenset()
 
 
 def record_rows(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
-    """Take in these rows; those that are known are no news. Safe to repeat, and beside another intake."""
-    parsed = [read_row(row) for row in rows]
-    refused = [row for row in parsed if isinstance(row, DeclinedRow)]
-    accepted = _without_known(context, [row for row in parsed if isinstance(row, AcceptedRow)])
+    """Take in these rows; those that are known are no news. Safe to repeat, and beside another intake.
+
+    A known Id that says something else is another row, and the earlier one is gone.
+    """
     for remaining in reversed(range(TRIES)):
         try:
-            return _write(context, accepted, refused)
+            return _record(context, rows)
         except CatalogUnavailable:
             # Another process may have added the same file between gathering and writing: then it is known now.
             if not remaining:
@@ -41,50 +40,113 @@ def record_rows(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
     raise AssertionError("unreachable")
 
 
+def poll_number(context: Context) -> int:
+    """The number of the poll that works now, or that was the last one."""
+    return int(context.catalog.facts.get(POLL_NUMBER) or 0)
+
+
+def record_rows_of(context: Context, source_ids: Sequence[str]) -> dict[str, SourceRow]:
+    """Read these rows again and take them in; those that are not there are gone. Returns those that are. Raises SourceError."""
+    found = context.source.rows(list(source_ids)) if source_ids else {}
+    record_rows(context, list(found.values()))
+    missing = [source_id for source_id in source_ids if source_id not in found]
+    known = context.catalog.rows.present(missing) if missing else {}
+    gone = [row.entry_id for listed in known.values() for row in listed]
+    if gone:
+        forget_rows(context, gone)
+    return found
+
+
+def forget_rows(context: Context, entry_ids: Iterable[int]) -> None:
+    """These rows were looked for and are not there any more."""
+    settle_files(context, context.catalog.rows.mark_gone(entry_ids))
+
+
 def settle_files(context: Context, file_ids: Iterable[int]) -> None:
     """Decide anew which versions of these files are to be fetched."""
     by_file = context.catalog.work.versions_of_files(file_ids)
-    transitions = [t for versions in by_file.values() for t in plan_versions(versions, context.settings.keep_versions)]
+    keep_versions = context.settings.keep_versions
+    transitions = [transition for versions in by_file.values() for transition in plan_versions(versions, keep_versions)]
     if transitions:
         context.catalog.work.apply(transitions)
 
 
-def _without_known(context: Context, rows: list[AcceptedRow]) -> list[AcceptedRow]:
-    known = context.catalog.intake.known_rows(row.source_id for row in rows)
-    return [row for row in rows if (row.source_id, row.storage, row.key, row.number, row.sha256) not in known]
+def _record(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
+    known = context.catalog.rows.present(row.id for row in rows)
+    says: dict[str, set[tuple[str, str, int, str]]] = {}
+    accepted: list[AcceptedRow] = []
+    dates: dict[int, str | None] = {}
+    refused: list[RefusedRow] = []
+    for row in rows:
+        parsed = read_row(row)
+        if isinstance(parsed, DeclinedRow):
+            refused.append(RefusedRow(row=parsed, name=name_of(row), number=number_of(row), created_at=_text(row.created_at)))
+            says.setdefault(parsed.source_id, set())
+            continue
+        said = (parsed.storage, parsed.key, parsed.number, parsed.sha256)
+        says.setdefault(parsed.source_id, set()).add(said)
+        same = next((each for each in known.get(parsed.source_id, ()) if each.says == said), None)
+        if same is None:
+            accepted.append(parsed)
+        elif same.created_at != _text(row.created_at):
+            dates[same.entry_id] = _text(row.created_at)
+    if dates:
+        context.catalog.rows.note_dates(dates)
+    # Entries that say something else than their row does now. One that was declined stays, and is filled in where it makes sense.
+    gone = [
+        each.entry_id
+        for source_id, entries in known.items()
+        for each in entries
+        if each.says is not None and each.says not in says.get(source_id, set())
+    ]
+    if not accepted and not refused and not gone:
+        return IntakeResult()
+    entries = {source_id: each.entry_id for source_id, listed in known.items() for each in listed if each.says is None}
+    changes = RowChanges(
+        plan=IntakePlan(),
+        refused=refused,
+        gone=gone,
+        created_at={row.id: _text(row.created_at) for row in rows},
+        entries=entries,
+        poll=poll_number(context),
+    )
+    return _write(context, changes, accepted)
 
 
-def _write(context: Context, accepted: list[AcceptedRow], refused: list[DeclinedRow]) -> IntakeResult:
-    intake = context.catalog.intake
-    known = intake.known_versions({(row.storage, row.key) for row in accepted})
+def _write(context: Context, changes: RowChanges, accepted: list[AcceptedRow]) -> IntakeResult:
+    changes.plan = _plan(context, changes, accepted)
+    if changes.plan.contradictions:
+        # A row that is not there any more contradicts nothing.
+        against = sorted({row_id for each in changes.plan.contradictions for row_id in each.live_rows})
+        there = context.source.rows(against)
+        stale = [
+            each.entry_id
+            for row_id, entries in context.catalog.rows.present(against).items()
+            for each in entries
+            if each.says is not None and each.says != _said(there.get(row_id))
+        ]
+        if stale:
+            changes.gone = [*changes.gone, *stale]
+            changes.plan = _plan(context, changes, accepted)
+    settle_files(context, context.catalog.intake.write(changes))
+    declined = frozenset(
+        [each.row.source_id for each in changes.refused] + [each.declined.source_id for each in changes.plan.contradictions]
+    )
+    return IntakeResult(new=len(changes.plan.versions), declined=declined)
+
+
+def _plan(context: Context, changes: RowChanges, accepted: list[AcceptedRow]) -> IntakePlan:
+    intake, bucket = context.catalog.intake, context.settings.bucket
+    known = intake.known_versions({(row.storage, row.key) for row in accepted}, without=changes.gone)
     newcomers = [row for row in accepted if (row.storage, row.key) not in known]
-    taken = intake.occupied_places(candidate_place_keys(newcomers, context.settings.bucket))
-    plan = plan_intake(accepted, known=known, taken=taken, bucket_of=context.settings.bucket)
-    if plan.files or plan.versions or plan.declined or refused:
-        settle_files(context, intake.write(plan, refused, grace=context.settings.grace_period))
-    if plan.repeats and context.source.ids_are_ordered():
-        _note_repeats(context, plan.repeats)
-    declined = frozenset(row.source_id for row in [*refused, *plan.declined])
-    return IntakeResult(new=len(plan.versions), declined=declined)
+    taken = intake.occupied_places(candidate_place_keys(newcomers, bucket))
+    return plan_intake(accepted, known=known, taken=taken, bucket_of=bucket)
 
 
-def _note_repeats(context: Context, repeats: list[AcceptedRow]) -> None:
-    """Rows that bring a known version again.
+def _said(row: SourceRow | None) -> tuple[str, str, int, str] | None:
+    parsed = read_row(row) if row is not None else None
+    return (parsed.storage, parsed.key, parsed.number, parsed.sha256) if isinstance(parsed, AcceptedRow) else None
 
-    One that was written after the file was deleted has created it again. One that was written later than the row that could not be
-    fetched stands for that row, which may be gone.
-    """
-    for row in repeats:
-        named = context.catalog.work.versions_named(row.storage, row.key)
-        version = next((version for version in named if version.number == row.number), None)
-        if version is not None and version.deleted:
-            with suppress(ArchiveError):  # then it waits until the bytes that have to go are gone
-                remove_bytes(context, version)
-            context.catalog.removals.end_for_recreation(file_id=version.file_id, number=row.number, row_id=int(row.source_id))
-        elif version is not None and int(row.source_id) > int(version.source_id):
-            context.catalog.work.adopt_claimed(
-                version.id,
-                source_id=row.source_id,
-                link_digest=link_digest(row.link),
-                link_expires_at=link_expires_at(row.link),
-            )
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

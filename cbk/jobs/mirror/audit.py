@@ -8,11 +8,11 @@ from itertools import islice
 
 from cbk.errors import MirrorError
 from cbk.jobs.context import Context
-from cbk.jobs.mirror.places import Place
+from cbk.jobs.mirror.places import MirrorPlace
 from cbk.jobs.mirror.run import mirror_of, places_of
 from cbk.rules.mirror import MirrorDisk
 
-TOGETHER = 500
+AUDIT_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def audit(context: Context, name: str, *, advance: Callable[[int], None]) -> lis
     return found
 
 
-def _audit(context: Context, place: Place, disk: MirrorDisk, advance: Callable[[int], None]) -> Audited:
+def _audit(context: Context, place: MirrorPlace, disk: MirrorDisk, advance: Callable[[int], None]) -> Audited:
     ledger = context.catalog.mirrors
     files, unknown, seen = 0, [], set()
     for page in _pages(place.locations(lambda: None)):
@@ -60,5 +60,5 @@ def _audit(context: Context, place: Place, disk: MirrorDisk, advance: Callable[[
 
 
 def _pages(locations: Iterator[str]) -> Iterator[list[str]]:
-    while page := list(islice(locations, TOGETHER)):
+    while page := list(islice(locations, AUDIT_PAGE)):
         yield page

@@ -18,13 +18,13 @@ from pathlib import Path
 from cbk.edges.archive.archive import Archive
 from cbk.errors import ArchiveError, CopyMissing, MirrorError, RootMissing
 from cbk.jobs.context import Context
-from cbk.jobs.mirror.places import Place, RemotePlace, copies_of
+from cbk.jobs.mirror.places import MirrorPlace, RemotePlace, copies_of
 from cbk.jobs.mirror.run import mirror_of, places_of
 from cbk.jobs.mirror.transfer import Wanted, transfer
 from cbk.rules.admin.rebuild import RebuildProblem
 from cbk.rules.retention.journal import JOURNAL_NAME
 
-TOGETHER = 200
+PULL_TOGETHER = 200
 # Of what a restore fetched from a remote, so much is kept: threads still read the last page while the next one comes.
 PAGES_KEPT = 2
 
@@ -32,7 +32,7 @@ Tell = Callable[[RebuildProblem], None]
 Advance = Callable[[int], None]
 
 
-def find_place(context: Context, name: str) -> Place:
+def find_place(context: Context, name: str) -> MirrorPlace:
     """The place of this mirror that can be reached now, the first of several. Raises MirrorError where there is none."""
     reasons = []
     for place in places_of(context, mirror_of(context, name)):
@@ -57,7 +57,7 @@ def pull(context: Context, name: str, *, tell: Tell, advance: Advance, dry_run: 
     context.archive.identity()
     place = find_place(context, name)
     came, present = 0, 0
-    for batch in _pages(copies_of(place.locations(_no_tick)), TOGETHER):
+    for batch in _pages(copies_of(place.locations(_no_tick)), PULL_TOGETHER):
         missing = [location for location in batch if context.archive.is_free(location)]
         present += len(batch) - len(missing)
         came += len(missing) if dry_run else _pull_some(context, place, missing, tell)
@@ -74,7 +74,7 @@ def adopt_place(context: Context, name: str) -> None:
         context.catalog.mirrors.add_disk(name, marker.identity)
 
 
-def _pull_some(context: Context, place: Place, locations: Sequence[str], tell: Tell) -> int:
+def _pull_some(context: Context, place: MirrorPlace, locations: Sequence[str], tell: Tell) -> int:
     if not locations:
         return 0
     with place.reading(locations, tick=_no_tick, on_bytes=_no_bytes) as archive:
@@ -96,7 +96,7 @@ def _pull_some(context: Context, place: Place, locations: Sequence[str], tell: T
     return sum(each.written is not None for each in moved)
 
 
-def _pull_journal(context: Context, place: Place) -> None:
+def _pull_journal(context: Context, place: MirrorPlace) -> None:
     """Holds and graces come with the copies. A disk that has a journal of its own keeps it."""
     if context.archive.read_note(JOURNAL_NAME) is None:
         journal = place.read_note(JOURNAL_NAME)

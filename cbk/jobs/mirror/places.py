@@ -24,11 +24,10 @@ from cbk.edges.catalog.mirrors import Arrived
 from cbk.edges.mirror import Rclone
 from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, DiskFailed, MirrorError, MirrorUnavailable, RootMissing
 from cbk.jobs.mirror.transfer import Wanted, transfer
-from cbk.jobs.verification.reader import location_of
 from cbk.model import Version
-from cbk.rules.intake.layout import is_copy_location
+from cbk.rules.intake.layout import is_copy_location, location_of
 from cbk.rules.mirror import MirrorCopy
-from cbk.rules.verification import UNREADABLE_LIMIT
+from cbk.rules.verification import BAD_IN_A_ROW_LIMIT
 from cbk.settings import Mirror
 
 MARKER = "mirror.json"
@@ -75,7 +74,7 @@ class Sent:
     doubted: list[Version] = field(default_factory=list)
 
 
-class Place(Protocol):
+class MirrorPlace(Protocol):
     """Where copies of a mirror lie. Everything raises MirrorUnavailable where it is away, or stops answering."""
 
     where: str
@@ -131,7 +130,7 @@ class FolderPlace:
         self._archive = Archive(folder)
 
     def marker(self) -> Marker | None:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         with _unavailable(self.where):
             if not self._folder.is_dir():
                 raise MirrorUnavailable(f"there is no folder {self.where}", hint="plug the disk in, and mount it there")
@@ -147,16 +146,16 @@ class FolderPlace:
             return marker
 
     def is_empty(self) -> bool:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         with _unavailable(self.where):
             return not any(entry.name != "lost+found" for entry in self._folder.iterdir())
 
     def is_mount(self) -> bool:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         return os.path.ismount(self._folder)
 
     def prepare(self, mirror: str) -> Marker:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         with _unavailable(self.where):
             self._archive = Archive.create(self._folder, now=host.now())
             marker = Marker(mirror=mirror, identity=self._archive.identity())
@@ -164,12 +163,12 @@ class FolderPlace:
             return marker
 
     def tidy(self) -> None:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         with _unavailable(self.where):
             self._archive.sweep(lambda _name: False)
 
     def send(self, versions: Sequence[Version], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         by_location = {location_of(version): version for version in versions}
         wanted = [
             Wanted(location=location, sha256=version.sha256, part_name=f"{version.id}.part", replaces=version.id in bad)
@@ -189,7 +188,7 @@ class FolderPlace:
         return sent
 
     def look(self, copies: Sequence[MirrorCopy], *, tick: Tick, on_bytes: OnBytes) -> Iterator[tuple[MirrorCopy, str]]:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         unread = 0
         for copy in copies:
             with _unavailable(self.where):
@@ -197,7 +196,7 @@ class FolderPlace:
                     finding, unread = _examine(self._archive, copy, tick, on_bytes), 0
                 except DiskFailed as error:
                     unread += 1
-                    if unread >= UNREADABLE_LIMIT:
+                    if unread >= BAD_IN_A_ROW_LIMIT:
                         raise  # it is the disk rather than the copies
                     self._archive.require()
                     finding = error.message
@@ -205,30 +204,30 @@ class FolderPlace:
 
     @contextmanager
     def reading(self, locations: Sequence[str], *, tick: Tick, on_bytes: OnBytes) -> Iterator[Archive]:  # noqa: ARG002 - of the protocol
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         yield self._archive
 
     def remove(self, locations: Sequence[str], *, tick: Tick) -> None:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         with _unavailable(self.where):
             for location in locations:
                 self._archive.remove(location)
                 tick()
 
     def locations(self, tick: Tick) -> Iterator[str]:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         with _unavailable(self.where):
             for location in self._archive.walk():
                 yield location
                 tick()
 
     def read_note(self, name: str) -> bytes | None:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         with _unavailable(self.where):
             return self._archive.read_note(name)
 
     def write_note(self, name: str, content: bytes) -> None:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         with _unavailable(self.where):
             self._archive.write_note(name, content)
 
@@ -247,7 +246,7 @@ class RemotePlace:
         self._read_back = read_back
 
     def marker(self) -> Marker | None:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         content = self._rclone.read(f".cbk/{MARKER}")
         if content is None:
             self._rclone.compares_by()  # an answer that says nothing is none: this one says whether the remote can be reached
@@ -255,15 +254,15 @@ class RemotePlace:
         return Marker.decode(content, self.where)
 
     def is_empty(self) -> bool:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         return next(self._rclone.files(_no_tick), None) is None
 
     def is_mount(self) -> bool:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         return True
 
     def prepare(self, mirror: str) -> Marker:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         marker = Marker(mirror=mirror, identity=str(uuid4()))
         self._rclone.write(f".cbk/{MARKER}", marker.encode())
         return marker
@@ -272,7 +271,7 @@ class RemotePlace:
         """Nothing that has a name there is unfinished."""
 
     def send(self, versions: Sequence[Version], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         sent = Sent()
         good: _Good = {}
         for version in versions:
@@ -340,7 +339,7 @@ class RemotePlace:
                     sent.arrived.append(Arrived(version=version, stored_sha256=sha256, stored_size=size))
 
     def look(self, copies: Sequence[MirrorCopy], *, tick: Tick, on_bytes: OnBytes) -> Iterator[tuple[MirrorCopy, str]]:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         same = [copy for copy in copies if self._rclone.compares_by() != "size" and self._is_same_here(copy)]
         answers = self._rclone.confirm(self._source.root, [copy.location for copy in same], tick=tick) if same else {}
         told = {"=": "", "+": "it is not there", "*": "it is another file, by the remote's own hash"}
@@ -371,7 +370,7 @@ class RemotePlace:
 
     @contextmanager
     def reading(self, locations: Sequence[str], *, tick: Tick, on_bytes: OnBytes) -> Iterator[Archive]:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         with tempfile.TemporaryDirectory(prefix="cbk-mirror-", dir=self._staging, ignore_cleanup_errors=True) as folder:
             yield self.fetch(Path(folder), locations, tick=tick, on_bytes=on_bytes)
 
@@ -387,28 +386,30 @@ class RemotePlace:
         return archive
 
     def remove(self, locations: Sequence[str], *, tick: Tick) -> None:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         done = self._rclone.remove(locations, tick=tick)
         if done.problem:
             hint = "may its key delete? if not, set append_only for this mirror"
             raise MirrorUnavailable(f"{self.where}: {done.problem}", hint=hint)
 
     def locations(self, tick: Tick) -> Iterator[str]:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         for file in self._rclone.files(tick):
             if not file.path.startswith(".cbk/"):
                 yield file.path
 
     def read_note(self, name: str) -> bytes | None:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         return self._rclone.read(f".cbk/{name}")
 
     def write_note(self, name: str, content: bytes) -> None:
-        """As in `Place`."""
+        """As in `MirrorPlace`."""
         self._rclone.write(f".cbk/{name}", content)
 
 
-def open_places(mirror: Mirror, source: Archive, *, staging: Path | None, bandwidth: Bandwidth, read_back: int) -> list[Place]:
+def open_places(
+    mirror: Mirror, source: Archive, *, staging: Path | None, bandwidth: Bandwidth, read_back: int
+) -> list[MirrorPlace]:
     """The places of a mirror as it is set. Nothing is reached yet."""
     if mirror.remote:
         rclone = Rclone(mirror.remote, config=mirror.config, transfers=mirror.transfers)

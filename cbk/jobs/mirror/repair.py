@@ -8,26 +8,28 @@ from cbk.edges.catalog import LeaseRenewer
 from cbk.errors import CopyCorrupt, CopyMissing, MirrorUnavailable
 from cbk.jobs.context import Context
 from cbk.jobs.intake.rows import settle_files
-from cbk.jobs.mirror.places import Place
+from cbk.jobs.mirror.places import MirrorPlace
 from cbk.jobs.mirror.transfer import Wanted, transfer
-from cbk.jobs.verification.reader import location_of
 from cbk.model import Claim, Written
+from cbk.rules.intake.layout import location_of
 from cbk.rules.mirror import MirrorCopy, MirrorDisk
 
-TOGETHER = 100
+REPAIR_TOGETHER = 100
 
 
-def repair(context: Context, place: Place, disk: MirrorDisk, *, tick: Callable[[], None], on_bytes: Callable[[int], None]) -> int:
+def repair(
+    context: Context, place: MirrorPlace, disk: MirrorDisk, *, tick: Callable[[], None], on_bytes: Callable[[int], None]
+) -> int:
     """Bring back what this disk has of what is lost here; how many copies. Raises MirrorUnavailable, ArchiveError, CatalogError."""
     repaired, last = 0, 0
-    while lost := context.catalog.mirrors.repairable(disk.id, TOGETHER, after=last):
+    while lost := context.catalog.mirrors.repairable(disk.id, REPAIR_TOGETHER, after=last):
         last = max(each.version_id for each in lost)
         repaired += _bring_back(context, place, lost, tick=tick, on_bytes=on_bytes)
     return repaired
 
 
 def _bring_back(
-    context: Context, place: Place, lost: Sequence[MirrorCopy], *, tick: Callable[[], None], on_bytes: Callable[[int], None]
+    context: Context, place: MirrorPlace, lost: Sequence[MirrorCopy], *, tick: Callable[[], None], on_bytes: Callable[[int], None]
 ) -> int:
     ledger, work = context.catalog.mirrors, context.catalog.work
     there = {copy.version_id: copy for copy in lost}

@@ -24,7 +24,7 @@ from cbk.edges.catalog import Leases
 from cbk.edges.disk_tools import mirror_tools
 from cbk.errors import LeaseLost, MirrorError, UsageError
 from cbk.jobs.context import Context
-from cbk.jobs.mirror.places import Marker, Place, open_places
+from cbk.jobs.mirror.places import Marker, MirrorPlace, open_places
 from cbk.jobs.mirror.repair import repair
 from cbk.jobs.retention.clock_guard import note_clock
 from cbk.jobs.verification.pacer import SHORTEST_PAUSE_SECONDS, Pause, alone
@@ -54,11 +54,11 @@ REMOVE_TOGETHER = 500
 TOLD_AT_MOST = 20
 
 OnProgress = Callable[[int, int], None]
-BY = "cbk.mirror"
+FOUND_BY = "cbk.mirror"
 
 
 @dataclass(slots=True, kw_only=True)
-class Done:
+class PassResult:
     """What one pass did at one place, in numbers; `problems` are what was in the way of single copies."""
 
     disk: str = ""
@@ -87,7 +87,7 @@ class Passed:
     """
 
     mirror: str
-    done: list[Done]
+    done: list[PassResult]
     away: list[str]
     failed: list[str] = field(default_factory=list)
     skipped: bool = False
@@ -108,7 +108,7 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class MirrorWork:
     """What a pass would do on a disk: copies to send and their bytes, and copies to remove, if no brake holds them."""
 
     disk: str
@@ -117,7 +117,7 @@ class Work:
     removals: int
 
 
-def find_work(context: Context, name: str) -> list[Work]:
+def find_work(context: Context, name: str) -> list[MirrorWork]:
     """What a pass would do on each disk that the ledger knows. Raises UsageError, CatalogError."""
     mirror, ledger = mirror_of(context, name), context.catalog.mirrors
     now, holds = context.catalog.database.now(), context.catalog.holds.all()
@@ -125,7 +125,7 @@ def find_work(context: Context, name: str) -> list[Work]:
     for disk in ledger.disks(name):
         copies, size = ledger.missing(disk.id)
         going = [] if mirror.append_only else _decided(ledger.gone(disk.id, now - mirror.grace), holds, now, mirror.grace)
-        found.append(Work(disk=disk.label, copies=copies, size=size, removals=len(going)))
+        found.append(MirrorWork(disk=disk.label, copies=copies, size=size, removals=len(going)))
     return found
 
 
@@ -152,7 +152,7 @@ def mirror_of(context: Context, name: str) -> Mirror:
     return found
 
 
-def places_of(context: Context, mirror: Mirror) -> list[Place]:
+def places_of(context: Context, mirror: Mirror) -> list[MirrorPlace]:
     """Its places, from this backup disk."""
     timetable = Timetable.parse(mirror.bandwidth)
     return open_places(
@@ -195,7 +195,7 @@ def run_pass(
                 errors.append(error)
                 passed.away.append(error.message)
                 continue
-            done = Done(disk=disk.label)
+            done = PassResult(disk=disk.label)
             passed.done.append(done)
             try:
                 _Pass(context, mirror, place, disk, keeper=keeper, done=done).run()
@@ -224,7 +224,7 @@ def _note_end(context: Context, name: str, passed: Passed) -> None:
     context.catalog.facts.set(**{f"mirror.{name}.problem": problem, f"mirror.{name}.passed_at": now})
 
 
-def _find_disk(context: Context, name: str, place: Place, *, prepare: bool, by_person: bool) -> MirrorDisk:
+def _find_disk(context: Context, name: str, place: MirrorPlace, *, prepare: bool, by_person: bool) -> MirrorDisk:
     """The ledger's disk that is at a place. Raises MirrorError where there is none, and none is to be made."""
     ledger = context.catalog.mirrors
     known = ledger.disks(name)
@@ -300,7 +300,9 @@ class _Keeper:
 class _Pass:
     """A pass at one place, which has the ledger's `disk`."""
 
-    def __init__(self, context: Context, mirror: Mirror, place: Place, disk: MirrorDisk, *, keeper: _Keeper, done: Done) -> None:
+    def __init__(
+        self, context: Context, mirror: Mirror, place: MirrorPlace, disk: MirrorDisk, *, keeper: _Keeper, done: PassResult
+    ) -> None:
         self._context = context
         self._ledger = context.catalog.mirrors
         self._mirror = mirror
@@ -343,7 +345,7 @@ class _Pass:
 
     def _verify_here(self, versions: list[Version]) -> None:
         """A copy that does not arrive as it should may be bad here: then it counts no more, and is fetched again, or repaired."""
-        verify(self._context, Task(copies=len(versions), size=0, versions=versions), by=BY, readers=1)
+        verify(self._context, Task(copies=len(versions), size=0, versions=versions), by=FOUND_BY, readers=1)
 
     def _write_notes(self) -> None:
         """What a person needs who has nothing but this place, and the journal: holds and graces come back with it."""
@@ -394,9 +396,9 @@ class _Pass:
             return
         going = _decided(due, context.catalog.holds.all(), now, mirror.grace)
         self._done.kept = len(due) - len(going)
-        self._remove_some(self._let_go(going, now))
+        self._remove_some(self._allowed(going, now))
 
-    def _let_go(self, going: list[MirrorCopy], now: datetime) -> list[MirrorCopy]:
+    def _allowed(self, going: list[MirrorCopy], now: datetime) -> list[MirrorCopy]:
         """Those that may go without a person, or that a person let go: many at once all wait."""
         settings = self._context.settings
         held, removed = self._ledger.removed_within(self._disk.id, now - settings.brake_window)

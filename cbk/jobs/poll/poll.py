@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 
 from cbk.edges.catalog import Leases
 from cbk.errors import CbkError, ClockDistrusted, LeaseLost
 from cbk.jobs.backup.dispatch import dispatch
 from cbk.jobs.context import Context, Publisher
+from cbk.jobs.copies import find_in_place
 from cbk.jobs.dump.take import DUMP_LEASE, PART_PREFIX
-from cbk.jobs.intake.rows import record_rows, settle_files
-from cbk.jobs.intake.table_reader import TableReader
+from cbk.jobs.intake.doubts import note_doubts
+from cbk.jobs.intake.rows import POLL_NUMBER, forget_rows, poll_number, record_rows, record_rows_of, settle_files
+from cbk.jobs.intake.table_reader import Table, TableReader, reading_of
 from cbk.jobs.mirror.call import call_mirrors
 from cbk.jobs.poll.samples import note_sample
 from cbk.jobs.retention import sweep
@@ -29,6 +32,8 @@ from cbk.rules.status.health import CLOCK_HINT
 
 POLL_LEASE = "poll"
 RECHECK_ROWS = 500
+# So many versions without a copy are looked for in their places by each poll.
+LOOKED_FOR = 200
 TOP_UP_SECONDS = 1.0
 # Files looked at in each poll that wait for a decision which a worker may have died before.
 UNSETTLED_FILES = 1000
@@ -47,6 +52,7 @@ class _Poll:
     context: Context
     publisher: Publisher
     leases: Leases
+    number: int
     read: int = 0
     new: int = 0
     declined: int = 0
@@ -57,11 +63,12 @@ class _Poll:
     may_prune: bool = False
     dispatched_at: float = field(default=float("-inf"))
 
-    def record(self, rows: list[SourceRow]) -> None:
+    def record(self, rows: list[SourceRow]) -> int:
         taken = record_rows(self.context, rows)
         self.read += len(rows)
         self.new += taken.new
         self.declined += len(taken.declined)
+        return len({row.id for row in rows})
 
     def between_pages(self) -> None:
         """Between pages: keep the lease, and keep the workers busy."""
@@ -84,20 +91,23 @@ def poll(context: Context, publisher: Publisher, *, pause: Pause) -> Summary:
     leases = context.catalog.leases.for_one()
     if not leases.acquire(POLL_LEASE, context.settings.lease):
         return Summary(outcome="skipped", facts={"reason": "another poll is at work"})
-    run = _Poll(context, publisher, leases)
-    files = _files_of(run)
+    run = _Poll(context, publisher, leases, number=poll_number(context) + 1)
     try:
+        context.catalog.facts.set(**{POLL_NUMBER: str(run.number)})
+        files = _files_of(run)
         context.catalog.work.clamp_future_times(context.settings.lease, LONGEST_WAIT)
         files.read_new()
         _recheck(run)
-        files.reconcile()
+        files.read_all(needed=_wait_for_read(context, files))
+        note_doubts(context)
         settle_files(context, context.catalog.work.unsettled_files(UNSETTLED_FILES))
+        _find_in_place(context)
         clock_problem = _process_deletes(run, files)
         run.dispatched_at = float("-inf")
         run.between_pages()
         _sweep(context)
         sweep.purge_leftovers(context, clock_is_trusted=clock_problem is None)
-        context.catalog.facts.set(**{"poll.finished_at": context.catalog.database.now().isoformat(), "poll.problem": None})
+        context.catalog.facts.set(**{"poll.finished_at": context.catalog.now().isoformat(), "poll.problem": None})
         call_mirrors(context, publisher)
         note_sample(context)
         _keep_window_full(run, until=started + context.settings.poll_interval.total_seconds() * STAY, pause=pause)
@@ -116,23 +126,32 @@ def poll(context: Context, publisher: Publisher, *, pause: Pause) -> Summary:
 
 def _files_of(run: _Poll) -> TableReader[SourceRow]:
     source = run.context.source
-    return TableReader(
+    table = Table(
         name="files",
-        context=run.context,
         is_ordered=source.ids_are_ordered,
         rows_after=source.rows_after,
         sum_between=source.sum_between,
+        fingerprint=source.fingerprint,
+        existing=source.existing,
         record=run.record,
-        between_pages=run.between_pages,
+        known_after=run.context.catalog.rows.after,
+        forget=partial(forget_rows, run.context),
     )
+    return TableReader(run.context, table, run.number, run.between_pages)
+
+
+def _wait_for_read(context: Context, files: TableReader[SourceRow]) -> bool:
+    """Whether something comes due that was noted since every row was read last."""
+    return context.catalog.removals.waits_for_read(MAX_COUNTDOWN, files.clean_poll or 0)
 
 
 def _process_deletes(run: _Poll, files: TableReader[SourceRow]) -> str | None:
     """Look at what is to go, while the clock can be trusted; else gives why it cannot be."""
     try:
         _require_clock(run.context)
-        _record_deletes(run, files)
-        sweep.recheck_removals(run.context)
+        if files.knows_what_is_there:
+            _record_deletes(run, files)
+        sweep.recheck_removals(run.context, run.number)
     except ClockDistrusted as error:
         return error.message
     run.may_prune = True
@@ -148,40 +167,48 @@ def _require_clock(context: Context) -> None:
 def _record_deletes(run: _Poll, files: TableReader[SourceRow]) -> None:
     source = run.context.source
 
-    def record(rows: list[DeleteRow]) -> None:
+    def record(rows: list[DeleteRow]) -> int:
         if new_deletes(run.context, rows):
             # A version that was written before its file was deleted must be known before the delete is: it is covered then.
             files.read_new()
             # That may have taken long. A grace that began by a wrong clock could end too early by the right one.
             _require_clock(run.context)
-            run.deletes += record_deletes(run.context, rows)
+            run.deletes += record_deletes(run.context, rows, run.number)
+        return len({row.id for row in rows})
 
-    deletes = TableReader(
+    def forget(removal_ids: list[int]) -> None:
+        settle_files(run.context, run.context.catalog.removals.forget_log_rows(removal_ids))
+
+    table = Table(
         name="deletes",
-        context=run.context,
         is_ordered=source.deletes_are_ordered,
         rows_after=source.deletes_after,
         sum_between=source.deletes_sum_between,
+        fingerprint=source.deletes_fingerprint,
+        existing=source.existing_deletes,
         record=record,
-        between_pages=run.between_pages,
+        known_after=run.context.catalog.removals.log_rows_after,
+        forget=forget,
     )
+    deletes = TableReader(run.context, table, run.number, run.between_pages)
     deletes.read_new()
-    deletes.reconcile()
+    deletes.read_all(needed=False)
 
 
 def _recheck(run: _Poll) -> None:
     """Read again the rows of what a fresh link, or a mended row, can help."""
-    catalog, source = run.context.catalog, run.context.source
+    catalog = run.context.catalog
     declined = catalog.intake.declined_ids(RECHECK_ROWS)
     if declined:
-        taken = record_rows(run.context, list(source.rows(declined).values()))
-        catalog.intake.clear_declined(set(declined) - taken.declined)
+        there = record_rows_of(run.context, declined)
+        catalog.intake.clear_declined(set(declined) - there.keys())
     candidates = catalog.work.refreshable(RECHECK_ROWS)
     # The application may have signed anew what is about to die in the backlog.
     candidates += catalog.links.dying(RECHECK_ROWS, horizon(run.context.settings.poll_interval, run.context.settings.lease))
     if not candidates:
         return
-    rows = source.rows([version.source_id for version, _ in candidates])
+    # A row that was mended in place is another one: it is taken in as what it is now.
+    rows = record_rows_of(run.context, sorted({version.source_id for version, _ in candidates}))
     links, due = [], set()
     for version, digest in candidates:
         source_row = rows.get(version.source_id)
@@ -194,6 +221,13 @@ def _recheck(run: _Poll) -> None:
         if link_is_fresh or version.id in due:
             links.append((version.id, link_digest(row.link), link_expires_at(row.link)))
     catalog.work.note_links(links, checked=[version.id for version, _ in candidates], due=due)
+
+
+def _find_in_place(context: Context) -> None:
+    """A copy that lies whole in its place counts, whatever the catalog believed of it: as where the disk was away for a while."""
+    context.require_disk()
+    found = [version.file_id for version in context.catalog.report.without_copy(LOOKED_FOR) if find_in_place(context, version)]
+    settle_files(context, found)
 
 
 def _sweep(context: Context) -> None:
@@ -220,5 +254,9 @@ def _keep_window_full(run: _Poll, *, until: float, pause: Pause) -> None:
 
 def _more_is_due(run: _Poll) -> bool:
     return run.context.catalog.work.has_backlog() or (
-        run.may_prune and run.context.catalog.removals.waits_to_be_sent(MAX_COUNTDOWN)
+        run.may_prune and run.context.catalog.removals.waits_to_be_sent(MAX_COUNTDOWN, _read_in(run.context))
     )
+
+
+def _read_in(context: Context) -> int:
+    return reading_of(context, "files").clean_poll

@@ -7,7 +7,7 @@ from cbk.jobs.backup.dispatch import dispatch
 from cbk.jobs.context import Context, Publisher
 from cbk.jobs.intake.rows import record_rows
 from cbk.model import SourceRow, Summary, Version, VersionState
-from cbk.rules.intake.layout import copy_location, object_key
+from cbk.rules.intake.layout import location_of, object_key
 from cbk.rules.intake.rows import read_row
 
 _UNFINISHED = frozenset(
@@ -80,7 +80,7 @@ def _why_again(context: Context, version: Version) -> str:
 
 
 def _why_copy_is_bad(context: Context, version: Version) -> str:
-    location = copy_location(version.place, version.number)
+    location = location_of(version)
     try:
         context.archive.check(location, sha256=version.sha256, size=version.size)
     except CopyMissing:

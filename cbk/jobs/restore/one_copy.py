@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cbk.errors import CopyMissing, CopySwapped, UsageError
 from cbk.jobs.context import Context
 from cbk.model import Version, VersionState
-from cbk.rules.intake.layout import copy_location
+from cbk.rules.intake.layout import location_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ def open_download(context: Context, version_id: int) -> Download:
     if version.state is not VersionState.STORED:
         state = f"{version.label} is {version.state.value}"
         raise CopyMissing(f"{state}: {version.reason}" if version.reason else state, hint="only what is stored can be had")
-    location = copy_location(version.place, version.number)
+    location = location_of(version)
     written = context.archive.check(location, sha256=version.sha256, size=version.size)
     return Download(version=version, size=written.size, content=_content(context, location, version))
 

@@ -32,16 +32,16 @@ from cbk.errors import (
     UsageError,
 )
 from cbk.jobs.context import Context
-from cbk.jobs.verification.reader import location_of
-from cbk.model import RestoreItem, Version
-from cbk.rules.intake.layout import place_key, restore_path
+from cbk.jobs.copies import find_in_place
+from cbk.model import RestoreItem, Version, VersionState
+from cbk.rules.intake.layout import location_of, place_key, restore_path
 from cbk.rules.restore import Choice, RestoreFilter, choose
 
 DEFAULT_JOBS = 4
 # Files that wait for each thread, so that none of them stands still while the next page is read.
 AHEAD = 4
 # So many copies are fetched together, where they come from afar.
-PAGE = 200
+FETCH_PAGE = 200
 
 _BAD_COPY_HINT = "`cbk resync` fetches a bad copy again, where its link lives; an older version may have a good one (--version)"
 
@@ -209,7 +209,7 @@ class Restore:
             yield from self._choices()
             return
         choices = self._choices()
-        while page := list(islice(choices, PAGE)):
+        while page := list(islice(choices, FETCH_PAGE)):
             self._ahead([location_of(choice.version) for choice in page if choice.has_copy])
             yield from page
 
@@ -263,7 +263,7 @@ class Restore:
 
     def _choose_again(self, version: Version) -> Choice | None:
         known = self._context.catalog.selection.file(version.file_id)
-        return choose(known.versions, self._wish, known.deletions)
+        return choose(known.versions, self._wish, known.deletions, known.brought_at)
 
 
 def restore_one(context: Context, target: Destination, restore_filter: RestoreFilter) -> Choice:
@@ -321,9 +321,19 @@ def _require(context: Context) -> None:
 
 def _choices(context: Context, restore_filter: RestoreFilter, through: int) -> Iterator[Choice]:
     for known in context.catalog.selection.files(restore_filter, through=through):
-        choice = choose(known.versions, restore_filter, known.deletions)
+        choice = choose(known.versions, restore_filter, known.deletions, known.brought_at)
         if choice is not None:
-            yield choice
+            yield _with_copy_in_place(context, choice)
+
+
+def _with_copy_in_place(context: Context, choice: Choice) -> Choice:
+    """Where the catalog knows of no copy, one may lie whole in its place all the same; nothing is recorded of it here."""
+    if choice.has_copy:
+        return choice
+    written = find_in_place(context, choice.version, record=False)
+    if written is None:
+        return choice
+    return Choice(version=dataclasses.replace(choice.version, state=VersionState.STORED, size=written.size))
 
 
 def _path(version: Version, *, contested: bool = False) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cbk.edges import host
 from cbk.jobs.context import Context
-from cbk.rules.retention.clock_guard import Boot, ClockMemory, ClockReading, judge_clock, remember
+from cbk.rules.retention.clock_guard import Boot, ClockMemory, ClockReading, judge_clock, put_forward, remember
 
 CLOCK_FACT = "clock"
 # Prunes come in bursts: one write serves those of the same moment.
@@ -25,6 +25,7 @@ def note_clock(context: Context) -> str | None:
     reading, memory = read_clock(context), _memory(context)
     reason = judge_clock(reading, memory, policy=context.settings.clock_sync)
     if reason is None and _is_news(reading, memory):
+        _wait_longer(context, reading, memory)
         _note(context, remember(reading, memory))
     return reason
 
@@ -35,9 +36,17 @@ def trust_clock(context: Context) -> str | None:
     Gives what keeps it from being trusted all the same, such as two clocks that differ. Raises CatalogError.
     """
     reading = read_clock(context)
+    _wait_longer(context, reading, _memory(context))
     memory = remember(reading, ClockMemory())
     _note(context, memory)
     return judge_clock(reading, memory, policy=context.settings.clock_sync)
+
+
+def _wait_longer(context: Context, reading: ClockReading, memory: ClockMemory) -> None:
+    """A grace is a time that passes, not a date: where the clock was put forward, what waits does so for as much longer."""
+    by = put_forward(reading, memory)
+    if by:
+        context.catalog.removals.shift(by)
 
 
 def read_clock(context: Context) -> ClockReading:

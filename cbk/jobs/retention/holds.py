@@ -25,12 +25,15 @@ def place_hold(
 ) -> Placed:
     """Keep the file `key`, or all whose key begins with it, until `until` (None: until it is released).
 
-    Raises UsageError where that is in the past already, or the key is empty: a prefix that is empty keeps everything.
+    Raises UsageError where that is in the past already, or the key is empty or can be no file's. A prefix that is empty keeps
+    everything.
     """
     context.require_disk()
     key = object_key("", key)
     if not key and not is_prefix:
         raise UsageError("a hold needs a key", hint="the key is Path + Name, as in the application's table")
+    if not is_prefix and key.endswith("/") and not context.catalog.holds.names_a_file(key, storage):
+        raise UsageError(f"no file has the key {key!r}: such a hold would never keep anything", hint="did you mean --prefix?")
     if until is not None and until <= context.catalog.database.now():
         raise UsageError(f"{until.isoformat()} is over already", hint="a hold ends in the future, or when it is released")
     if dry_run:

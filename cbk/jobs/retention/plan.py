@@ -9,14 +9,17 @@ from datetime import datetime
 from cbk.edges.catalog import Planned
 from cbk.errors import UsageError
 from cbk.jobs.context import Context, Publisher
+from cbk.jobs.intake.doubts import why_nothing_goes
+from cbk.jobs.intake.rows import settle_files
 from cbk.jobs.retention.clock_guard import check_clock
 from cbk.jobs.retention.journal import write_journal
 from cbk.jobs.retention.prune import prune
 from cbk.jobs.retention.sweep import pull_brake
-from cbk.model import Hold, Removal, Summary, Version, VersionState
-from cbk.rules.retention.retention import Decision, Keep, decide, when_due
+from cbk.model import BrakeState, Hold, Removal, Summary, Version, VersionState
+from cbk.rules.retention.retention import Decision, Keep, Remove, decide, when_due
 
 FILES_AT_ONCE = 200
+UNBOUND_SHOWN = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,8 @@ def plan(
 
     `due_only`: only what would go this moment.
     """
-    judge = _Judge(context, context.catalog.holds.all(), context.catalog.database.now(), check_clock(context))
+    problem = check_clock(context) or why_nothing_goes(context)
+    judge = _Judge(context, context.catalog.holds.all(), context.catalog.now(), problem)
     waiting: list[Planned] = []
     for planned in context.catalog.removals.planned(storage=storage, prefix=prefix):
         waiting.append(planned)
@@ -45,6 +49,9 @@ def plan(
             yield from judge.all(waiting, due_only=due_only)
             waiting = []
     yield from judge.all(waiting, due_only=due_only)
+    if storage is None and prefix is None and not due_only:
+        for removal in context.catalog.removals.unbound(UNBOUND_SHOWN):
+            yield from judge.one(removal, [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class _Judge:
     context: Context
     holds: list[Hold]
     now: datetime
-    clock_problem: str | None
+    problem: str | None
 
     def all(self, planned: list[Planned], *, due_only: bool) -> Iterator[PlannedVersion]:
         ids = {each.removal.file_id for each in planned if each.removal.file_id is not None}
@@ -64,9 +71,10 @@ class _Judge:
 
     def one(self, removal: Removal, versions: list[Version]) -> Iterator[PlannedVersion]:
         due_at = when_due(removal, self.context.settings.grace_period)
-        if removal.file_id is None:
-            reason = f"names row {removal.row_id}, which the kit does not know"
+        if removal.file_id is None or due_at is None:
+            reason = f"names row {removal.row_id}, which the kit does not know: its grace begins when that is seen"
             yield PlannedVersion(removal=removal, version=None, removes=False, when=None, reason=reason)
+            return
         for version in versions:
             if not removal.covers(version) or version.state is VersionState.PRUNED:
                 continue
@@ -80,13 +88,18 @@ class _Judge:
                 grace=self.context.settings.grace_period,
                 keep_versions=self.context.settings.keep_versions,
             )
-            yield self._planned(removal, version, decision, due_at)
+            if decision is not None:
+                yield self._planned(removal, version, decision, due_at)
 
     def _planned(self, removal: Removal, version: Version, decision: Decision, due_at: datetime) -> PlannedVersion:
         if isinstance(decision, Keep):
             return PlannedVersion(removal=removal, version=version, removes=False, when=decision.until, reason=decision.reason)
-        if self.clock_problem is not None:
-            return PlannedVersion(removal=removal, version=version, removes=False, when=None, reason=self.clock_problem)
+        if removal.keeps_newer is not None and isinstance(decision, Remove):
+            decision = Remove(
+                reason=f"{decision.reason}; v{removal.keeps_newer} is newer than the version that it names, and stays"
+            )
+        if self.problem is not None:
+            return PlannedVersion(removal=removal, version=version, removes=False, when=None, reason=self.problem)
         over = self.now >= due_at
         reason = decision.reason if over else decision.reason.removesuffix(", and the grace has passed")
         return PlannedVersion(removal=removal, version=version, removes=True, when=due_at, reason=reason)
@@ -97,10 +110,11 @@ def prune_due(
 ) -> Iterator[Summary]:
     """Carry out here what is due; the brake is looked at first. Raises SourceError, CatalogError or RootMissing: run it again."""
     pull_brake(context)
-    now = context.catalog.database.now()
+    now = context.catalog.now()
     for planned in context.catalog.removals.planned(storage=storage, prefix=prefix):
         removal = planned.removal
-        if when_due(removal, context.settings.grace_period) > now:
+        due_at = when_due(removal, context.settings.grace_period)
+        if due_at is None or due_at > now:
             continue
         yield prune(context, publisher, delete_id=removal.delete_id, version_id=removal.version_id)
 
@@ -108,8 +122,10 @@ def prune_due(
 def decide_brake(context: Context, brake_id: int, *, approve: bool) -> int:
     """A person's word on a mass deletion; gives the number of removals. Raises UsageError where no such brake is held."""
     brake = next((brake for brake in context.catalog.brakes.all() if brake.id == brake_id), None)
-    if brake is None or not context.catalog.brakes.decide(brake_id, approve=approve):
-        held = ", ".join(str(brake.id) for brake in context.catalog.brakes.all("held")) or "none"
+    changed = None if brake is None else context.catalog.brakes.decide(brake_id, approve=approve)
+    if brake is None or changed is None:
+        held = ", ".join(str(brake.id) for brake in context.catalog.brakes.all(BrakeState.HELD)) or "none"
         raise UsageError(f"no brake {brake_id} is held", hint=f"held are: {held}; `cbk status` shows them")
+    settle_files(context, changed)
     write_journal(context, decided=True)
     return brake.removals

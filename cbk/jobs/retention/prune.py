@@ -7,16 +7,20 @@ removes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from cbk.edges.catalog import Planned, Verdict
 from cbk.errors import CopyCorrupt, CopyMissing, UsageError
 from cbk.jobs.context import Context, Publisher
 from cbk.jobs.copies import remove_bytes
+from cbk.jobs.intake.doubts import why_nothing_goes
+from cbk.jobs.intake.rows import poll_number, settle_files
+from cbk.jobs.intake.table_reader import reading_of
 from cbk.jobs.retention.clock_guard import note_clock
-from cbk.jobs.retention.deletes import record_deletes, resolve
-from cbk.model import Hold, Removal, RemovalKind, Summary, Version, VersionState
-from cbk.rules.intake.layout import copy_location
+from cbk.jobs.retention.deletes import record_deletes
+from cbk.model import Hold, Removal, RemovalKind, RemovalOutcome, Summary, Version, VersionState
+from cbk.rules.intake.layout import location_of
 from cbk.rules.retention.retention import Keep, decide, when_due
 from cbk.settings import Settings
 
@@ -26,6 +30,9 @@ MAX_COUNTDOWN = timedelta(minutes=15)
 LOOK_AGAIN_POLLS = 10
 LOOK_AGAIN_MAX = timedelta(hours=1)
 SHORTEST_PATIENCE = timedelta(seconds=5)
+UNREAD = "every row is read once more before it goes"
+
+Judge = Callable[[Removal, list[Version], list[Hold], datetime], Verdict]
 
 
 def patience(settings: Settings) -> timedelta:
@@ -33,7 +40,9 @@ def patience(settings: Settings) -> timedelta:
     return max(settings.poll_interval * 2, SHORTEST_PATIENCE)
 
 
-def prune(context: Context, publisher: Publisher, *, delete_id: str | None = None, version_id: int | None = None) -> Summary:
+def prune(  # noqa: PLR0911 - each reason why nothing is done has its words
+    context: Context, publisher: Publisher, *, delete_id: str | None = None, version_id: int | None = None
+) -> Summary:
     """Carry out the removal of this delete-log row, or of this replaced version. Early, late and doubled messages do no harm.
 
     Raises UsageError unless one of them is given, SourceError, CatalogError or RootMissing: then a later poll sends it again.
@@ -47,19 +56,19 @@ def prune(context: Context, publisher: Publisher, *, delete_id: str | None = Non
         return Summary(outcome="nothing to do", facts={"delete": delete_id, "version": version_id, "reason": "no poll has seen it"})
     if not removal.open:
         return _summary("nothing to do", removal, reason=f"it is over: {removal.outcome}")
-    problem = note_clock(context)
+    problem = note_clock(context) or why_nothing_goes(context)
     if problem is not None:
         return _summary("kept", removal, reason=problem)
-    now = context.catalog.database.now()
+    now = context.catalog.now()
     due_at = when_due(removal, context.settings.grace_period)
+    if due_at is None:
+        return _summary("nothing to do", removal, reason="it names no row that the kit knows")
     if now < due_at:
         return _wait(context, publisher, removal, due_at, now)
     if removal.kind is RemovalKind.DELETED:
         over = _ask_the_row(context, removal)
         if over is not None:
             return over
-        if removal.file_id is None:  # it has become known just now
-            removal = removals.of_delete(removal.delete_id or "") or removal
     return _carry_out(context, removal)
 
 
@@ -77,23 +86,45 @@ def _ask_the_row(context: Context, removal: Removal) -> Summary | None:
     """Whether the delete still stands, by the application's row. None: it does, and the file is known."""
     row = context.source.delete_row(removal.delete_id or "")
     if row is None:
-        context.catalog.removals.withdraw(removal.id, outcome="taken back", reason="its delete-log row is gone", if_open=True)
+        settle_files(context, context.catalog.removals.forget_log_rows([removal.id]))
         return _summary("taken back", removal)
     if row.file_id != removal.row_id:
-        record_deletes(context, [row])
+        record_deletes(context, [row], poll_number(context))
         return _summary("kept", removal, reason="its delete-log row names another file now: the grace starts anew")
-    if removal.file_id is None and not resolve(context, [removal]):
-        context.catalog.removals.withdraw(removal.id, outcome="unknown", reason="it names no row that the kit knows", if_open=True)
-        return _summary("nothing to do", removal, reason="it names no row that the kit knows")
     return None
 
 
 def _carry_out(context: Context, removal: Removal) -> Summary:
-    _check_survivor(context, removal)
+    judge = _judge_of(context)
+    if removal.file_id is not None and not judge(*_as_things_stand(context, removal)).kept:
+        _check_survivor(context, removal)  # read from the disk only for what would go
+    done = context.catalog.removals.carry_out(removal.id, judge)
+    if done is None:
+        return _summary("nothing to do", removal, reason="it is over")
+    gone, verdict = done
+    for version in gone:
+        remove_bytes(context, version)
+    names = ", ".join(version.label for version in gone)
+    return _summary("kept" if verdict.kept else "pruned", removal, pruned=names, count=len(gone), reason=verdict.kept)
+
+
+def _as_things_stand(context: Context, removal: Removal) -> tuple[Removal, list[Version], list[Hold], datetime]:
+    catalog = context.catalog
+    versions = catalog.work.versions_of_file(removal.file_id) if removal.file_id is not None else []
+    return removal, versions, catalog.holds.all(), catalog.now()
+
+
+def _judge_of(context: Context) -> Judge:
     settings = context.settings
+    read_in = reading_of(context, "files").clean_poll
 
     def judge(removal: Removal, versions: list[Version], holds: list[Hold], now: datetime) -> Verdict:
         gone, kept = {}, []
+        again_at = now + min(settings.poll_interval * LOOK_AGAIN_POLLS, LOOK_AGAIN_MAX)
+        if removal.poll >= read_in:
+            # Every row is read once more first: one that came meanwhile may bring again what is to go.
+            return Verdict(kept=UNREAD, look_again_at=now + settings.poll_interval)
+        concerned = 0
         for version in versions:
             if not removal.covers(version) or version.state is VersionState.PRUNED:
                 continue
@@ -106,24 +137,18 @@ def _carry_out(context: Context, removal: Removal) -> Summary:
                 grace=settings.grace_period,
                 keep_versions=settings.keep_versions,
             )
+            concerned += 1
             if isinstance(decision, Keep):
                 kept.append(decision)
-            else:
+            elif decision is not None:
                 gone[version.id] = decision.reason
         if not kept:
-            return Verdict(gone=gone)
+            is_back = concerned > 0 and not gone
+            return Verdict(gone=gone, outcome=RemovalOutcome.RECREATED if is_back else RemovalOutcome.DONE)
         ends = [keep.until for keep in kept if keep.until is not None]
-        look_again = min(settings.poll_interval * LOOK_AGAIN_POLLS, LOOK_AGAIN_MAX)
-        return Verdict(gone=gone, kept=kept[0].reason, look_again_at=min([now + look_again, *ends]))
+        return Verdict(gone=gone, kept=kept[0].reason, look_again_at=min([again_at, *ends]))
 
-    done = context.catalog.removals.carry_out(removal.id, judge)
-    if done is None:
-        return _summary("nothing to do", removal, reason="it is over")
-    gone, verdict = done
-    for version in gone:
-        remove_bytes(context, version)
-    names = ", ".join(version.label for version in gone)
-    return _summary("kept" if verdict.kept else "pruned", removal, pruned=names, count=len(gone), reason=verdict.kept)
+    return judge
 
 
 def _check_survivor(context: Context, removal: Removal) -> None:
@@ -134,9 +159,9 @@ def _check_survivor(context: Context, removal: Removal) -> None:
     staying = [version for version in stored if not version.deleted and not removal.covers(version)]
     if not staying:
         return
-    newest = max(staying, key=lambda version: version.number)
+    newest = max(staying, key=lambda version: (version.live, version.number))
     try:
-        context.archive.check(copy_location(newest.place, newest.number), sha256=newest.sha256)
+        context.archive.check(location_of(newest), sha256=newest.sha256)
     except CopyMissing:
         _give_up(context, newest, "its copy was not on the disk")
     except CopyCorrupt:

@@ -14,8 +14,8 @@ from cbk.model import DeclinedRow, Version, VersionState
 class VersionFilter:
     """What is wanted; None wants everything.
 
-    `pattern` is one of `rules.patterns`. `since` and `until` are about when a version was stored. `refresh`: only
-    what waits for another link.
+    `pattern` is one of `rules.status.glob`. `since` and `until` are about when a version was stored. `refresh`: only what waits for
+    another link. `gone`: only what has a copy and no row any more, though nobody deleted it.
     """
 
     storage: str | None = None
@@ -27,6 +27,7 @@ class VersionFilter:
     newest: bool | None = None
     deleted: bool | None = None
     refresh: bool = False
+    gone: bool = False
     since: datetime | None = None
     until: datetime | None = None
 
@@ -39,7 +40,13 @@ class VersionFilter:
     def covers_declined_rows(self) -> bool:
         """Whether a declined row can be meant: it has no bucket, was never stored, and is no version of a file."""
         nothing_of_a_version = (self.bucket, self.newest, self.since, self.until) == (None, None, None, None)
-        return nothing_of_a_version and not self.deleted and not self.refresh and self.state in {None, VersionState.DECLINED}
+        return (
+            nothing_of_a_version
+            and not self.deleted
+            and not self.refresh
+            and not self.gone
+            and self.state in {None, VersionState.DECLINED}
+        )
 
 
 def find(context: Context, filters: VersionFilter) -> Iterator[Version | DeclinedRow]:
@@ -52,6 +59,7 @@ def find(context: Context, filters: VersionFilter) -> Iterator[Version | Decline
         newest=filters.newest,
         deleted=filters.deleted,
         refresh=filters.refresh,
+        gone=filters.gone,
         since=filters.since,
         until=filters.until,
     )

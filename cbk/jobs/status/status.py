@@ -8,22 +8,26 @@ from typing import Any
 
 from cbk.edges import host
 from cbk.edges.archive.archive import DiskUsage
-from cbk.edges.catalog import BRAKE_HELD, BucketCounts, Counts, Standing, Unprotected
+from cbk.edges.catalog import BucketCounts, Counts, Standing, Unprotected
 from cbk.jobs.backup.disk_space import check_disk_space
 from cbk.jobs.backup.overrides import refresh_overrides
 from cbk.jobs.context import Context
 from cbk.jobs.dump.listing import DumpStanding, dump_object, gather_dumps
+from cbk.jobs.intake.doubts import doubts_of
+from cbk.jobs.intake.table_reader import reading_of
 from cbk.jobs.mirror.report import elsewhere_object, mirror_standings
 from cbk.jobs.retention.clock_guard import check_clock
 from cbk.jobs.status import workers
 from cbk.jobs.status.workers import check_workers
 from cbk.jobs.verification.drill import Drill, last_drill
-from cbk.model import Brake, Version, VersionState
+from cbk.model import Brake, BrakeState, Version, VersionState
 from cbk.rules.backup.disk_space import reserve
 from cbk.rules.backup.link_deadlines import find_doomed, horizon, judge_links
 from cbk.rules.backup.overrides import BANDWIDTH_FACT, judge_pause
+from cbk.rules.intake.reading import CAME_OR_WENT
 from cbk.rules.mirror import MirrorStanding, judge_mirrors
-from cbk.rules.status.health import LATE_AT_LEAST, LATE_INTERVALS, Problem, judge, judge_retention
+from cbk.rules.retention.brake import Allowance
+from cbk.rules.status.health import LATE_AT_LEAST, LATE_INTERVALS, Problem, judge, judge_retention, judge_source
 from cbk.rules.status.samples import TREND_WINDOW, days_left
 from cbk.rules.verification import drill_problems, overdue_before, verification_problems
 
@@ -33,10 +37,16 @@ REFRESH_ROWS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """What waits to go: open removals, how many of them a brake holds, the brakes, and the holds in force."""
+    """What waits to go: open removals, how many of them a brake holds, the brakes, and the holds in force.
+
+    `partial` counts the deletes that name an older version than the newest live one, which they keep; `allowance` is how much of
+    the brake's window is used, None where nothing was ever to go.
+    """
 
     removals: int
     braked: int
+    partial: int
+    allowance: Allowance | None
     brakes: list[Brake]
     holds: int
 
@@ -87,6 +97,8 @@ class Status:
     ordered: OverridesInForce
     dumps: list[DumpStanding]
     mirrors: list[MirrorStanding]
+    # When the last full read began, while another one looks for rows that came or went.
+    compared_at: datetime | None = None
 
     @property
     def is_protected(self) -> bool:
@@ -107,7 +119,7 @@ class Status:
         """
         if self.polled_at is None:
             return None
-        unprotected = (self.counts.oldest_unprotected_at, self.counts.oldest_declined_at)
+        unprotected = (self.counts.oldest_unprotected_at, self.counts.oldest_declined_at, self.compared_at)
         return min(instant for instant in (self.polled_at, *unprotected) if instant is not None)
 
 
@@ -122,12 +134,22 @@ def status_object(taken: Status) -> dict[str, Any]:
         "states": {state.value: count for state, count in sorted(counts.by_state.items())},
         "declined_rows": counts.declined_rows,
         "deleted_files": counts.deleted_files,
+        "declined_files": counts.declined_files,
+        "gone_files": counts.gone_files,
         "removals": taken.retention.removals,
         "held_by_brake": taken.retention.braked,
         "brakes": [
-            {"id": brake.id, "pulled_at": _text(brake.pulled_at), "removals": brake.removals, "stored_files": brake.stored_files}
+            {
+                "id": brake.id,
+                "pulled_at": _text(brake.pulled_at),
+                "removals": brake.removals,
+                "stored_files": brake.stored_files,
+                "reason": brake.reason,
+            }
             for brake in taken.retention.brakes
         ],
+        "partial_deletes": taken.retention.partial,
+        "allowance": _allowance_object(taken.retention.allowance),
         "holds": taken.retention.holds,
         "copies": counts.copies,
         "size": counts.size,
@@ -186,6 +208,13 @@ def status_object(taken: Status) -> dict[str, Any]:
     }
 
 
+def _allowance_object(allowance: Allowance | None) -> dict[str, Any]:
+    if allowance is None:
+        return {"used": 0, "waiting": 0, "allowed": None, "since": None}
+    since = allowance.since.isoformat()
+    return {"used": allowance.used, "waiting": allowance.waiting, "allowed": allowance.allowed, "since": since}
+
+
 def _text(instant: datetime | None) -> str | None:
     return instant.isoformat() if instant else None
 
@@ -210,9 +239,21 @@ def gather_status(context: Context) -> Status:
             find_doomed(context.catalog.links.deadlines(), now=counts.now, horizon=horizon(poll_interval, context.settings.lease))
         ),
     )
+    reading, doubts = reading_of(context, "files"), doubts_of(context)
+    if polled_at is not None:
+        problems += judge_source(
+            doubts,
+            ever_seen=context.catalog.rows.were_ever_seen(),
+            gone_files=counts.gone_files,
+            last_read_at=reading.last.finished_at if reading.last else None,
+            reading_since=reading.since,
+            reading_why=reading.why,
+            now=counts.now,
+            reconcile_interval=context.settings.reconcile_interval,
+        )
     retention = _retention(context, counts.now)
     overdue = context.catalog.removals.count_overdue(max(context.settings.poll_interval * LATE_INTERVALS, LATE_AT_LEAST))
-    problems += judge_retention(retention.brakes, overdue=0 if clock_problem else overdue)
+    problems += judge_retention(retention.brakes, overdue=0 if clock_problem or doubts else overdue)
     verification, drill = (
         context.catalog.verification.standing(overdue_before(counts.now, context.settings.verify_every)),
         last_drill(context),
@@ -253,6 +294,7 @@ def gather_status(context: Context) -> Status:
         ordered=ordered,
         dumps=dumps.dumps,
         mirrors=mirrors,
+        compared_at=reading.last.started_at if reading.last and reading.why == CAME_OR_WENT else None,
     )
 
 
@@ -268,7 +310,14 @@ def _ordered(context: Context, facts: dict[str, str]) -> OverridesInForce:
 def _retention(context: Context, now: datetime) -> Retention:
     removals, braked = context.catalog.removals.count_open()
     in_force = [hold for hold in context.catalog.holds.all() if hold.until is None or now < hold.until]
-    return Retention(removals=removals, braked=braked, brakes=context.catalog.brakes.all(BRAKE_HELD), holds=len(in_force))
+    return Retention(
+        removals=removals,
+        braked=braked,
+        partial=context.catalog.removals.count_partial(),
+        allowance=context.catalog.brakes.allowance(),
+        brakes=context.catalog.brakes.all(BrakeState.HELD),
+        holds=len(in_force),
+    )
 
 
 def _disk(context: Context, now: datetime) -> Disk:

@@ -16,10 +16,10 @@ from cbk.edges.filesystem.scratch import free_bytes, scratch_folder, scratch_pla
 from cbk.errors import ArchiveError, DestinationError, DestinationUnavailable, RootMissing
 from cbk.jobs.context import Context
 from cbk.jobs.verification.pacer import Pacer, Pause, alone
-from cbk.jobs.verification.reader import OnRead, Stopped, location_of
+from cbk.jobs.verification.reader import OnRead, Stopped
 from cbk.jobs.verification.verify import Task, verify
 from cbk.model import RestoreItem, Summary, Version
-from cbk.rules.intake.layout import restore_path
+from cbk.rules.intake.layout import location_of, restore_path
 from cbk.rules.text import counted
 from cbk.rules.verification import drill_is_due, restore_seconds
 

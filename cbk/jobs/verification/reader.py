@@ -8,10 +8,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from cbk.edges import host
-from cbk.edges.archive.archive import Archive
+from cbk.edges.archive.archive import Archive, FileIdentity
 from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, CopySwapped, RootMissing
 from cbk.model import Version, Written
-from cbk.rules.intake.layout import copy_location
+from cbk.rules.intake.layout import location_of
 from cbk.rules.verification import CopyFinding, damage_of
 
 OnRead = Callable[[int], None]
@@ -28,6 +28,10 @@ class CheckResult:
     finding: CopyFinding | None = None
     message: str = ""
     written: Written | None = None
+    # Whether readings of the same file differed: then the machine is ill, rather than the copy.
+    is_flaky: bool = False
+    # Which file was read, so that no other one is moved for it.
+    identity: FileIdentity | None = None
     stored: tuple[str, int] | None = None
 
 
@@ -86,13 +90,17 @@ def _look(archive: Archive, version: Version, *, quick: bool, on_read: OnRead) -
         archive.require()  # a disk that has just been unmounted misses every copy
         return CheckResult(finding=CopyFinding.MISSING, message=error.message)
     except CopyCorrupt as error:
-        return _damage(archive, version, error)
+        return _look_again(archive, version, error)
     except ArchiveError as error:
         return CheckResult(finding=CopyFinding.UNREADABLE, message=error.message)
+    return _compared(version, written)
+
+
+def _compared(version: Version, written: Written, *, is_flaky: bool = False) -> CheckResult:
     if version.stored_sha256 not in {None, written.stored_sha256}:
         message = f"{location_of(version)}: its content is whole, but the file is not the one that was written"
-        return CheckResult(finding=CopyFinding.ALTERED, message=message, written=written)
-    return CheckResult(written=written)
+        return CheckResult(finding=CopyFinding.ALTERED, message=message, written=written, is_flaky=is_flaky)
+    return CheckResult(written=written, is_flaky=is_flaky)
 
 
 def _read(archive: Archive, version: Version, *, quick: bool, on_read: OnRead) -> Written:
@@ -107,17 +115,29 @@ def _read(archive: Archive, version: Version, *, quick: bool, on_read: OnRead) -
     return archive.check(location, sha256=version.sha256, size=version.size, of=named, on_read=on_read)
 
 
-def _damage(archive: Archive, version: Version, error: CopyCorrupt) -> CheckResult:
+def _look_again(archive: Archive, version: Version, error: CopyCorrupt) -> CheckResult:
+    """A copy is bad only if two readings of the same file agree; the disk is asked each time, and not the page cache."""
+    location = location_of(version)
     try:
-        stored = archive.digest(location_of(version))
+        identity = archive.identify(location)
+        first = archive.digest(location)
+        if first[0] == version.stored_sha256:
+            size = version.size or 0
+            as_written = Written(sha256=version.sha256, size=size, stored_size=first[1], stored_sha256=first[0])
+            return CheckResult(written=as_written, is_flaky=True)
+        try:
+            named = (version.storage, version.key, version.number)
+            return _compared(version, archive.check(location, sha256=version.sha256, size=version.size, of=named), is_flaky=True)
+        except CopyCorrupt:
+            second = archive.digest(location)
+        if first != second or identity != archive.identify(location):
+            message = f"{location}: readings of it differ"
+            return CheckResult(finding=CopyFinding.UNREADABLE, message=message, is_flaky=True)
     except RootMissing:
         raise
+    except CopyMissing as missing:
+        return CheckResult(finding=CopyFinding.MISSING, message=missing.message)
     except ArchiveError as unreadable:
         return CheckResult(finding=CopyFinding.UNREADABLE, message=unreadable.message)
-    finding = CopyFinding.SWAPPED if isinstance(error, CopySwapped) else damage_of(stored[1], version.stored_size)
-    return CheckResult(finding=finding, message=error.message, stored=stored)
-
-
-def location_of(version: Version) -> str:
-    """Where the copy of a version lies, relative to the root."""
-    return copy_location(version.place, version.number)
+    finding = CopyFinding.SWAPPED if isinstance(error, CopySwapped) else damage_of(first[1], version.stored_size)
+    return CheckResult(finding=finding, message=error.message, stored=first, identity=identity)

@@ -17,10 +17,10 @@ from time import monotonic
 from cbk.edges.catalog import Scope
 from cbk.errors import ArchiveError, CopyMissing, DiskFailed, RootMissing, UsageError
 from cbk.jobs.context import Context
-from cbk.jobs.verification.reader import CheckResult, OnRead, Reads, Stopped, location_of, look_at
-from cbk.model import Summary, Version, Written
-from cbk.rules.intake.layout import object_key
-from cbk.rules.verification import UNREADABLE_LIMIT, CopyFinding, reason_of, sample_size, sampled
+from cbk.jobs.verification.reader import CheckResult, OnRead, Reads, Stopped, look_at
+from cbk.model import Claim, Summary, Version, Written
+from cbk.rules.intake.layout import location_of, object_key
+from cbk.rules.verification import BAD_IN_A_ROW_LIMIT, FLAKY_LIMIT, NONE_GOOD_LIMIT, CopyFinding, reason_of, sample_size, sampled
 
 # Keeps an SSD busy, and leaves room for the backups beside it.
 READERS = 2
@@ -127,8 +127,8 @@ def verify(
     `by` is who says so in the evidence. `quick` compares the bytes on the disk with those that were written, and inflates only what
     differs. `on_read` is told in the reading threads how many bytes came. Without `repair` nothing is changed, nor recorded.
 
-    Raises RootMissing where the disk is not mounted, and DiskFailed where many copies one after the other cannot be read: then the
-    disk is what is bad, and nothing is recorded of them.
+    Raises RootMissing where the disk is not mounted, and DiskFailed where many copies one after the other are bad or missing, or
+    readings of the same file differ: then the machine is what is bad, and nothing is recorded of them, nor moved.
     """
     context.require_disk()
     run = _Run(context, by=by, repair=repair, on_found=on_found)
@@ -142,7 +142,7 @@ def verify(
         stopped = True
     finally:
         run.record_good()
-    run.believe_unreadable()
+    run.end()
     seconds = monotonic() - run.started
     return Verified(stopped=stopped, copies=run.copies, size=run.size, read=reads.total, found=run.found, seconds=seconds)
 
@@ -159,17 +159,20 @@ class _Run:
     started: float = field(default_factory=monotonic)
     _good: list[tuple[Version, Written]] = field(default_factory=list)
     _recorded_at: float = field(default_factory=monotonic)
-    _unreadable: list[tuple[Version, CheckResult]] = field(default_factory=list)
+    flaky: int = 0
+    has_seen_good: bool = False
+    _doubts: list[tuple[Version, CheckResult]] = field(default_factory=list)
 
     def handle(self, version: Version, look: CheckResult) -> None:
         """Record what a reader saw."""
         self.copies += 1
         self.size += version.stored_size or 0
-        if look.finding is CopyFinding.UNREADABLE:
+        self._note_flaky(look)
+        if look.finding is not None and not look.finding.counts_still:
             self._doubt(version, look)
             return
-        if look.finding is not CopyFinding.MISSING:
-            self.believe_unreadable()
+        self.has_seen_good = True
+        self.believe_doubts()
         if look.finding is not None:
             self._note(version, look, look.finding)
         elif look.written is not None:
@@ -184,18 +187,41 @@ class _Run:
         self._good.clear()
         self._recorded_at = monotonic()
 
-    def believe_unreadable(self) -> None:
-        """The disk gives others, or there were few: what could not be read is a finding."""
-        for version, look in self._unreadable:
-            self._note(version, look, CopyFinding.UNREADABLE)
-        self._unreadable.clear()
+    def end(self) -> None:
+        """What is still in doubt is believed, unless nothing at all was good. Raises DiskFailed then."""
+        if not self.has_seen_good and len(self._doubts) >= NONE_GOOD_LIMIT:
+            raise self._illness()
+        self.believe_doubts()
+
+    def believe_doubts(self) -> None:
+        """The disk gives others, or there were few: what was bad is a finding."""
+        for version, look in self._doubts:
+            if look.finding is not None:
+                self._note(version, look, look.finding)
+        self._doubts.clear()
 
     def _doubt(self, version: Version, look: CheckResult) -> None:
-        self._unreadable.append((version, look))
-        if len(self._unreadable) >= UNREADABLE_LIMIT:
+        """Everything stays in its place while so many are bad one after the other as no chance explains."""
+        self._doubts.append((version, look))
+        if len(self._doubts) >= BAD_IN_A_ROW_LIMIT:
+            raise self._illness()
+
+    def _illness(self) -> DiskFailed:
+        kinds = sorted({look.finding.value for _, look in self._doubts if look.finding is not None})
+        return DiskFailed(
+            f"{len(self._doubts)} copies one after the other are {' or '.join(kinds)}, the last one: {self._doubts[-1][1].message}",
+            hint=(
+                "it is the disk, its mount or the machine's memory rather than the copies, and all of them stay in their places: "
+                "see the system's log (dmesg), the cable, the disk's health (smartctl)"
+            ),
+        )
+
+    def _note_flaky(self, look: CheckResult) -> None:
+        self.flaky += look.is_flaky
+        if self.flaky >= FLAKY_LIMIT:
             raise DiskFailed(
-                f"{len(self._unreadable)} copies one after the other could not be read, the last one: {look.message}",
-                hint="it is the disk rather than the copies: see the system's log (dmesg), its cable, its health (smartctl)",
+                f"{self.flaky} copies gave different bytes when they were read twice",
+                hint="it is the machine's memory, its cable or its disk, and everything stays in its place: test them (memtest86+)",
             )
 
     def _note(self, version: Version, look: CheckResult, finding: CopyFinding) -> None:
@@ -226,18 +252,20 @@ class _Run:
         if claim is None:
             return None
         try:
-            quarantined, trouble = self._put_aside(found, look, now) if found.finding.leaves_bytes else (None, "")
+            quarantined, trouble = self._put_aside(claim, found, look, now) if found.finding.leaves_bytes else (None, "")
         finally:
             # Whoever took over a claim that was slept through goes on with it.
             work.give_back([claim], timedelta(0), reason=reason)
         message = f"{found.message}; {trouble}" if trouble else found.message
         return Found(version=found.version, finding=found.finding, message=message, quarantined=quarantined, again=True)
 
-    def _put_aside(self, found: Found, look: CheckResult, now: datetime) -> tuple[str | None, str]:
+    def _put_aside(self, claim: Claim, found: Found, look: CheckResult, now: datetime) -> tuple[str | None, str]:
         """Where the bytes are now, and what went wrong with that: bytes that stay are put aside by the backup that follows."""
         archive, quarantined = self.context.archive, None
+        if self.context.catalog.work.renew([claim], self.context.settings.lease):
+            return None, "another worker has taken it over"
         try:
-            quarantined = archive.quarantine(location_of(found.version))
+            quarantined = archive.quarantine(location_of(found.version), only=look.identity)
             archive.describe(quarantined, _evidence(found, look, now, self.by))
         except RootMissing:
             raise

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from cbk.model import AcceptedRow, CopyHeader, SourceRow
 from cbk.rules.intake.intake import FileName, NewFile
-from cbk.rules.intake.layout import bucket_folder, copy_location, place_key, places
+from cbk.rules.intake.layout import bucket_folder, copy_location, place_key, places, variant_of
 from cbk.rules.intake.rows import read_row
 
 
@@ -32,6 +32,7 @@ class PlacedCopy:
     row: AcceptedRow
     bucket: str
     place: str
+    variant: str = ""
 
     @property
     def file_name(self) -> FileName:
@@ -49,10 +50,10 @@ class RebuildProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownFile:
-    """What the catalog knows of a file: the folder of its copies, and the numbers of its versions."""
+    """What the catalog knows of a file: the folder of its copies, and the number and the SHA-256 of each of its versions."""
 
     place: str
-    numbers: AbstractSet[int]
+    versions: AbstractSet[tuple[int, str]]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,8 +90,9 @@ def place_copy(found: FoundCopy, bucket_of: Callable[[str], str]) -> PlacedCopy 
     folder = found.location.partition("/")[0]
     for bucket in (bucket_of(row.storage), folder):
         for place in places(bucket, row.key, row.storage):
-            if bucket_folder(bucket) == folder and copy_location(place, row.number) == found.location:
-                return PlacedCopy(found=found, row=row, bucket=bucket, place=place)
+            for variant in ("", variant_of(row.sha256)):
+                if bucket_folder(bucket) == folder and copy_location(place, row.number, variant) == found.location:
+                    return PlacedCopy(found=found, row=row, bucket=bucket, place=place, variant=variant)
     return RebuildProblem(location=found.location, reason=f"its header says that it is {_label(row)}, which does not belong there")
 
 
@@ -104,7 +106,7 @@ def plan_rebuild(
     """
     plan = RebuildPlan()
     folders = {name: file.place for name, file in known.items()}
-    numbers = {name: set(file.numbers) for name, file in known.items()}
+    versions = {name: set(file.versions) for name, file in known.items()}
     owned = dict(owners)
     for copy in copies:
         name, key = copy.file_name, place_key(copy.place)
@@ -114,13 +116,13 @@ def plan_rebuild(
             plan.problems.append(_left_out(copy, f"it is another copy of {_label(copy.row)}, which belongs to {where}"))
         elif owner != name:
             plan.problems.append(_left_out(copy, f"it is {_label(copy.row)}, but its folder is that of {'/'.join(owner)}"))
-        elif copy.row.number in numbers.get(name, ()):
+        elif (copy.row.number, copy.row.sha256) in versions.get(name, ()):
             plan.known += 1
         else:
             if name not in folders:
                 plan.files.append(_new_file(copy, key))
                 folders[name], owned[key] = copy.place, name
-            numbers.setdefault(name, set()).add(copy.row.number)
+            versions.setdefault(name, set()).add((copy.row.number, copy.row.sha256))
             plan.copies.append(copy)
     return plan
 

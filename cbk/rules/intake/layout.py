@@ -29,7 +29,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 
-COPY_NAME = re.compile(r"v[0-9]+\.gzip")
+from cbk.model import Version
+
+COPY_NAME = re.compile(r"v[0-9]+(?:-[0-9a-f]{32})?\.gzip")
 # Folders of the root in which no copies lie.
 NOT_BUCKETS = frozenset({".cbk", "lost+found"})
 SEGMENT_MAX_BYTES = 255  # NAME_MAX of Linux file systems; exFAT and NTFS count 255 UTF-16 units, which are never more
@@ -72,9 +74,22 @@ def split_key(key: str) -> tuple[str, str]:
     return path + slash, name
 
 
-def copy_location(place: str, number: int) -> str:
-    """Where version `number` of the file at `place` lies, relative to the root."""
-    return f"{place}/v{number}.gzip"
+def copy_location(place: str, number: int, variant: str = "") -> str:
+    """Where version `number` of the file at `place` lies, relative to the root.
+
+    A file that is deleted and created again may have two versions of one number. The later one's name ends in its `variant`.
+    """
+    return f"{place}/v{number}{f'-{variant}' if variant else ''}.gzip"
+
+
+def location_of(version: Version) -> str:
+    """Where the copy of a version lies, relative to the root."""
+    return copy_location(version.place, version.number, version.variant)
+
+
+def variant_of(sha256: str) -> str:
+    """What tells a copy's name from that of another version of the same number: the beginning of its SHA-256."""
+    return sha256[:32]
 
 
 def is_copy_location(location: str) -> bool:

@@ -60,6 +60,14 @@ def name_of(row: SourceRow) -> tuple[str, str] | None:
         return None
 
 
+def number_of(row: SourceRow) -> int | None:
+    """The Version that a row speaks of, also where it is declined for another reason. None where that makes no sense."""
+    try:
+        return _number(row.version)
+    except _Declined:
+        return None
+
+
 def _source_id(value: str) -> str:
     if len(value) > ID_MAX_CHARACTERS:
         raise _Declined(f"Id is longer than {ID_MAX_CHARACTERS} characters")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cbk.model import Version, VersionState
+from cbk.rules.lifecycle import StateEvent
 
 # After so many failed attempts a version no longer keeps an older one waiting: an old copy beats none.
 PATIENCE_ATTEMPTS = 3
@@ -16,34 +17,38 @@ _OUT_OF_REACH = frozenset({VersionState.EXPIRED, VersionState.MISSING, VersionSt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """A version's new state and reason; `due`: it is to be fetched now (True), not at all (False), or as before (None)."""
+    """What happens to a version, why, and whether it is to be fetched now (`due`) or not at all as things stand."""
 
     version_id: int
-    state: VersionState
+    event: StateEvent
     reason: str
-    due: bool | None = None
+    due: bool
 
 
 def plan_versions(versions: Iterable[Version], keep_versions: int) -> list[Transition]:
-    """What changes among the versions of one file, given in any order.
+    """What changes among the versions of one file, given in any order; in linear time, however many there are.
 
-    The newest `keep_versions` are fetched. An older one without a copy is superseded once a newer one is stored; until then it
-    waits, unless no newer one can be had: then it is fetched, newest first.
+    The newest `keep_versions` live ones are fetched. An older one without a copy is superseded once a newer live one is stored;
+    until then it waits, unless no newer one can be had: then it is fetched, newest first. Only what is live supersedes: a version
+    whose row is gone, or deleted, says nothing about the others. Where nothing is live, what is deleted counts as if it were.
     """
-    ordered = sorted(versions, key=lambda version: version.number, reverse=True)
-    transitions = [_place_in_line(version, ordered[:rank], rank < keep_versions) for rank, version in enumerate(ordered)]
-    return [transition for transition in transitions if transition is not None]
-
-
-def _place_in_line(version: Version, newer: Sequence[Version], kept: bool) -> Transition | None:  # noqa: FBT001 - private
-    if version.state in _SETTLED:
-        return None
-    stored = next((other for other in newer if other.state is VersionState.STORED), None)
-    if kept or (stored is None and all(_cannot_be_had(other) for other in newer)):
-        return _want(version)
-    if stored is not None:
-        return _supersede(version, stored)
-    return _wait(version, newer[0])
+    listed = list(versions)
+    wanted = [version for version in listed if version.live] or [version for version in listed if version.deleted]
+    transitions = []
+    newest: Version | None = None
+    stored: Version | None = None
+    others_cannot_be_had = True
+    for rank, version in enumerate(sorted(wanted, key=lambda version: version.number, reverse=True)):
+        if version.state not in _SETTLED or (version.state is VersionState.PRUNED and version.live):
+            kept = rank < keep_versions or (stored is None and others_cannot_be_had)
+            transition = _want(version) if kept else _supersede(version, stored) if stored else _wait(version, newest)
+            if transition is not None:
+                transitions.append(transition)
+        newest = newest or version
+        if stored is None and version.state is VersionState.STORED:
+            stored = version
+        others_cannot_be_had = others_cannot_be_had and _cannot_be_had(version)
+    return transitions
 
 
 def _cannot_be_had(version: Version) -> bool:
@@ -57,22 +62,24 @@ def _is_overwritten(version: Version) -> bool:
 
 
 def _want(version: Version) -> Transition | None:
+    if version.state is VersionState.PRUNED:
+        return Transition(version_id=version.id, event=StateEvent.CREATED_AGAIN, reason="created again", due=True)
     waiting = version.state is VersionState.PENDING and version.due_at is None
     returning = version.state is VersionState.SUPERSEDED and not _is_overwritten(version)
     if not waiting and not returning:
         return None
-    return Transition(version_id=version.id, state=VersionState.PENDING, reason="waits to be fetched", due=True)
+    return Transition(version_id=version.id, event=StateEvent.WANTED, reason="waits to be fetched", due=True)
 
 
 def _supersede(version: Version, stored: Version) -> Transition | None:
-    if version.state is VersionState.SUPERSEDED:
+    if version.state in {VersionState.SUPERSEDED, VersionState.PRUNED}:
         return None
-    return Transition(version_id=version.id, state=VersionState.SUPERSEDED, reason=f"v{stored.number} is stored", due=False)
+    return Transition(version_id=version.id, event=StateEvent.OVERTAKEN, reason=f"v{stored.number} is stored", due=False)
 
 
-def _wait(version: Version, newest: Version) -> Transition | None:
-    if version.state is not VersionState.PENDING or (version.due_at is None and version.reason):
+def _wait(version: Version, newest: Version | None) -> Transition | None:
+    if newest is None or version.state is not VersionState.PENDING or (version.due_at is None and version.reason):
         return None
     return Transition(
-        version_id=version.id, state=VersionState.PENDING, reason=f"waits for v{newest.number}, which is newer", due=False
+        version_id=version.id, event=StateEvent.WAITS, reason=f"waits for v{newest.number}, which is newer", due=False
     )

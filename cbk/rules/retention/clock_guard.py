@@ -67,6 +67,24 @@ def judge_clock(reading: ClockReading, memory: ClockMemory, *, policy: ClockPoli
     return _went_back(reading, memory) or _differs(reading) or _jumped(reading, memory) or _unsynchronised(reading, policy)
 
 
+def put_forward(reading: ClockReading, memory: ClockMemory) -> timedelta:
+    """By how much the clock was put forward since it was last trusted, as far as nothing proves that the time did pass.
+
+    What was noted before waits as much longer. While a machine was off, time passed: but only clocks that a service kept, before
+    and since, say how much.
+    """
+    if reading.uptime is None or memory.latest is None:
+        return timedelta(0)
+    boot = memory.boots.get(reading.boot) if reading.boot is not None else None
+    if boot is not None and reading.uptime >= boot.seen_uptime:
+        unexplained = (reading.now - boot.seen_at) - (reading.uptime - boot.seen_uptime)
+    else:
+        unexplained = (reading.now - memory.latest) - reading.uptime
+        if reading.synchronised and any(each.synchronised for each in memory.boots.values()):
+            return timedelta(0)
+    return unexplained if unexplained > CLOCK_STEP else timedelta(0)
+
+
 def remember(reading: ClockReading, memory: ClockMemory) -> ClockMemory:
     """The memory after a reading that is trusted."""
     boots = {name: boot for name, boot in memory.boots.items() if reading.now - boot.seen_at <= FORGET_BOOTS}

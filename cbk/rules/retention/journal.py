@@ -3,7 +3,7 @@
 It is one JSON object per line, in ASCII. The first line says what it is and how many of each follow; every other one has a `crc32`
 of what it holds, so that a damaged line costs that line alone, and never turns into an earlier end of a grace.
 
-    {"journal":"cbk-retention","format":1,"written_at":"2026-03-01T12:00:00+00:00","holds":1,"removals":1}
+    {"journal":"cbk-retention","format":2,"written_at":"2026-03-01T12:00:00+00:00","holds":1,"removals":1}
     {"hold":{"storage":null,"key":"cars/","is_prefix":true, ...},"crc32":"89abcdef"}
     {"removal":{"kind":"deleted","delete_id":"7", ...},"crc32":"01234567"}
 """
@@ -21,7 +21,7 @@ from typing import Any
 from cbk.model import Hold, RemovalKind
 
 JOURNAL_NAME = "retention.jsonl"
-FORMAT = 1
+_FORMAT = 2
 
 _MARK = "cbk-retention"
 _NUMBER_MAX = 2**63 - 1  # what the catalog can hold
@@ -35,7 +35,8 @@ class JournalRemoval:
     """A `model.Removal` with names instead of the catalog's own ids.
 
     `storage` and `key` are None where the delete-log row names no file that the kit knows; `number` is the version that was
-    replaced, None for a deleted file. `rows_through` is the highest Id of the files table when the delete was first seen.
+    replaced, None for a deleted file, and `sha256` tells it from another version of that number. `covers` are the rows that a
+    delete covers, as (Id, Version, SHA-256); a journal of an earlier release has none.
     """
 
     kind: RemovalKind
@@ -46,8 +47,10 @@ class JournalRemoval:
     storage: str | None = None
     key: str | None = None
     number: int | None = None
+    sha256: str | None = None
     through: int | None = None
-    rows_through: int | None = None
+    deleted_at: str | None = None
+    covers: tuple[tuple[str, int, str], ...] = ()
     outcome: str = ""
     open: bool = True
 
@@ -67,7 +70,7 @@ def encode_journal(holds: Iterable[Hold], removals: Iterable[JournalRemoval], wr
     hold_lines = [_line("hold", {name: value for name, value in _values_of(hold).items() if name != "id"}) for hold in holds]
     removal_lines = [_line("removal", _values_of(removal)) for removal in removals]
     counts = {"holds": len(hold_lines), "removals": len(removal_lines)}
-    first = _json({"journal": _MARK, "format": FORMAT, "written_at": written_at.isoformat(), **counts})
+    first = _json({"journal": _MARK, "format": _FORMAT, "written_at": written_at.isoformat(), **counts})
     return "".join(f"{line}\n" for line in (first, *hold_lines, *removal_lines)).encode("ascii")
 
 
@@ -81,8 +84,8 @@ def decode_journal(content: bytes) -> Journal:
     except _UNREADABLE:
         journal.problems.append("line 1 is damaged")
     else:
-        if tree_format > FORMAT:
-            journal.problems.append(f"it has format {tree_format}, this release knows {FORMAT}: nothing of it was read")
+        if tree_format > _FORMAT:
+            journal.problems.append(f"it has format {tree_format}, this release knows {_FORMAT}: nothing of it was read")
             return journal
     for number, line in enumerate(rest, start=2):
         try:
@@ -137,7 +140,7 @@ def _read_line(journal: Journal, line: bytes) -> None:
 
 
 def _read_fields(body: Mapping[str, Any], readers: Mapping[str, _Reader]) -> dict[str, Any]:
-    return {name: read(body[name]) for name, read in readers.items()}
+    return {name: read(body[name]) for name, read in readers.items() if name in body or name not in _SINCE_FORMAT_2}
 
 
 def _text(value: object) -> str:
@@ -165,6 +168,12 @@ def _instant(value: object) -> datetime:
     return instant.astimezone(UTC)
 
 
+def _covers(value: object) -> tuple[tuple[str, int, str], ...]:
+    if not isinstance(value, list):
+        raise TypeError(value)
+    return tuple((_text(row_id), _whole(number), _text(sha256)) for row_id, number, sha256 in value)
+
+
 def _or_none(read: _Reader) -> _Reader:
     return lambda value: None if value is None else read(value)
 
@@ -177,6 +186,7 @@ _HOLD_FIELDS: Mapping[str, _Reader] = {
     "reason": _text,
     "created_at": _or_none(_instant),
 }
+_SINCE_FORMAT_2 = frozenset({"sha256", "deleted_at", "covers"})
 _REMOVAL_FIELDS: Mapping[str, _Reader] = {
     "kind": lambda value: RemovalKind(_text(value)),
     "first_seen_at": _instant,
@@ -187,7 +197,9 @@ _REMOVAL_FIELDS: Mapping[str, _Reader] = {
     "key": _or_none(_text),
     "number": _or_none(_whole),
     "through": _or_none(_whole),
-    "rows_through": _or_none(_whole),
+    "sha256": _or_none(_text),
+    "deleted_at": _or_none(_text),
+    "covers": _covers,
     "outcome": _text,
     "open": _flag,
 }

@@ -6,7 +6,7 @@ than a grace that has passed, and the last verified copy of a file that is not d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -31,7 +31,7 @@ class Remove:
 Decision = Keep | Remove
 
 
-def decide(
+def decide(  # noqa: PLR0911 - one answer after the other, in their order
     version: Version,
     *,
     removal: Removal,
@@ -40,17 +40,22 @@ def decide(
     now: datetime,
     grace: timedelta,
     keep_versions: int,
-) -> Decision:
-    """Whether `version`, which `removal` covers, goes now. `versions` are all versions of its file, `holds` all that there are.
+) -> Decision | None:
+    """Whether `version`, which `removal` is about, goes now. `versions` are all versions of its file, `holds` all that there are.
 
-    A shorter `grace` than the one that was in force when the removal was first seen shortens nothing; a longer one counts.
+    None: the removal no longer concerns it, because another row brings it. A shorter `grace` than the one that was in force when
+    the removal was first seen shortens nothing; a longer one counts.
     """
+    if removal.kind is RemovalKind.DELETED and not version.deleted:
+        return None
+    due_at = when_due(removal, grace)
+    if due_at is None:
+        return Keep(reason="no row that it names was ever seen")
     hold = next((hold for hold in holds if hold.covers(version.storage, version.key, now)), None)
     if hold is not None:
         return Keep(reason=f"on hold{': ' + hold.reason if hold.reason else ''}", until=hold.until)
     if removal.braked:
         return Keep(reason=f"held by brake {removal.brake_id}: `cbk prune --approve {removal.brake_id}` lets it go")
-    due_at = when_due(removal, grace)
     if now < due_at:
         return Keep(reason="its grace has not passed", until=due_at)
     if version.claimed_until is not None and now < version.claimed_until:
@@ -61,13 +66,16 @@ def decide(
     return _decide_replaced(version, others, keep_versions)
 
 
-def when_due(removal: Removal, grace: timedelta) -> datetime:
-    """The end of the grace: as it was promised when the removal was first seen, or later where the setting has grown since."""
-    return max(removal.due_at, removal.first_seen_at + grace)
+def when_due(removal: Removal, grace: timedelta) -> datetime | None:
+    """The end of the grace: as it was promised when the removal was first seen, or later where the setting has grown since.
+
+    None: it has not begun.
+    """
+    return None if removal.due_at is None else max(removal.due_at, removal.first_seen_at + grace)
 
 
 def _decide_deleted(version: Version, removal: Removal, others: list[Version]) -> Decision:
-    live = [other for other in others if not other.deleted and other.state is not VersionState.PRUNED]
+    live = [other for other in others if other.live]
     if version.state is VersionState.STORED and live and not any(other.state is VersionState.STORED for other in live):
         newest = max(live, key=lambda other: other.number)
         return Keep(reason=f"the file was created again, and v{newest.number} has no copy yet: this is its only one")
@@ -75,7 +83,7 @@ def _decide_deleted(version: Version, removal: Removal, others: list[Version]) -
 
 
 def _decide_replaced(version: Version, others: list[Version], keep_versions: int) -> Decision:
-    newer = sorted(other.number for other in others if other.number > version.number and other.state is VersionState.STORED)
+    newer = sorted(other.number for other in others if _replaces(other, version))
     if len(newer) >= keep_versions:
         return Remove(reason=f"v{newer[0]} has replaced it, and the grace has passed")
     if newer:
@@ -86,35 +94,26 @@ def _decide_replaced(version: Version, others: list[Version], keep_versions: int
     return Keep(reason="no newer version of its file has a copy")
 
 
-def is_replaced(version: Version, versions: Iterable[Version], keep_versions: int) -> bool:
-    """Whether so many newer versions are stored that this copy may go when a grace has passed."""
-    newer = [other for other in versions if other.number > version.number and other.state is VersionState.STORED]
-    return version.state is VersionState.STORED and len(newer) >= keep_versions
+def is_replaced(version: Version, newer_stored: int, keep_versions: int) -> bool:
+    """Whether so many newer live versions are stored that this copy may go when a grace has passed."""
+    return version.state is VersionState.STORED and not version.deleted and newer_stored >= keep_versions
 
 
-def covered_through(named: int, created: Mapping[int, object], deleted_at: object) -> int:
-    """The highest version that a delete covers: of those known, by number, with the creation dates of their rows.
-
-    Everything that is known when the delete is first seen is covered, whichever version its row names: but where the application
-    tells when the file was deleted and when its versions were created, one that was created afterwards is a re-creation. These
-    dates only ever keep more.
-    """
-    later = [number for number, date in created.items() if number > named and _is_after(date, deleted_at)]
-    covered = [number for number in [named, *created] if not later or number < min(later)]
-    return max(covered)
-
-
-def _is_after(created_at: object, deleted_at: object) -> bool:
-    created, deleted = _instant(created_at), _instant(deleted_at)
-    if created is None or deleted is None or (created.tzinfo is None) != (deleted.tzinfo is None):
-        return False
-    return created > deleted
+def replaced_versions(versions: Iterable[Version], keep_versions: int) -> tuple[list[Version], list[Version]]:
+    """Of the versions of one file, the copies that newer live ones have replaced, and the older ones that stay all the same."""
+    replaced: list[Version] = []
+    kept: list[Version] = []
+    newer_stored = 0
+    for version in sorted(versions, key=lambda version: (version.number, version.live), reverse=True):
+        if is_replaced(version, newer_stored, keep_versions):
+            replaced.append(version)
+        elif version.state is VersionState.STORED and not version.newest and not version.deleted:
+            kept.append(version)
+        newer_stored += version.live and version.state is VersionState.STORED
+    return replaced, kept
 
 
-def _instant(value: object) -> datetime | None:
-    if isinstance(value, datetime):
-        return value
-    try:
-        return datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
+def _replaces(other: Version, version: Version) -> bool:
+    """A version whose row is gone, or deleted, replaces nothing."""
+    later = (other.number, other.live) > (version.number, version.live)
+    return later and other.live and other.state is VersionState.STORED

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from cbk.model import Brake, VersionState
+from cbk.rules.intake.reading import CAME_OR_WENT
 from cbk.rules.text import counted
 
 # A poll may be late by so many intervals, or by this time, whichever is longer, before it counts as missing.
@@ -15,6 +16,9 @@ LATE_INTERVALS = 3
 LATE_AT_LEAST = timedelta(minutes=2)
 # Work that waits for so many leases (or for LATE_AT_LEAST, if that is longer), with no worker that took any, is not just queued.
 LATE_LEASES = 3
+
+# Every row is compared within CBK_RECONCILE_INTERVAL; it may be late by this part.
+READ_LATE = 1.5
 
 HINTS = {
     VersionState.PENDING: "waits for a worker: `celery -A cbk worker` and `celery -A cbk beat` do the work",
@@ -42,6 +46,8 @@ class Kind(StrEnum):
     MISMATCH = "mismatch"
     UNFETCHED = "unfetched"
     ROWS = "rows"
+    SOURCE = "source"
+    GONE = "gone"
     BRAKE = "brake"
     REMOVALS = "removals"
     VERIFY = "verify"
@@ -68,6 +74,14 @@ _STATE_KINDS = {
     VersionState.MISMATCH: Kind.MISMATCH,
     VersionState.DECLINED: Kind.ROWS,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """Why the application's tables may hold what is not seen of them, and what to do about it."""
+
+    message: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +129,70 @@ def judge(
     return problems
 
 
+def judge_source(
+    doubts: Iterable[Doubt],
+    *,
+    ever_seen: bool,
+    gone_files: int,
+    last_read_at: datetime | None,
+    reading_since: datetime | None,
+    reading_why: str,
+    now: datetime,
+    reconcile_interval: timedelta,
+) -> list[Problem]:
+    """What cannot be read of the application's tables, or was not compared: nothing of it is "nothing".
+
+    `last_read_at` is when every row was read last, `reading_since` when the full read began that is under way, and why.
+    """
+    problems = [Problem(kind=Kind.SOURCE, message=doubt.message, hint=doubt.hint, about=doubt.message) for doubt in doubts]
+    if not ever_seen:
+        problems.append(
+            Problem(
+                kind=Kind.SOURCE,
+                message='no row was ever seen in "ObjectStorageFiles"',
+                hint="does the application write its uploads there, and does CBK_SOURCE_URL name its database? `cbk doctor` looks",
+                about="empty",
+            )
+        )
+    elif last_read_at is None or not timedelta(0) <= now - last_read_at <= max(reconcile_interval * READ_LATE, LATE_AT_LEAST):
+        ago = "" if last_read_at is None else f" for {describe_age(now - last_read_at)}"
+        begun = "" if reading_since is None else "; a full read is under way"
+        problems.append(
+            Problem(
+                kind=Kind.SOURCE,
+                message=f"not every row was compared{ago}{begun}",
+                hint="polls do this some pages at a time: are they running? `cbk status --watch` shows how it goes",
+                about="compare",
+            )
+        )
+    elif reading_since is not None and reading_why == CAME_OR_WENT:
+        problems.append(
+            Problem(
+                kind=Kind.SOURCE,
+                message=f"rows came or went, and which is being looked for since {describe_age(now - reading_since)}",
+                hint="every row is read, some pages per poll; this ends by itself",
+                about="compare",
+            )
+        )
+    if gone_files:
+        named = (
+            "1 file has a copy here, and its rows are"
+            if gone_files == 1
+            else f"{gone_files} files have copies here, and their rows are"
+        )
+        problems.append(
+            Problem(
+                kind=Kind.GONE,
+                message=f"{named} gone without a delete: the copies are kept",
+                hint=(
+                    "`cbk ls --gone` lists them. If they were deleted, write their rows' Ids into the delete log; "
+                    "if all is well as it is, `cbk prune --accept-gone`"
+                ),
+            )
+        )
+    return problems
+
+
 def judge_workers(
     *, waiting: int, waiting_since: datetime | None, at_work: bool, taken_at: datetime | None, now: datetime, lease: timedelta
 ) -> list[Problem]:
@@ -143,7 +221,7 @@ def judge_retention(brakes: Iterable[Brake], *, overdue: int) -> list[Problem]:
     problems = [
         Problem(
             kind=Kind.BRAKE,
-            message=f"{counted(brake.removals, 'removal is', 'removals at once are')} held back by brake {brake.id}",
+            message=f"{counted(brake.removals, 'removal is', 'removals are')} held back by brake {brake.id}{_because(brake)}",
             hint=f"`cbk prune --plan` lists them; `cbk prune --approve {brake.id}` or `--reject {brake.id}` decides",
             about=str(brake.id),
         )
@@ -158,6 +236,10 @@ def judge_retention(brakes: Iterable[Brake], *, overdue: int) -> list[Problem]:
             )
         )
     return problems
+
+
+def _because(brake: Brake) -> str:
+    return f": {brake.reason}" if brake.reason else ""
 
 
 def _poll_problems(polled_at: datetime | None, poll_problem: str | None, now: datetime, poll_interval: timedelta) -> list[Problem]:

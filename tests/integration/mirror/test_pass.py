@@ -71,6 +71,8 @@ def test_a_pruned_copy_stays_there_for_the_mirrors_own_grace(make_mirrored):
     rows = fill(mirrored.site)
     mirrored.run(by_person=True)
     mirrored.site.delete(rows[0])
+    mirrored.site.poll()
+    mirrored.site.pass_grace()
     mirrored.site.let_go()
     assert len(mirrored.site.copies()) == 4
     assert mirrored.run().done[0].removed == 0
@@ -87,6 +89,8 @@ def test_what_an_attacker_has_pruned_stays_there_and_many_at_once_wait_for_a_per
     mirrored.run(by_person=True)
     for row in rows[:4]:
         mirrored.site.delete(row)
+    mirrored.site.poll()
+    mirrored.site.pass_grace()
     mirrored.site.let_go()
     assert len(mirrored.site.copies()) == 2
     mirrored.site.reopen(brake_files=1)
@@ -104,6 +108,8 @@ def test_an_append_only_mirror_removes_nothing(make_mirrored):
     rows = fill(mirrored.site)
     mirrored.run(by_person=True)
     mirrored.site.delete(rows[0])
+    mirrored.site.poll()
+    mirrored.site.pass_grace()
     mirrored.site.let_go()
     mirrored.run()
     mirrored.pass_time(MONTH)
@@ -116,6 +122,8 @@ def test_a_version_that_comes_back_ends_its_grace(make_mirrored):
     rows = fill(mirrored.site)
     mirrored.run(by_person=True)
     mirrored.site.delete(rows[0])
+    mirrored.site.poll()
+    mirrored.site.pass_grace()
     mirrored.site.let_go()
     mirrored.run()
     assert any(row.gone_at is not None for row in mirrored.ledger().values())
