@@ -28,8 +28,10 @@ from cbk.jobs.verification import scheduled as scrub_job
 from cbk.jobs.verification.verify import Found
 from cbk.model import Summary
 from cbk.rules.messages import read_id, read_ids, read_number, read_text
+from cbk.rules.text import as_size
 
 PAUSE_STEP_SECONDS = 0.2
+PROGRESS_SECONDS = 10.0
 
 
 def _run(task: Any, name: str, work: Callable[[], Summary]) -> str:
@@ -146,13 +148,32 @@ def drill(self: Any, *, if_due: bool = False) -> str:
     return _run(self, "drill", lambda: drill_job.drill_by_worker(context(), pause=_pause, if_due=if_due))
 
 
+class Progress:
+    """Told of bytes: Flower shows how many came as the task's state, every so often, as long as Redis takes it."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._bytes = 0
+        self._shown_at = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        """So many bytes more."""
+        self._bytes += count
+        if time.monotonic() - self._shown_at >= PROGRESS_SECONDS:
+            self._shown_at = time.monotonic()
+            try:
+                self._task.send_event(f"task-{as_size(self._bytes)}", retry=False)
+            except Exception:  # noqa: BLE001 - nothing waits for what is only shown
+                self._shown_at = float("inf")
+
+
 @app.task(bind=True, name="cbk.dump", throws=(CbkError,))
 def dump(self: Any, name: str, *, if_due: bool = False) -> str:
     """Take the dump `name`; with `if_due` only if its schedule says so, and then whatever else is due for it."""
 
     def work() -> Summary:
         named = read_text(name)
-        summary = dump_job.take_dump(context(), named, pause=_pause, if_due=if_due)
+        summary = dump_job.take_dump(context(), named, pause=_pause, if_due=if_due, on_bytes=Progress(self))
         return dump_upkeep.tidy(context(), named, pause=_pause, after=summary)
 
     return _run(self, "dump", work)

@@ -147,6 +147,23 @@ def test_a_file_of_the_application_cannot_take_a_dumps_place(site):
     assert row
 
 
+def test_nor_the_place_of_its_roles(site):
+    take(site)
+    site.upload("shop/roles.txt", b"mine", storage="dumps")
+    site.work()
+    assert site.versions()[("shop/roles.txt", 1)].place == "dumps/shop/roles.txt"
+
+
+def test_a_dump_whose_rows_cannot_be_counted_is_stored_all_the_same(site, monkeypatch):
+    def broken(_source):
+        raise DumpBroken("the connection broke")
+
+    monkeypatch.setattr("cbk.edges.dump.sqlite.SqliteSource.rows", broken)
+    take(site)
+    assert versions(site)[0].rows is None
+    assert drill_dump(site.context, site.context.catalog.dumps.get("shop"), versions(site)[0], tick=nothing) == ""
+
+
 def test_a_dump_does_not_take_the_place_of_a_file(site):
     site.upload("shop.txt", b"mine", storage="dumps")
     site.work()

@@ -1,10 +1,13 @@
 """What may be configured for a dump, and how mistakes are named."""
 
+import tomllib
 from datetime import timedelta
 
 import pytest
 
+from cbk.jobs.admin.setup import masked, written
 from cbk.rules.dump.spec import DEFAULT_KEEP, DumpKind, KeepRules, parse_dump, parse_dumps
+from cbk.settings import parse_settings
 
 URL = "postgresql://backup:secret@db.example.com:5433/app?sslmode=require"
 
@@ -99,3 +102,14 @@ def test_every_problem_of_every_dump_is_named_at_once():
 
 def test_durations_are_read_as_everywhere():
     assert parse_dump("app", {"url": URL, "jitter": "1h", "timeout": "2h"}).jitter == timedelta(hours=1)
+
+
+def test_the_file_of_settings_holds_dumps_and_a_person_is_not_shown_them():
+    options = {"url": URL, "keep": {"daily": 7, "weekly": 4}, "roles": True}
+    values = {
+        "source_url": "sqlite:////srv/app.db",
+        "dumps": {"app": options, "own": {"command": ["sh", "-c", 'echo "x"'], "kind": "raw"}},
+    }
+    assert tomllib.loads(written(values)) == values
+    assert set(parse_settings(values).dumps) == {"app", "own"}
+    assert "secret" not in str(masked(values))

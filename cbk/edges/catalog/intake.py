@@ -17,7 +17,9 @@ from cbk.edges.catalog.transitions import mark_newest, refresh_versions
 from cbk.errors import CatalogUnavailable
 from cbk.model import DeclinedRow, VersionState
 from cbk.rules.backup.links import link_digest, link_expires_at
+from cbk.rules.dump.records import roles_folder
 from cbk.rules.intake.intake import FileName, IntakePlan, KnownVersion
+from cbk.rules.intake.layout import place_key
 from cbk.rules.intake.rows import ID_MAX_CHARACTERS
 
 
@@ -99,10 +101,11 @@ class Intake:
         taken: set[str] = set()
         with self._database.reading() as connection:
             for batch in in_batches(list(digests)):
-                for table in (files, dumps):
-                    query = sa.select(table.c.place_digest).where(table.c.place_digest.in_(batch))
-                    taken.update(digests[digest] for digest in connection.scalars(query))
-        return taken
+                query = sa.select(files.c.place_digest).where(files.c.place_digest.in_(batch))
+                taken.update(digests[digest] for digest in connection.scalars(query))
+            for place in connection.scalars(sa.select(dumps.c.place)):  # a handful, each with its roles beside it
+                taken.update(place_key(folder) for folder in (place, roles_folder(place)))
+        return taken & set(digests.values())
 
     def write(self, changes: RowChanges) -> list[int]:
         """Write what the rows change, in one transaction; return the ids of files in which another version may be wanted now.

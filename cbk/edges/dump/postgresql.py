@@ -82,7 +82,7 @@ def _count(connection: psycopg.Connection, schema: str, table: str) -> int:
 @contextmanager
 def _connect(url: str, password: str | None, tick: Tick) -> Iterator[psycopg.Connection]:
     # What the URL says of waiting comes first.
-    options: dict[str, Any] = {"application_name": "cbk-dump"} | ({"password": password} if password else {})
+    options: dict[str, Any] = {"application_name": "cbk-dump", "keepalives_idle": 60} | ({"password": password} if password else {})
     if "connect_timeout" not in url:
         options["connect_timeout"] = CONNECT_SECONDS
     try:

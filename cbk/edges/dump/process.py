@@ -6,6 +6,7 @@ a lease is kept; what `tick` raises ends the program. What is started ends with 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -44,6 +45,7 @@ def find_meaning(said: str, meanings: Iterable[Meaning], last: str) -> DumpError
 
 
 CHUNK_BYTES = 256 * 1024
+PIPE_BYTES = 1024 * 1024
 TICK_SECONDS = 1.0
 _SAID_BYTES = 8192
 _END_SECONDS = 5.0
@@ -178,6 +180,8 @@ def last_line(said: str) -> str:
 
 
 def _read(source: int, program: Program, tick: Tick, silence_seconds: float, deadline: float) -> Iterator[bytes]:
+    with suppress(OSError):  # fewer and larger reads; a user's pipes may have no more room together
+        fcntl.fcntl(source, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     poll = select.poll()
     poll.register(source, select.POLLIN)
     heard_at = monotonic()

@@ -104,7 +104,8 @@ def shown(value: Any) -> str:
 
 def is_secret(setting: str) -> bool:
     """Whether a setting's value is never shown."""
-    return "SecretStr" in str(Settings.model_fields[setting].annotation)
+    annotation = str(Settings.model_fields[setting].annotation)
+    return "SecretStr" in annotation or "DumpSpec" in annotation
 
 
 def completed(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ goes wrong before leaves nothing but a sentence; whoever is killed leaves a file
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,7 @@ from uuid import uuid4
 from cbk.edges.archive.archive import IncomingCopy
 from cbk.edges.dump import DumpSource, open_source
 from cbk.edges.filesystem.scratch import scratch_folder, scratch_place
-from cbk.errors import CatalogError, CbkError, CopyExists, DiskFull, LeaseLost, RootMissing, UsageError
+from cbk.errors import CatalogError, CbkError, CopyExists, DiskFull, DumpError, LeaseLost, RootMissing, UsageError
 from cbk.jobs.backup.disk_space import check_disk_space, fetch_blocker
 from cbk.jobs.backup.throttle import Throttle
 from cbk.jobs.context import Context
@@ -144,7 +144,7 @@ class _Taking:
         ):
             content = self._stream(source.chunks(), part, end_check(spec.kind, spec.end_mark))
             roles = self._roles(source, number)
-            rows = source.rows()
+            rows = self._rows(source)
             copy = self._store(part, dump_location(dump.place, number))
         taken = TakenDump(
             number=number,
@@ -161,6 +161,13 @@ class _Taking:
         self._tick()
         context.catalog.dumps.record_stored(dump, taken)
         return taken
+
+    def _rows(self, source: DumpSource) -> Mapping[str, int] | None:
+        """For the drill to compare with. The dump is whole by now: a connection that broke meanwhile takes nothing from it."""
+        try:
+            return source.rows()
+        except DumpError:
+            return None
 
     def _roles(self, source: DumpSource, number: int) -> Written | None:
         """The users and rights, stored before the dump that they belong to is: alone they are nobody's."""

@@ -8,7 +8,8 @@ ended, and nothing follows. Layout: pg_backup_archiver.c and pg_backup_custom.c 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import struct
+from collections.abc import Callable, Generator
 
 from cbk.errors import DumpIncomplete
 
@@ -21,12 +22,20 @@ _HAS_RELKIND = (1, 16)
 _NO_DATA = 3  # K_OFFSET_NO_DATA
 _DATA, _BLOBS = 1, 3  # BLK_DATA, BLK_BLOBS
 _TEXT_MAX_BYTES = 256 * 1024 * 1024  # of a function's body, or a view's: more is no archive any more
+_CHUNK_HEAD = struct.Struct("<xI")
 _STRINGS_BEFORE_SECTION = 4  # table's oid, oid, tag, description
 _STRINGS_AFTER_SECTION = 5  # definition, drop and copy statement, schema, tablespace
 
 _Need = Generator[int, bytes, None]
 _Text = Generator[int, bytes, str]
 _Number = Generator[int, bytes, int]
+
+
+def _read_head(integer_bytes: int) -> Callable[[bytearray, int], tuple[int, ...]]:
+    """Reads the length of a chunk, behind a byte for its sign: of four bytes everywhere, and there quickly."""
+    if integer_bytes == _CHUNK_HEAD.size - 1:
+        return _CHUNK_HEAD.unpack_from
+    return lambda buffer, position: (int.from_bytes(buffer[position + 1 : position + 1 + integer_bytes], "little"),)
 
 
 class PgArchive:
@@ -79,10 +88,10 @@ class PgArchive:
 
         At the zero behind the piece, `_in_data` ends.
         """
-        buffer, size = self._buffer, self._integer_bytes
-        head, end, from_bytes = size + 1, len(self._buffer), int.from_bytes
-        while position + head <= end:
-            count = from_bytes(buffer[position + 1 : position + head], "little")
+        buffer, head, end = self._buffer, self._integer_bytes + 1, len(self._buffer)
+        last, read_head = end - head, _read_head(self._integer_bytes)
+        while position <= last:
+            count = read_head(buffer, position)[0]
             position += head
             if not count:
                 self._in_data = False

@@ -102,9 +102,14 @@ def dump_location(place: str, number: int) -> str:
     return f"{place}/v{number}.gzip"
 
 
+def roles_folder(place: str) -> str:
+    """Where the users and rights of the server lie, beside a dump's own place."""
+    return f"{place}/{_ROLES_FOLDER}"
+
+
 def roles_location(place: str, number: int) -> str:
-    """Where the users and rights beside it lie."""
-    return f"{place}/{_ROLES_FOLDER}/v{number}.gzip"
+    """Where those that belong to one version lie."""
+    return dump_location(roles_folder(place), number)
 
 
 def dump_header(spec: DumpSpec, number: int, *, roles: bool = False) -> CopyHeader:

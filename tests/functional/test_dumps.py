@@ -1,0 +1,111 @@
+"""Databases of each kind, dumped by schedule, drilled and restored by real processes."""
+
+import json
+import os
+import sqlite3
+import subprocess
+from contextlib import closing
+
+import pytest
+
+from local_servers import LOOPBACK, wait_until
+
+
+@pytest.fixture
+def make_databases(postgres, pg_database, pg_programs, mariadb, sshd, tmp_path):
+    """A function that fills one database of each kind; gives the dumps' settings."""
+
+    def make(rows):
+        postgres.execute(
+            f"CREATE TABLE shop_orders AS SELECT g AS id, md5(g::text) AS name FROM generate_series(1, {rows}) g", pg_database
+        )
+        my_url = mariadb.create_database("shop")
+        mariadb.execute(
+            f"CREATE OR REPLACE TABLE orders AS SELECT seq, md5(seq) AS name FROM seq_1_to_{min(rows, 100_000)}", "shop"
+        )
+        with closing(sqlite3.connect(tmp_path / "wiki.db")) as connection:
+            connection.execute("CREATE TABLE pages(x)")
+            connection.executemany("INSERT INTO pages VALUES (?)", [(n,) for n in range(min(rows, 100_000))])
+            connection.commit()
+        reach = f"-h {LOOPBACK} -p {postgres.port} -U postgres"
+        roles = f"{pg_programs}/pg_dumpall --globals-only {reach}"
+        dump = f"{pg_programs}/pg_dump -Fc -Z0 {reach} {pg_database}"
+        sshd.force(f'case "$SSH_ORIGINAL_COMMAND" in roles*) {roles};; *) {dump};; esac')
+        return {
+            "app": {"url": postgres.url(pg_database).replace("+psycopg", "")},
+            "far": {
+                "ssh": f"{sshd.user}@{sshd.host}:{sshd.port}",
+                "kind": "postgresql",
+                "roles": True,
+                "ssh_key": str(sshd.key),
+                "host_key": sshd.host_key,
+            },
+            "shop": {"url": my_url},
+            "wiki": {"url": f"sqlite:///{tmp_path}/wiki.db"},
+        }
+
+    return make
+
+
+def standings(site):
+    return {each["name"]: each for each in map(json.loads, site.cbk("dump", "ls", "--json").stdout.splitlines())}
+
+
+def take_and_drill_all(make_site, databases, timeout):
+    site = make_site(CBK_DUMPS=json.dumps(databases), CBK_DRILL_EVERY="1h", CBK_LEASE="30s", PATH=os.environ["PATH"])
+    site.init()
+    site.worker()
+    site.beat()
+    drilled = lambda: all(each["last_drill_passed"] for each in standings(site).values())  # noqa: E731 - said once
+    wait_until(drilled, timeout, lambda: f"every drill\n{standings(site)}\n{site.logs()[-5000:]}", every_seconds=1.0)
+    assert {name: each["newest_version"] for name, each in standings(site).items()} == dict.fromkeys(databases, 1)
+    return site
+
+
+def test_databases_of_each_kind_are_dumped_by_schedule_drilled_and_restored(
+    make_site, make_databases, tmp_path, postgres, pg_database
+):
+    site = take_and_drill_all(make_site, make_databases(2000), 240)
+    postgres.execute("CREATE DATABASE back_again")
+    try:
+        target = postgres.url("back_again").replace("+psycopg", "")
+        site.cbk("dump", "restore", "app", "--to", target)
+        assert postgres.execute("SELECT count(*), max(name) FROM shop_orders", "back_again") == postgres.execute(
+            "SELECT count(*), max(name) FROM shop_orders", pg_database
+        )
+    finally:
+        postgres.execute("DROP DATABASE back_again WITH (FORCE)")
+    site.cbk("dump", "restore", "wiki", "--to", str(tmp_path / "back"))
+    with closing(sqlite3.connect(tmp_path / "back/wiki-v1.sqlite")) as connection:
+        assert connection.execute("SELECT count(*) FROM pages").fetchone() == (2000,)
+
+
+@pytest.mark.nightly
+def test_a_million_rows_by_url_and_over_ssh(make_site, make_databases):
+    databases = make_databases(1_000_000)
+    site = take_and_drill_all(make_site, {name: databases[name] for name in ("app", "far")}, 900)
+    versions = json.loads(site.cbk("dump", "ls", "app", "--json").stdout.splitlines()[0])
+    assert versions["rows"] >= 1_000_000
+
+
+def test_a_worker_that_is_killed_in_a_dump_leaves_no_lie_and_another_one_takes_it(make_site, tmp_path):
+    mark = tmp_path / "slow"
+    mark.touch()
+    script = f"echo half; while [ -e {mark} ]; do sleep 0.2; done; echo THE END"
+    dumps = {"slow": {"command": ["sh", "-c", script], "kind": "raw", "end_mark": "THE END"}}
+    site = make_site(CBK_DUMPS=json.dumps(dumps), CBK_LEASE="3s")
+    site.init()
+    worker = site.worker()
+    site.beat()
+    wait_until(
+        lambda: list((site.root / ".cbk/incoming").glob("dump-slow-*")), 90, lambda: f"a part in arrival\n{site.logs()[-3000:]}"
+    )
+    worker.kill()
+    assert standings(site)["slow"]["versions"] == 0
+    mark.unlink()
+    site.worker()
+    wait_until(
+        lambda: standings(site)["slow"]["newest_version"] == 1, 120, lambda: f"the dump\n{site.logs()[-3000:]}", every_seconds=1.0
+    )
+    content = subprocess.run(["gzip", "-dc", "-S", ".gzip", str(site.root / "dumps/slow/v1.gzip")], capture_output=True, check=True)
+    assert content.stdout == b"half\nTHE END\n"
