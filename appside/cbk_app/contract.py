@@ -14,9 +14,7 @@ INVENTORY_KEY = "cbk-inventory/inventory.jsonl.gz"
 INVENTORY_FORMAT = "cbk-inventory-1"
 
 _SHA256_HEX = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE | re.ASCII)
-_MD5_HEX = re.compile(r"md5:([0-9a-f]{32})", re.IGNORECASE | re.ASCII)
 _SHA256_BYTES = 32
-_MD5_BYTES = 16
 
 
 class NamingError(ValueError):
@@ -55,22 +53,17 @@ def key_spellings(key: str) -> tuple[list[str], list[str]]:
     )
 
 
-def clean_hash(value: str | None) -> str | None:
-    """A Hash as the contract knows it, in lower case where it is hex; None where the application has none.
+def clean_hash(value: str) -> str:
+    """A SHA-256 as 64 hex digits in lower case, from these in either case, also after `sha256:`, or from 44 characters of base64.
 
-    That is a SHA-256 (64 hex digits, also after `sha256:`, or 44 characters of base64) or an MD5 (`md5:` and 32 hex digits, or 24
-    characters of base64). Raise ValueError for anything else.
+    Raise ValueError for anything else.
     """
-    if value is None:
-        return None
     if match := _SHA256_HEX.fullmatch(value):
         return match[1].lower()
-    if _MD5_HEX.fullmatch(value):
-        return value.lower()
     try:
         digest = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         digest = b""
-    if len(digest) not in {_SHA256_BYTES, _MD5_BYTES}:
-        raise ValueError("the hash must be a SHA-256 or, after `md5:`, an MD5: hex digits or base64")
-    return digest.hex() if len(digest) == _SHA256_BYTES else value
+    if len(digest) != _SHA256_BYTES:
+        raise ValueError("the hash must be a SHA-256: 64 hex digits, or 44 characters of base64")
+    return digest.hex()

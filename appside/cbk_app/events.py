@@ -64,10 +64,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the rows of one bucket or container go; with a `store` their objects are hashed, without one Hash stays NULL."""
+    """Where the rows of one bucket or container go, and the store by which its objects are hashed."""
 
     recorder: Recorder
-    store: Store | None = None
+    store: Store
 
 
 @dataclass(slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class Inbox:
         if event.change is Change.REMOVED:
             return self._remove(event, target)
         try:
-            known = _sha256(target.store, event) if target.store else None
+            known = _sha256(target.store, event)
         except ObjectGone:
             return "stale"  # another notice says what it is by now
         with self._engine.begin() as connection:

@@ -229,7 +229,7 @@ class Importer:
 def _is_same(hash_of_row: str | None, sha256: str) -> bool:
     """Whether a row's Hash names these bytes; one that is no SHA-256 does not say."""
     try:
-        return clean_hash(hash_of_row) == sha256
+        return hash_of_row is not None and clean_hash(hash_of_row) == sha256
     except ValueError:
         return False
 

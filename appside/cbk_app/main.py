@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from cbk_app import relinking, views
+from cbk_app import relinking
 from cbk_app.errors import AppError, AppUsageError
 from cbk_app.importing import WORKERS, Importer, Need, Outcome, Survey
 from cbk_app.inventory import Inventory, put_inventory, read_s3_inventory
@@ -64,7 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_inventory(commands)
     _add_relink(commands)
     _add_schema(commands)
-    _add_view(commands)
     secret = commands.add_parser("secret", help=f"print a new secret for {LINKS_SECRETS}")
     secret.set_defaults(run=lambda _: print(new_secret()) or 0)
     return parser
@@ -251,7 +250,7 @@ def _relink(options: argparse.Namespace) -> int:
     return 0
 
 
-# schema, view
+# schema
 
 
 def _add_schema(commands: Any) -> None:
@@ -264,22 +263,6 @@ def _add_schema(commands: Any) -> None:
 def _schema(options: argparse.Namespace) -> int:
     print(ddl(options.dialect))
     print(grants(options.dialect, user=options.user), end="")
-    return 0
-
-
-def _add_view(commands: Any) -> None:
-    example = "cbk-app view active-storage --storage s3 --links https://app.example.com/cbk-links | psql app"
-    command = _command(commands, "view", "print views over tables that an application has already, in PostgreSQL", example, _view)
-    command.add_argument("application", choices=sorted(views.APPLICATIONS))
-    command.add_argument("--storage", required=True, help="the rows' Storage")
-    command.add_argument("--links", metavar="URL", help=f"where permanent links are answered; else {LINKS_URL}")
-    command.add_argument("--user", default="cbk_reader", help="the restricted user's name (%(default)s)")
-
-
-def _view(options: argparse.Namespace) -> int:
-    secret = _secrets()[0]
-    url = _setting(options.links, LINKS_URL, "--links")
-    print(views.sql(options.application, storage=options.storage, links_url=url, secret=secret, user=options.user), end="")
     return 0
 
 

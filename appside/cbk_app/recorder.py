@@ -69,7 +69,7 @@ class Recorded:
 
     id: int
     version: int
-    hash: str | None
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class _Row:
     storage: str
     path: str
     name: str
-    hash: str | None
+    hash: str
     link: str
     content_type: str | None
 
@@ -105,11 +105,12 @@ class Recorder:
     ) -> Recorded:
         """Record that the object `key` can be downloaded, and return its row.
 
-        Its hash is that of `content`, or `hash`: a SHA-256, or where the application has no better one an MD5 (see `clean_hash`);
-        with neither the kit takes the bytes as it first sees them. The version is the next one of the key unless the caller counts
-        by itself. Raise ValueError for a hash or a key that the contract does not know.
+        Its hash is that of `content`, or `hash`, a SHA-256 (see `clean_hash`). The version is the next one of the key unless the
+        caller counts by itself. Raise ValueError for a hash or a key that the contract does not know, and without any.
         """
-        known = hash_of(content) if content is not None else clean_hash(hash)
+        if content is None and hash is None:
+            raise ValueError("neither the content nor its hash is given")
+        known = hash_of(content) if content is not None else clean_hash(str(hash))
         path, name = split_key(key)
         if link is None:
             if self._link is None:

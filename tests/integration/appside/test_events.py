@@ -17,7 +17,7 @@ from cbk_app.recorder import Recorder
 def inbox(engine, bucket, store):
     LAST_EVENTS.metadata.drop_all(engine)
     recorder = Recorder(storage="s3", link=lambda key: f"https://app.example.com/{key}")
-    inbox = Inbox(engine, {bucket: Target(recorder, store), "container": Target(recorder)})
+    inbox = Inbox(engine, {bucket: Target(recorder, store), "container": Target(recorder, store)})
     inbox.create_table()
     return inbox
 
@@ -185,24 +185,26 @@ def test_ten_deliveries_at_once_of_one_notice_are_one_row(inbox, bucket, s3, row
 # Event Grid
 
 
-def of_azure(key, kind="BlobCreated", sequencer="0000000000000442", **about):
+def of_azure(key, kind="BlobCreated", sequencer="0000000000000442", etag="", **about):
     return {
         "eventType": f"Microsoft.Storage.{kind}",
         "subject": f"/blobServices/default/containers/container/blobs/{key}",
-        "data": {"eTag": "0x8D", "contentLength": 3, "sequencer": sequencer},
+        "data": {"eTag": etag, "contentLength": 3, "sequencer": sequencer},
         **about,
     }
 
 
-def test_event_grid_makes_rows_and_deletes(inbox, rows_of):
+def test_event_grid_makes_rows_and_deletes(inbox, rows_of, s3, bucket):
     key = "cars/blobs/ä b.png"
+    s3.client().put_object(Bucket=bucket, Key=key, Body=b"abc")
     assert inbox.take_event_grid([of_azure(key, sequencer="01"), of_azure(key, sequencer="01")]) == {}
     inbox.take_event_grid(of_azure(key, "BlobDeleted", sequencer="02"))
-    assert versions(rows_of) == [(key, 1, None)]
+    assert versions(rows_of) == [(key, 1, sha256(b"abc").hexdigest())]
     assert len(rows_of("ObjectStorageDeleteLog")) == 1
 
 
-def test_event_grid_may_speak_in_cloud_events(inbox, rows_of):
+def test_event_grid_may_speak_in_cloud_events(inbox, rows_of, s3, bucket):
+    s3.client().put_object(Bucket=bucket, Key="a", Body=b"abc")
     event = of_azure("a")
     event["type"] = event.pop("eventType")
     inbox.take_event_grid(event)

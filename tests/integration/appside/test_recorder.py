@@ -178,16 +178,16 @@ def test_boto_uploads_what_is_hashed(opened, recorder, s3, bucket):
     assert s3.client().get_object(Bucket=bucket, Key=KEY)["Body"].read() == content
 
 
-@pytest.mark.parametrize("hash_", [None, f"md5:{'0' * 32}"])
-def test_a_hash_that_the_application_has_is_kept(opened, recorder, rows_of, hash_):
+def test_a_hash_that_the_application_has_is_taken(opened, recorder, rows_of):
     with opened() as connection:
-        recorder.record_upload(connection, KEY, hash=hash_)
-    assert [row["Hash"] for row in rows_of()] == [hash_]
+        recorder.record_upload(connection, KEY, hash=f"sha256:{SHA256.upper()}")
+    assert [row["Hash"] for row in rows_of()] == [SHA256]
 
 
-def test_a_hash_that_is_none_is_refused(opened, recorder):
-    with opened() as connection, pytest.raises(ValueError, match="SHA-256"):
-        recorder.record_upload(connection, KEY, hash="etag")
+@pytest.mark.parametrize("given", ["etag", None])
+def test_what_is_no_hash_is_refused(opened, recorder, given):
+    with opened() as connection, pytest.raises(ValueError, match="hash"):
+        recorder.record_upload(connection, KEY, hash=given)
 
 
 def test_a_delete_names_the_newest_row(opened, recorder, rows_of):

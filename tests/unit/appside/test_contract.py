@@ -53,16 +53,14 @@ def test_the_spellings_of_a_key_hold_every_way_to_split_it(path, name):
         (SHA256.hexdigest().upper(), SHA256.hexdigest()),
         (f"sha256:{SHA256.hexdigest()}", SHA256.hexdigest()),
         (base64.b64encode(SHA256.digest()).decode(), SHA256.hexdigest()),
-        (f"MD5:{MD5.hexdigest().upper()}", f"md5:{MD5.hexdigest()}"),
-        (base64.b64encode(MD5.digest()).decode(), base64.b64encode(MD5.digest()).decode()),
-        (None, None),
     ],
 )
 def test_a_hash_is_kept_as_the_contract_knows_it(given, kept):
     assert clean_hash(given) == kept
 
 
-NO_HASHES = ["", "x", MD5.hexdigest(), f'"{MD5.hexdigest()}"', SHA256.hexdigest()[:-1], f"{SHA256.hexdigest()}\n"]
+NO_HASHES = ["", "x", MD5.hexdigest(), f"md5:{MD5.hexdigest()}", f'"{MD5.hexdigest()}"']
+NO_HASHES += [SHA256.hexdigest()[:-1], f"{SHA256.hexdigest()}\n"]
 
 
 @pytest.mark.parametrize("given", NO_HASHES)
