@@ -1,6 +1,7 @@
 """One name is one thing, and none of the names that nobody could guess comes back."""
 
 import ast
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
@@ -57,3 +58,11 @@ def test_name_that_nobody_could_guess_is_gone(kind):
         "functions": set().union(*map(functions, MODULES.values())),
     }[kind]
     assert found & set(GONE[kind].split()) == set()
+
+
+def test_every_edge_is_under_the_contract_that_keeps_them_apart():
+    """But what two of them share, which knows neither."""
+    contracts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (apart,) = (contract["modules"] for contract in contracts if contract["type"] == "independence")
+    edges = {path.stem for path in (PACKAGE / "edges").iterdir() if not path.name.startswith("_")} - {"postgres"}
+    assert edges == {module.removeprefix("cbk.edges.") for module in apart}
