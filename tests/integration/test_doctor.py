@@ -99,6 +99,19 @@ def test_column_that_is_missing_is_broken_and_named(site):
     assert "cbk schema sqlite" in hint
 
 
+def test_rows_that_cannot_be_read_and_ids_that_rows_share_are_broken(site):
+    with site.application.begin() as connection:
+        columns = '"Id" INT, "Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl"'
+        connection.exec_driver_sql('DROP TABLE "ObjectStorageFiles"')
+        connection.exec_driver_sql(f'CREATE TABLE "ObjectStorageFiles" ({columns})')
+        connection.exec_driver_sql('INSERT INTO "ObjectStorageFiles" ("Id") VALUES (NULL), (7), (7)')
+
+    assert [message for message, _ in found(site, "source", Level.FAIL)] == [
+        '1 row of "ObjectStorageFiles" cannot be read: "Id" is NULL',
+        'several rows of "ObjectStorageFiles" have the same Id: 1 Id',
+    ]
+
+
 def test_optional_column_that_is_missing_is_fine_and_named(site):
     with site.application.begin() as connection:
         connection.exec_driver_sql('ALTER TABLE "ObjectStorageFiles" DROP COLUMN "ContentType"')

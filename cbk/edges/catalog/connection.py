@@ -15,7 +15,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
 from cbk.edges.catalog.schema import Instant
-from cbk.edges.postgres import limit_waiting
+from cbk.edges.postgres import ENCODING, limit_waiting
 from cbk.errors import CatalogMisplaced, CatalogOutdated, CatalogUnavailable
 
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -75,7 +75,8 @@ def _open_postgresql(url: URL, pool_size: int, timeout_seconds: float) -> sa.Eng
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
-        connect_args={
+        connect_args=ENCODING
+        | {
             "connect_timeout": seconds,
             "application_name": "cbk-catalog",
             "keepalives_idle": seconds,
@@ -219,6 +220,11 @@ def _translated(error: Exception) -> CatalogOutdated | CatalogUnavailable:
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     if state in {"42P01", "42703"} or "no such table" in said or "no such column" in said:
         return CatalogOutdated(f"the catalog has not the tables of this release: {said}", hint="run `cbk init`")
+    if state == "22P05":  # untranslatable character
+        return CatalogUnavailable(
+            f"the catalog's database cannot hold a name: {said}",
+            hint="make a database with ENCODING 'UTF8', name it in CBK_CATALOG_URL, run `cbk init` and `cbk rebuild`",
+        )
     return CatalogUnavailable(
         f"the catalog does not answer: {said}",
         hint="is its server up, is its disk mounted and writable? a new one is made by `cbk init`",

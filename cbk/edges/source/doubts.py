@@ -26,13 +26,13 @@ _OWN_ID = 'give each row an "Id" of its own, and make the column the primary key
 
 # Follows views to the tables that they read, each with the role by whose rights it is read: the view's owner, or who asks where the
 # view is `security_invoker`. A policy hides nothing only if it says `true`; whatever else it says cannot be judged here.
-_HIDDEN = text(r"""
+_HIDDEN = text("""
 WITH RECURSIVE reads(named, relation, role) AS (
     SELECT name, to_regclass('"' || name || '"')::oid, (SELECT oid FROM pg_roles WHERE rolname = current_user)
     FROM unnest(CAST(:tables AS text[])) AS names(name)
   UNION
     SELECT reads.named, used.refobjid,
-           CASE WHEN lower(reads_view.reloptions::text) ~ 'security_invoker=(true|on|yes|1)\M' THEN reads.role
+           CASE WHEN lower(reads_view.reloptions::text) ~ 'security_invoker=(true|on|yes|1)[,}]' THEN reads.role
                 ELSE reads_view.relowner END
     FROM reads
     JOIN pg_class AS reads_view ON reads_view.oid = reads.relation AND reads_view.relkind = 'v'

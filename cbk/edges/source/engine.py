@@ -15,8 +15,7 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from cbk.edges.postgres import limit_waiting
-from cbk.edges.source.sqlite_ids import RawText
+from cbk.edges.postgres import ENCODING, keep_odd_text, limit_waiting, text_or_raw
 from cbk.errors import SettingsError
 
 SETTING = "CBK_SOURCE_URL"
@@ -32,6 +31,17 @@ _POOL_SIZE = 4
 _RECYCLE_SECONDS = 600
 _SQLITE_STEPS_BETWEEN_LOOKS_AT_THE_CLOCK = 10_000
 
+# What values look like as text must not depend on what the server, the database or the role is set to.
+_POSTGRESQL_SESSION = {
+    "default_transaction_read_only": "on",
+    "datestyle": "ISO",
+    "timezone": "UTC",
+    "intervalstyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+}
+# Nor may a page end early, or an Id be padded. This goes first: SQLAlchemy quotes names as the mode says.
+_MYSQL_FIRST = "SET SESSION sql_mode = '', time_zone = '+00:00', sql_select_limit = 18446744073709551615"
 # Each server skips the comment that is the other's: MySQL counts in milliseconds, MariaDB in seconds.
 _MYSQL_SESSION = (
     "SET SESSION TRANSACTION READ ONLY",
@@ -93,9 +103,10 @@ def _open_server(url: URL, timeouts: Timeouts, connect_args: dict[str, Any]) -> 
 def _open_postgresql(url: URL, timeouts: Timeouts) -> Engine:
     # As start-up options, not by SET: behind a connection pooler SET would turn the application's own sessions read-only,
     # and this is refused instead.
-    options = f"-c default_transaction_read_only=on -c statement_timeout={_milliseconds(timeouts.statement)}"
+    session = _POSTGRESQL_SESSION | {"statement_timeout": str(_milliseconds(timeouts.statement))}
+    options = " ".join(f"-c {name}={value}" for name, value in session.items())
     given = url.query.get("options", "")
-    arguments = {
+    arguments = ENCODING | {
         "options": f"{given if isinstance(given, str) else ' '.join(given)} {options}".strip(),
         "connect_timeout": max(2, math.ceil(timeouts.connect)),  # libpq takes whole seconds, and 1 for 2
         "application_name": "cbk",
@@ -106,7 +117,7 @@ def _open_postgresql(url: URL, timeouts: Timeouts) -> Engine:
         "tcp_user_timeout": _milliseconds(timeouts.connect + timeouts.statement),
     }
     # The server ends a statement by itself before that, if it can be reached.
-    return limit_waiting(_open_server(url, timeouts, arguments), timeouts.connect + timeouts.statement)
+    return limit_waiting(keep_odd_text(_open_server(url, timeouts, arguments)), timeouts.connect + timeouts.statement)
 
 
 def _open_mysql(url: URL, timeouts: Timeouts) -> Engine:
@@ -117,6 +128,7 @@ def _open_mysql(url: URL, timeouts: Timeouts) -> Engine:
         "write_timeout": answer,
         "charset": "utf8mb4",
         "local_infile": False,
+        "init_command": _MYSQL_FIRST,
     }
     engine = _open_server(url, timeouts, arguments)
     statements = [
@@ -138,7 +150,7 @@ def _open_sqlite(url: URL, timeouts: Timeouts) -> Engine:
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(address, uri=True, timeout=timeouts.connect, check_same_thread=False)
-        connection.text_factory = _text_or_bytes
+        connection.text_factory = text_or_raw  # SQLite keeps any bytes as text
         connection.execute("PRAGMA query_only = ON")
         deadline = time.monotonic() + timeouts.statement
         connection.set_progress_handler(lambda: time.monotonic() > deadline, _SQLITE_STEPS_BETWEEN_LOOKS_AT_THE_CLOCK)
@@ -148,14 +160,6 @@ def _open_sqlite(url: URL, timeouts: Timeouts) -> Engine:
     return create_engine(
         "sqlite+pysqlite://", creator=connect, poolclass=NullPool, hide_parameters=True, isolation_level="AUTOCOMMIT"
     )
-
-
-def _text_or_bytes(raw: bytes) -> str | bytes:
-    """SQLite keeps any bytes as text: what is none stays bytes, so that its row is declined and the page goes on."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return RawText(raw)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote, quote_plus
@@ -19,6 +20,7 @@ _DENIED_CODES = frozenset({"42501", "1142", "1143"})
 _REFUSED = frozenset({"1044", "1045", "1049", "1698"})
 _REFUSED_WORDS = ("authentication failed", "does not exist", "pg_hba.conf")  # libpq tells no SQLSTATE while it connects
 _NO_SUCH_THING = frozenset({"42P01", "42703", "1146", "1054", "no such table", "no such column"})
+_MISSING_PACKAGE = re.compile(r"'(\w+)' package is required")
 _POOLER = "unsupported startup parameter"
 _LONGEST_MESSAGE = 300
 
@@ -36,6 +38,12 @@ def source_errors(url: URL, *, statement_seconds: float) -> Iterator[None]:
         raise SourceUnavailable("every connection to the application's database is busy") from None
     except DBAPIError as error:
         raise _translated(error, url, statement_seconds) from None
+    except RuntimeError as error:  # PyMySQL's, which is none of the errors that drivers agree on
+        package = _MISSING_PACKAGE.search(str(error))
+        if package is None:
+            raise
+        told = f"the login of this server needs the package {package[1]}, which is not installed"
+        raise SourceUnavailable(told, hint="pip install 'cloud-backup-kit[mysql]' brings it") from None
     except SQLAlchemyError as error:
         raise SourceUnavailable(f"the application's database cannot be read: {type(error).__name__}") from None
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from decimal import Decimal
 from uuid import UUID
 
+from cbk.edges.postgres import RawText
 from cbk.edges.source.ids import IdKind, Ids, whole_number
 from cbk.edges.source.sqlite_ids import SqliteIds
 
@@ -69,7 +70,7 @@ def _texts(value: object, log_ids: AnyIds, file_ids: AnyIds) -> list[str]:
 
 
 def _plain(value: object, log_ids: AnyIds) -> str:
-    if isinstance(value, bytes):
+    if isinstance(value, bytes) and not isinstance(value, RawText):
         return value.hex()
     if isinstance(value, float | Decimal):
         number = whole_number(value)

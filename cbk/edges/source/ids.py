@@ -31,9 +31,14 @@ from sqlalchemy import (
     or_,
     type_coerce,
 )
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
+from cbk.edges.postgres import RawText
+
+# A text that is no UTF-8 is written so; a text that reads like that has "text:" in front.
+_RAW = re.compile(r"bytes:((?:[0-9a-f]{2})+)")
+_LIKE_RAW = re.compile(r"(?:text:)*bytes:(?:[0-9a-f]{2})+")
 _INTEGER = re.compile(r"-?[0-9]{1,65}")
 _BIGINT = (-(2**63), 2**63 - 1)
 _MYSQL_BIGINT = (-(2**63), 2**64 - 1)
@@ -77,7 +82,7 @@ class Ids:
     """The Ids of one column. `to_text` and `from_text` are each other's inverse.
 
     `bounds` are the lowest and the highest integer; `may_be_odd`: numbers may have a fraction, or be none; `is_padded`: spaces at
-    the end mean nothing.
+    the end mean nothing; `is_bits`: a number to us, and bytes to the driver.
     """
 
     kind: IdKind
@@ -85,11 +90,14 @@ class Ids:
     bounds: tuple[int, int] = _BIGINT
     may_be_odd: bool = False
     is_padded: bool = False
+    is_bits: bool = False
 
     @classmethod
     def of(cls, column_type: TypeEngine[Any], dialect: str) -> Ids:
         """The Ids of a column of this type."""
         is_postgresql = dialect == "postgresql"
+        if isinstance(column_type, mysql.BIT):
+            return cls(IdKind.INTEGER, dialect, _MYSQL_BIGINT, is_bits=True)
         bigint = _BIGINT if is_postgresql else _MYSQL_BIGINT
         return cls(
             kind=IdKind.of(column_type),
@@ -99,12 +107,18 @@ class Ids:
             is_padded=is_postgresql and isinstance(column_type, CHAR),
         )
 
+    @property
+    def compares_as_itself(self) -> bool:
+        """Whether what is unique in the column is unique here: as text, two values may be equal (in capitals or not, say)."""
+        return self.kind is not IdKind.OTHER
+
     def column(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """What is read, compared and ordered by."""
         if self.kind is IdKind.OTHER:
             as_text = cast(column, Text)
             return type_coerce(as_text.collate("C") if self.dialect == "postgresql" else as_text, AsItIs())
-        return type_coerce(column, AsItIs())
+        number = cast(column, mysql.BIGINT(unsigned=True)) if self.is_bits else column
+        return type_coerce(number, AsItIs())
 
     def bind(self, value: Any) -> ColumnElement[Any]:
         """A value of `from_text`, or one that was read, as a parameter."""
@@ -126,17 +140,21 @@ class Ids:
         match value:
             case None:
                 return None
-            case bytes() | bytearray() | memoryview():
-                return bytes(value).hex()
+            case RawText():
+                return f"bytes:{value.hex()}"
+            case bytes():
+                return value.hex()
             case Decimal():
                 number = whole_number(value)
                 return None if number is None else str(number)
-            case str() if self.kind is IdKind.UUID:
-                return str(UUID(value))
-            case str() if self.is_padded:
-                return value.rstrip(" ")
             case _:
-                return str(value)
+                return self._written(str(value))
+
+    def _written(self, text: str) -> str:
+        if self.kind is IdKind.UUID:  # MariaDB's is a text to its driver
+            return str(UUID(text))
+        text = text.rstrip(" ") if self.is_padded else text
+        return f"text:{text}" if _LIKE_RAW.fullmatch(text) else text
 
     def from_text(self, text: str | int) -> Any | None:
         """The value that `text` stands for; None where no Id of this kind is written like that."""
@@ -151,9 +169,16 @@ class Ids:
                 case IdKind.BINARY:
                     return bytes.fromhex(text)
                 case _:
-                    return text if is_unicode(text) and ("\0" not in text or self.dialect != "postgresql") else None
+                    return self._text(text)
         except ValueError:
             return None
+
+    def _text(self, text: str) -> str | RawText | None:
+        if raw := _RAW.fullmatch(text):
+            return RawText(bytes.fromhex(raw[1]))
+        if _LIKE_RAW.fullmatch(text):
+            text = text.removeprefix("text:")
+        return text if is_unicode(text) and ("\0" not in text or self.dialect != "postgresql") else None
 
 
 def whole_number(value: Decimal | float) -> int | None:

@@ -308,7 +308,8 @@ def _kept_kind(connection: Connection, shape: TableShape) -> IdKind:
     if not shape.is_sqlite:
         return declared
     key = shape.column(shape.key)
-    lowest, highest = connection.execute(select(func.typeof(func.min(key)), func.typeof(func.max(key)))).one()
+    ends = [select(func.typeof(end(key))).scalar_subquery() for end in (func.min, func.max)]  # each from an index, if alone
+    lowest, highest = connection.execute(select(*ends)).one()
     if highest == "null":
         return declared
     return _SQLITE_KINDS.get(highest, IdKind.OTHER) if lowest == highest else IdKind.OTHER

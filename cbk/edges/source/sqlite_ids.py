@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, Text, cast, literal, type_coerce
 
+from cbk.edges.postgres import RawText
 from cbk.edges.source.ids import AsItIs, IdKind, is_unicode, whole_number
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
@@ -26,18 +27,13 @@ _BIGINT = range(-(2**63), 2**63)
 _EXACT_IN_A_REAL = 2**53
 
 
-class RawText(bytes):
-    """A text that is no UTF-8, and no blob either."""
-
-    __slots__ = ()
-
-
 @dataclass(frozen=True, slots=True)
 class SqliteIds:
     """The Ids of one column, whose declared type leans towards `affinity`. `to_text` and `from_text` are each other's inverse."""
 
     affinity: str
-    bounds: tuple[int, int] = (-(2**63), 2**63 - 1)
+    bounds: ClassVar[tuple[int, int]] = (-(2**63), 2**63 - 1)
+    compares_as_itself: ClassVar[bool] = True
 
     @classmethod
     def of(cls, declared: str) -> SqliteIds:

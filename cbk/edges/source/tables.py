@@ -10,24 +10,20 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Enum,
-    Inspector,
     Select,
     String,
     TableClause,
     Text,
     cast,
     func,
-    inspect,
     null,
     select,
-    text,
 )
 from sqlalchemy import column as sql_column
 from sqlalchemy import table as sql_table
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.types import NullType, TypeEngine
 
+from cbk.edges.source.columns import FoundColumn, columns_of, is_unique, sqlite_declarations
 from cbk.edges.source.ids import IdKind, Ids
 from cbk.edges.source.sqlite_ids import SqliteIds
 from cbk.errors import SourceSchemaError
@@ -44,8 +40,6 @@ DELETES_OPTIONAL = ("Id", "DeletedAt")
 
 # Read as the database prints them: nothing depends on a date that the application wrote, and no odd one (infinity, the year
 # 20000) fails to be read.
-_SQLITE_COLUMNS = text("SELECT name, type FROM pragma_table_info(:table)")
-_HAS_CHILDREN = text("SELECT relhassubclass AND relkind = 'r' FROM pg_class WHERE oid = to_regclass(:table)")
 _DATES = frozenset({"CreatedAt", "DeletedAt"})
 
 # No longer value is accepted anywhere, so one that is cut here stays too long; a row cannot fill our memory.
@@ -129,8 +123,7 @@ class Tables:
 
 def read_tables(connection: Connection) -> Tables:
     """Find out which columns there are. Raise SourceSchemaError that names every table and required column that is missing."""
-    inspector = inspect(connection)
-    found = {FILES_TABLE: _columns(inspector, FILES_TABLE), DELETES_TABLE: _columns(inspector, DELETES_TABLE)}
+    found = {table: columns_of(connection, table) for table in (FILES_TABLE, DELETES_TABLE)}
     required = {FILES_TABLE: FILES_REQUIRED, DELETES_TABLE: DELETES_REQUIRED}
     missing = [
         f'table "{table}"' if not found[table] else f'column "{name}" of "{table}"'
@@ -141,77 +134,29 @@ def read_tables(connection: Connection) -> Tables:
     if missing:
         hint = f"`cbk schema {connection.dialect.name}` prints the tables, and the grants without which they cannot be seen"
         raise SourceSchemaError(f"the application's database has no {', no '.join(missing)}", hint=hint)
-    deletes_key = "Id" if "Id" in found[DELETES_TABLE] else "FileId"
+    log_key = "Id" if "Id" in found[DELETES_TABLE] else "FileId"
     return Tables(
-        files=_shape(connection, inspector, FILES_TABLE, found[FILES_TABLE], key="Id", id_columns=("Id",)),
-        deletes=_shape(
-            connection, inspector, DELETES_TABLE, found[DELETES_TABLE], key=deletes_key, id_columns=(deletes_key, "FileId")
-        ),
+        files=_shape(connection, FILES_TABLE, found[FILES_TABLE], key="Id", id_columns=("Id",)),
+        deletes=_shape(connection, DELETES_TABLE, found[DELETES_TABLE], key=log_key, id_columns=(log_key, "FileId")),
     )
 
 
-def _columns(inspector: Inspector, table: str) -> dict[str, TypeEngine[Any]]:
-    """The columns by name, none where there is no such table; works for a view as well."""
-    try:
-        return {column["name"]: _without_domain(column["type"]) for column in inspector.get_columns(table)}
-    except NoSuchTableError:
-        return {}
-
-
-def _without_domain(column_type: TypeEngine[Any]) -> TypeEngine[Any]:
-    """What a domain of PostgreSQL is made of, however deep."""
-    while isinstance(column_type, postgresql.DOMAIN):
-        column_type = column_type.data_type
-    return column_type
-
-
 def _shape(
-    connection: Connection,
-    inspector: Inspector,
-    table: str,
-    columns: Mapping[str, TypeEngine[Any]],
-    *,
-    key: str,
-    id_columns: Iterable[str],
+    connection: Connection, table: str, columns: Mapping[str, FoundColumn], *, key: str, id_columns: Iterable[str]
 ) -> TableShape:
     dialect = connection.dialect.name
     ids: dict[str, Ids | SqliteIds]
     if dialect == "sqlite":
-        declared: dict[str, str | None] = {row.name: row.type for row in connection.execute(_SQLITE_COLUMNS, {"table": table})}
-        ids = {name: SqliteIds.of(declared.get(name) or "") for name in id_columns}
+        declared = sqlite_declarations(connection, table)
+        ids = {name: SqliteIds.of(declared.get(name, "")) for name in id_columns}
     else:
-        ids = {name: Ids.of(columns[name], dialect) for name in id_columns}
+        ids = {name: Ids.of(columns[name].type, dialect) for name in id_columns}
     return TableShape(
         clause=sql_table(table, *(sql_column(name, NullType()) for name in columns)),
-        columns=columns,
+        columns={name: column.type for name, column in columns.items()},
         key=key,
         ids=ids,
         cuts_text=dialect != "sqlite",  # its substr ends at a NUL, and would make another key of one that holds any
-        is_unique=_is_unique(connection, inspector, table, key),
-        may_lack_ids=_may_lack_ids(inspector, table, key),
+        is_unique=ids[key].compares_as_itself and is_unique(connection, table, key),
+        may_lack_ids=columns[key].is_nullable,
     )
-
-
-def _is_unique(connection: Connection, inspector: Inspector, table: str, key: str) -> bool:
-    """Whether the database lets no two rows have the same `key`; it vouches for none of a view's."""
-    if connection.dialect.name == "postgresql" and connection.execute(_HAS_CHILDREN, {"table": f'"{table}"'}).scalar():
-        return False  # no index of a table reaches those that inherit from it
-    alone = [key]
-    return (
-        inspector.get_pk_constraint(table)["constrained_columns"] == alone
-        or any(constraint["column_names"] == alone for constraint in inspector.get_unique_constraints(table))
-        or any(
-            index["unique"] and index["column_names"] == alone and not _is_partial(index.get("dialect_options") or {})
-            for index in inspector.get_indexes(table)
-        )
-    )
-
-
-def _is_partial(options: Mapping[str, Any]) -> bool:
-    return any(name.endswith("_where") for name in options)
-
-
-def _may_lack_ids(inspector: Inspector, table: str, key: str) -> bool:
-    """Whether `key` may be NULL, as far as the database says."""
-    (column,) = (column for column in inspector.get_columns(table) if column["name"] == key)
-    return bool(column["nullable"])

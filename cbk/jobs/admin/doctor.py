@@ -89,6 +89,8 @@ def look_at_source(source: Source) -> Iterator[DoctorFinding]:
     yield _ok("source", "both tables are there, with every required column")
     if report.missing_optional:
         yield _ok("source", f"works without the optional {', '.join(report.missing_optional)}")
+    for doubt in (*source.unreadable(), *source.duplicates()):
+        yield DoctorFinding(part="source", level=Level.FAIL, message=doubt.message, hint=doubt.hint)
     if not source.ids_are_ordered():
         yield _warn("source", "Ids are not integers: every poll reads every row", "an integer Id makes polls cheap")
     if report.may_write:

@@ -2,7 +2,8 @@
 
 import traceback
 
-from sqlalchemy import NullPool, create_engine, text
+from pymysql.constants import CLIENT
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 INSERT_FILE = (
     'INSERT INTO "ObjectStorageFiles" ("Name", "Path", "Storage", "Version", "Hash", "SignedDownloadUrl")'
@@ -19,7 +20,15 @@ class Application:
         self.dialect = dialect
         self.url = url
         self.reader_url = reader_url
-        self.engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        self.reader_name = make_url(reader_url).username
+        options = {"poolclass": NullPool} if dialect == "sqlite" else {"pool_pre_ping": True}
+        if dialect == "mysql":
+            options["connect_args"] = {
+                "client_flag": CLIENT.MULTI_STATEMENTS,
+                "init_command": "SET sql_mode = 'ANSI_QUOTES'",
+                "ssl_disabled": True,
+            }
+        self.engine = create_engine(url, isolation_level="AUTOCOMMIT", **options)
 
     def run(self, sql, **parameters):
         with self.engine.connect() as connection:
@@ -30,6 +39,8 @@ class Application:
         with self.engine.connect() as connection:
             cursor = connection.connection.driver_connection.cursor()
             getattr(cursor, "executescript", cursor.execute)(sql)
+            while cursor.nextset() if self.dialect == "mysql" else False:
+                pass
             cursor.close()
 
     def upload(self, name="a.png", path="cars/", version=1):
@@ -52,12 +63,14 @@ class Application:
 
     def add_rows(self, *ids):
         """Rows of the files table that have an Id and a name, each Id as SQL."""
-        for row_id in ids:
-            self.run(f"""INSERT INTO "ObjectStorageFiles" ("Id", "Name") VALUES ({row_id}, 'x')""")
+        values = ", ".join(f"({row_id}, 'x')" for row_id in ids)
+        self.run(f'INSERT INTO "ObjectStorageFiles" ("Id", "Name") VALUES {values}')
 
     def let_read(self):
         if self.dialect == "postgresql":
             self.run("GRANT SELECT ON ALL TABLES IN SCHEMA public TO public")
+        if self.dialect == "mysql":
+            self.run(f"GRANT SELECT ON * TO {self.reader_name}@'%'")
 
 
 def ids_of(rows):

@@ -1,7 +1,4 @@
-"""PostgreSQL with the SELECT-only user of `cbk schema`, and SQLite.
-
-MySQL and MariaDB cannot be had here as servers; what is sent to them is checked as text in tests/unit/test_source_sql.py.
-"""
+"""PostgreSQL and MariaDB with the SELECT-only user of `cbk schema`, and SQLite."""
 
 import uuid
 
@@ -34,11 +31,29 @@ def pg_application(postgres, pg_database):
     yield application
     postgres.start()
     application.script(f'DROP OWNED BY "{user}"; DROP ROLE "{user}"')
+    application.engine.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def mysql_application(mariadb):
+    mariadb.start()
+    name = f"app_{uuid.uuid4().hex[:8]}"
+    mariadb.create_database(name)
+    url = mariadb.url(name, "root", "").replace("mysql", "mysql+pymysql")
+    application = Application("mysql", url, mariadb.url(name, name, "pass%20word"))
+    application.script(ddl("mysql"))
+    application.script(grants("mysql", name))
+    application.run(f"ALTER USER {name}@'%' IDENTIFIED BY 'pass word' ACCOUNT UNLOCK")
+    yield application
+    application.run(f"DROP USER {name}@'%'")
+    application.run(f"DROP DATABASE {name}")
+    application.engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def application(request):
-    return request.getfixturevalue({"sqlite": "sqlite_application", "postgresql": "pg_application"}[request.param])
+    names = {"sqlite": "sqlite_application", "postgresql": "pg_application", "mariadb": "mysql_application"}
+    return request.getfixturevalue(names[request.param])
 
 
 @pytest.fixture
@@ -51,6 +66,13 @@ def source(application):
 @pytest.fixture
 def pg_source(pg_application):
     reader = Source(pg_application.reader_url, connect_timeout_seconds=5)
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
+def mysql_source(mysql_application):
+    reader = Source(mysql_application.reader_url)
     yield reader
     reader.close()
 

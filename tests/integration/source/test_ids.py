@@ -149,6 +149,68 @@ def test_tables_that_inherit_vouch_for_no_unique_id(pg_application, pg_source):
     assert [doubt.kind for doubt in pg_source.duplicates()] == ["duplicate-id"]
 
 
+# MariaDB's own types
+
+
+@pytest.mark.parametrize(
+    ("column_type", "values", "wanted"),
+    [
+        ("BIGINT UNSIGNED PRIMARY KEY", [0, 5, BIG, 2 * BIG - 1], ["0", "5", str(BIG), str(2 * BIG - 1)]),
+        ("DECIMAL(38, 0) PRIMARY KEY", [1 - 10**38, -5, 10**38 - 1], [str(1 - 10**38), "-5", str(10**38 - 1)]),
+        ("DECIMAL(10, 2)", [1, 1.5, 2], ["1", "2"]),
+        ("BIT(64) PRIMARY KEY", [5, 2 * BIG - 1], ["5", str(2 * BIG - 1)]),
+        ("uuid PRIMARY KEY", [f"'{A_UUID.upper()}'"], [A_UUID]),
+        ("BINARY(4) PRIMARY KEY", ["x'00ff00ff'", "x'ff00ff00'"], ["00ff00ff", "ff00ff00"]),
+        ("CHAR(36) PRIMARY KEY", ["'B'", "'a'", "'c'"], ["a", "B", "c"]),
+        ("VARCHAR(36) CHARACTER SET latin1 PRIMARY KEY", ["'a'", "'ü'", "'z'"], ["a", "ü", "z"]),
+        ("ENUM('b', 'a', 'c') PRIMARY KEY", ["'b'", "'a'", "'c'"], ["a", "b", "c"]),
+        ("DOUBLE PRIMARY KEY", ["0.1", "1e300", "5"], ["0.1", "1e300", "5"]),
+        ("VARCHAR(36) PRIMARY KEY", [r"'a\0b'", "'it''s'", r"'\\'"], ["a\0b", "it's", "\\"]),
+    ],
+)
+def test_mariadb_column_is_read_wholly(mysql_application, mysql_source, column_type, values, wanted):
+    mysql_application.replace_files_table(f'"Id" {column_type}, {OTHER_COLUMNS}')
+    mysql_application.add_rows(*values)
+
+    assert all_of(mysql_source) == wanted
+    assert_each_is_found(mysql_source, wanted)
+
+
+@pytest.mark.parametrize("collation", ["utf8mb4_general_ci", "utf8mb4_bin"])
+def test_mariadb_ids_that_a_collation_takes_for_equal_are_all_read(mysql_application, mysql_source, collation):
+    mysql_application.replace_files_table(f'"Id" VARCHAR(36) COLLATE {collation}, {OTHER_COLUMNS}')
+    spellings = ["a", "A", "b", "a ", "B", "é", "e"]
+    mysql_application.add_rows(*(f"'{spelling}'" for spelling in spellings))
+
+    assert sorted(all_of(mysql_source, 1)) == sorted(spellings)
+    assert mysql_source.existing(["A", "E"]) == {"A"}
+
+
+@pytest.mark.parametrize(
+    ("id_type", "row_id", "log_type", "file_id"),
+    [
+        ("BIGINT", "5", "VARCHAR(20)", "'5'"),
+        ("BIGINT UNSIGNED", str(2 * BIG - 1), "DECIMAL(38, 0)", str(2 * BIG - 1)),
+        ("BIGINT", "-5", "DECIMAL(10, 1)", "-5.0"),
+        ("BIGINT", "5", "DOUBLE", "5"),
+        ("VARCHAR(20)", "'5'", "BIGINT", "5"),
+        ("uuid", f"'{A_UUID}'", "VARCHAR(60)", f"'{A_UUID.upper()}'"),
+        ("CHAR(36)", f"'{A_UUID}'", "CHAR(36)", f"'{A_UUID.upper()}'"),
+        ("CHAR(32)", f"'{A_UUID.replace('-', '')}'", "uuid", f"'{A_UUID}'"),
+        ("BINARY(16)", f"x'{A_UUID.replace('-', '')}'", "CHAR(36)", f"'{A_UUID}'"),
+    ],
+)
+def test_mariadb_file_id_names_the_row_whatever_its_column_is(mysql_application, mysql_source, id_type, row_id, log_type, file_id):
+    mysql_application.replace_files_table(f'"Id" {id_type} PRIMARY KEY, {OTHER_COLUMNS}')
+    mysql_application.replace_deletes_table(f'"Id" BIGINT PRIMARY KEY, "FileId" {log_type}')
+    mysql_application.add_rows(row_id)
+    mysql_application.run(f'INSERT INTO "ObjectStorageDeleteLog" VALUES (1, {file_id})')
+
+    (row,) = mysql_source.rows_after(None, 10)
+
+    assert [delete.file_id for delete in mysql_source.deletes_after(None, 10)] == [row.id]
+
+
 # SQLite, where one column holds anything
 
 EVERYTHING = {
