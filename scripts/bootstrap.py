@@ -26,7 +26,7 @@ STATE_NAME = "cbk-bootstrap.json"
 # Each set holds the ones before it, in the same versions (scripts/lock sees to that).
 SETS = ("runtime", "demo", "dev")
 # Each of these holds all of those, and not one another.
-BEYOND = ("page-tests", "fuzz")
+BEYOND = ("page-tests", "fuzz", "mutants")
 # Where packages come from is the user's business; every other PIP_* would change what is done with them.
 KEPT_PIP_SETTINGS = re.compile(
     "PIP_(CONFIG_FILE|(EXTRA_)?INDEX_URL|FIND_LINKS|NO_INDEX|TRUSTED_HOST|(CLIENT_)?CERT|PROXY|KEYRING_PROVIDER"

@@ -24,6 +24,7 @@ from tests.faults.cuts import cut_after_init, cut_at_random, cut_at_steps  # noq
 from tests.faults.filling import fill_under_load  # noqa: E402
 from tests.faults.injections import HARMS, WAYS, inject_all  # noqa: E402
 from tests.faults.planted import PLANTS, is_caught  # noqa: E402
+from tests.faults.planted_rows import ROW_PLANTS  # noqa: E402
 from tests.faults.scene import Tally  # noqa: E402
 from tests.faults.strace import CUT  # noqa: E402
 from tests.origin import Origin  # noqa: E402
@@ -130,7 +131,7 @@ def _run(suite: Suite) -> list[Tally]:
 
 def _find_planted_bugs() -> int:
     missed = 0
-    for name, plant in PLANTS.items():
+    for name, plant in (PLANTS | ROW_PLANTS).items():
         if plant.needs_cuts and not _can(f"whether it is found that {name}", disks.why_not("ext4")):
             continue
         folder = Path(tempfile.mkdtemp(prefix="cbk-planted-"))

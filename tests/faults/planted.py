@@ -19,12 +19,13 @@ _ARCHIVE = "tests/unit/test_archive.py::"
 
 @dataclass(frozen=True)
 class Plant:
-    """`old` becomes `new` in `file`, once, and one of `tests` has to fail."""
+    """`old` becomes `new` in `file`, once, and one of `tests` has to fail. `also` are more of the same, where two things guard."""
 
     file: str
     old: str
     new: str
     tests: tuple[str, ...]
+    also: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def needs_cuts(self):
@@ -170,10 +171,11 @@ def is_caught(plant, folder):
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
-    target = folder / plant.file
-    text = target.read_text()
-    assert plant.old in text, f"{plant.file} has changed: {plant.old!r} is not in it"
-    target.write_text(text.replace(plant.old, plant.new, 1))
+    for file, old, new in ((plant.file, plant.old, plant.new), *plant.also):
+        target = folder / file
+        text = target.read_text()
+        assert old in text, f"{file} has changed: {old!r} is not in it"
+        target.write_text(text.replace(old, new, 1))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *plant.tests],
         cwd=folder,

@@ -2,9 +2,11 @@
 
 import pytest
 
-from tests.faults import disks
-from tests.faults.planted import PLANTS, is_caught
+from tests.faults import disks, planted
+from tests.faults.planted import is_caught
+from tests.faults.planted_rows import ROW_PLANTS
 
+PLANTS = planted.PLANTS | ROW_PLANTS
 QUICK = ("the bytes are not flushed", "the hash of a download is not compared", "the fence is not compared")
 
 

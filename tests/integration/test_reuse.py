@@ -58,3 +58,38 @@ def test_row_of_a_stored_version_whose_hash_is_changed_turns_status_red_until_it
     site.change(row_id, Hash=good)
     site.work()
     assert status(site)[0] == 0
+
+
+def test_row_that_is_declined_is_told_though_an_old_delete_names_its_id(stored):
+    site, row_id = stored
+    site.upload("other.txt", b"other")
+    delete_id = site.delete(row_id)
+    site.drop(row_id)
+    site.work()
+    site.pass_grace()
+    site.let_go()
+    assert site.removals()[delete_id].outcome == "done"
+
+    site.upload("z.txt", b"z", row_id=row_id)
+    site.change(row_id, Hash="no hash at all")
+    site.work()
+
+    assert row_id in reasons(site)
+    assert status(site)[0] == 4
+
+
+def test_copy_whose_row_comes_back_beside_other_bytes_of_its_version_stays(stored):
+    site, row_id = stored
+    row = site.row(row_id)
+    site.drop(row_id)
+    site.upload("a.txt", b"second", served_at="/second", row_id=50)
+    site.work()
+    assert len(site.copies()) == 2
+
+    site.put_back(row | {"Id": 60})
+    site.work()
+    site.pass_grace()
+    site.let_go()
+
+    assert len(site.copies()) == 2
+    assert status(site)[0] == 4

@@ -41,7 +41,9 @@ def test_vendored_pip_is_the_one_that_dev_pins():
     assert hashlib.sha256((SCRIPTS / "vendor" / name).read_bytes()).hexdigest() == digest
 
 
-@pytest.mark.parametrize(("smaller", "larger"), [("runtime", "demo"), ("demo", "dev"), ("dev", "page-tests"), ("dev", "fuzz")])
+@pytest.mark.parametrize(
+    ("smaller", "larger"), [("runtime", "demo"), ("demo", "dev"), ("dev", "page-tests"), ("dev", "fuzz"), ("dev", "mutants")]
+)
 def test_larger_set_pins_all_of_the_smaller_one(smaller, larger):
     """So that an environment made for one serves the other."""
     pins = {

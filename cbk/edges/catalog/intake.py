@@ -346,5 +346,8 @@ def _live_rows(connection: sa.Connection, version_ids: list[int], ignored: set[i
 
 
 def _deleted_rows(source_ids: list[str]) -> sa.Select[Any]:
+    """Those of these Ids whose row, as it is now, is covered by a delete: not one that had the Id before."""
     in_force = removals.c.outcome.in_(("", "done", "re-created"))
-    return sa.select(removals.c.row_id).where(removals.c.row_id.in_(source_ids), in_force)
+    entries = rows.join(covers, covers.c.row_id == rows.c.id).join(removals, removals.c.id == covers.c.removal_id)
+    ours = (rows.c.source_id.in_(source_ids), rows.c.gone_at.is_(None), rows.c.version_id.is_(None), in_force)
+    return sa.select(rows.c.source_id).select_from(entries).where(*ours)

@@ -103,17 +103,18 @@ def replaced_versions(versions: Iterable[Version], keep_versions: int) -> tuple[
     """Of the versions of one file, the copies that newer live ones have replaced, and the older ones that stay all the same."""
     replaced: list[Version] = []
     kept: list[Version] = []
-    newer_stored = 0
-    for version in sorted(versions, key=lambda version: (version.number, version.live), reverse=True):
+    newer_stored, of_this_number, number = 0, 0, -1
+    for version in sorted(versions, key=lambda version: version.number, reverse=True):
+        if version.number != number:
+            newer_stored, of_this_number, number = newer_stored + of_this_number, 0, version.number
         if is_replaced(version, newer_stored, keep_versions):
             replaced.append(version)
         elif version.state is VersionState.STORED and not version.newest and not version.deleted:
             kept.append(version)
-        newer_stored += version.live and version.state is VersionState.STORED
+        of_this_number += version.live and version.state is VersionState.STORED
     return replaced, kept
 
 
 def _replaces(other: Version, version: Version) -> bool:
-    """A version whose row is gone, or deleted, replaces nothing."""
-    later = (other.number, other.live) > (version.number, version.live)
-    return later and other.live and other.state is VersionState.STORED
+    """A version whose row is gone, or deleted, replaces nothing. Nor do other bytes of the same Version: its row may come back."""
+    return other.number > version.number and other.live and other.state is VersionState.STORED
