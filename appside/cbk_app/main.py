@@ -182,7 +182,7 @@ def _progress_text(survey: Survey, done: Outcome, seconds: float) -> str:
 
 def _add_inventory(commands: Any) -> None:
     example = "cbk-app inventory s3://car-erp --storage s3 --links https://app.example.com/cbk-links"
-    summary = "put a list of what the bucket holds into it, for the kit to compare"
+    summary = "put a list of what the bucket holds into it, to be backed up with the rest"
     command = _command(commands, "inventory", summary, example, _inventory)
     _add_store(command)
     command.add_argument("--s3-inventory", metavar="s3://bucket/…/manifest.json", help="take Amazon's own list instead of listing")

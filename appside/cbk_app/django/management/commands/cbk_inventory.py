@@ -1,4 +1,4 @@
-"""`manage.py cbk_inventory`: a list of what a storage holds, put into it, for the kit to compare."""
+"""`manage.py cbk_inventory`: a list of what a storage holds, put into it and backed up with the rest."""
 
 from __future__ import annotations
 
