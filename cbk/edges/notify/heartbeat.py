@@ -19,6 +19,19 @@ SHORTEST_INTERVAL_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
+class _HideSecrets(logging.Filter):
+    """urllib3 writes paths into its log, some of them as warnings, and the path is the secret. None of it is worth that."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Nothing passes."""
+        del record
+        return False
+
+
+for _name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.response", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_HideSecrets())
+
+
 class Heartbeat:
     """Calls `url`; with an empty one, it calls nobody."""
 
