@@ -9,6 +9,7 @@ poll. So is it now and then whatever the sums say, and before anything is remove
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,6 +23,8 @@ from cbk.rules.intake.reading import LastRead, is_affordable, why_read_all
 PAGE_ROWS = 1000
 # A full read takes so many pages per poll, so that it never keeps new rows waiting for long.
 FULL_READ_PAGES = 50
+
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 
 class _Row(Protocol):
@@ -128,9 +131,12 @@ class TableReader(Generic[RowT]):
         low, high, count, total = window
         read = 0
         for rows in self._read_pages(high):
-            ids = [int(row.id) for row in rows]
-            high, count, total, read = ids[-1], count + len(ids), total + sum(ids), read + len(ids)
-            self._mark(high)
+            read += len(rows)
+            # In SQLite 1.5 may lie between 1 and 2: it is taken in, and counts for no window, which is read anew then.
+            ids = [int(row.id) for row in rows if _WHOLE_NUMBER.fullmatch(row.id)]
+            if ids:
+                high, count, total = ids[-1], count + len(ids), total + sum(ids)
+                self._mark(high)
             self._save()
         state.window = None if high is None else (low, high, count, total)
         state.marks = [mark for mark in state.marks if settled is None or mark[0] >= settled] or state.marks[-1:]

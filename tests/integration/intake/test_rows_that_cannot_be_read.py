@@ -95,3 +95,16 @@ def test_files_of_declined_rows_are_counted(story):
     counts = story.site.status().counts
     assert (counts.protected, counts.files) == (1, 2)
     assert story.problems()
+
+
+def test_sqlite_number_with_a_fraction_between_whole_ones_is_backed_up_and_stops_no_poll(site):
+    rows = [site.upload(f"{number}.png", b"%d" % number) for number in range(3)]
+    with site.application.begin() as connection:
+        connection.exec_driver_sql('CREATE TABLE free AS SELECT * FROM "ObjectStorageFiles"')
+        connection.exec_driver_sql('DROP TABLE "ObjectStorageFiles"')
+        connection.exec_driver_sql('ALTER TABLE free RENAME TO "ObjectStorageFiles"')
+        connection.exec_driver_sql('UPDATE "ObjectStorageFiles" SET "Id" = 1.5 WHERE "Id" = ?', (rows[1],))
+    site.work()
+    site.poll()
+    assert site.copies() == {f"car-erp/{number}/v1.gzip" for number in range(3)}
+    assert site.context.catalog.facts.get("poll.problem") is None
