@@ -42,6 +42,7 @@ def mysql_application(mariadb):
     url = mariadb.url(name, "root", "").replace("mysql", "mysql+pymysql")
     application = Application("mysql", url, mariadb.url(name, name, "pass%20word"))
     application.script(ddl("mysql"))
+    application.run('ALTER TABLE "ObjectStorageFiles" DROP INDEX "VersionHash", DROP COLUMN "VersionHash"')
     application.script(grants("mysql", name))
     application.run(f"ALTER USER {name}@'%' IDENTIFIED BY 'pass word' ACCOUNT UNLOCK")
     yield application
