@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from datetime import UTC, datetime
 
 import pytest
 from click.testing import CliRunner
@@ -92,4 +93,18 @@ def test_copy_whose_row_comes_back_beside_other_bytes_of_its_version_stays(store
     site.let_go()
 
     assert len(site.copies()) == 2
+    assert status(site)[0] == 4
+
+
+def test_row_that_is_declined_is_told_though_the_delete_under_its_id_means_the_row_before(stored):
+    site, row_id = stored
+    site.upload("other.txt", b"other")
+    site.delete(row_id, deleted_at=datetime(2026, 1, 2, tzinfo=UTC))
+    site.drop(row_id)
+    site.upload("z.txt", b"z", row_id=row_id)
+    site.change(row_id, Hash="no hash at all", CreatedAt=datetime(2026, 1, 3, tzinfo=UTC))
+    site.work()
+    site.work()
+
+    assert row_id in reasons(site)
     assert status(site)[0] == 4

@@ -319,6 +319,12 @@ class Intake:
             for batch in in_batches(list(source_ids)):
                 connection.execute(sa.delete(declined).where(declined.c.source_id.in_(batch)))
 
+    def clear_deleted(self, source_ids: Iterable[str]) -> None:
+        """Forget that rows with these Ids were declined, if a delete covers them: they need not be mended any more."""
+        with self._database.writing() as connection:
+            for batch in in_batches(list(source_ids)):
+                connection.execute(sa.delete(declined).where(declined.c.source_id.in_(_deleted_rows(batch))))
+
 
 def _entry(
     changes: RowChanges, source_id: str, *, version_id: int | None = None, file_id: int | None = None, number: int | None = None

@@ -34,7 +34,7 @@ def record_deletes(context: Context, rows: Sequence[DeleteRow], poll: int) -> in
         for row in fresh
     ]
     settle_files(context, context.catalog.removals.record(deletes, context.settings.grace_period, poll))
-    context.catalog.intake.clear_declined([row.file_id for row in fresh if row.id in coverages])
+    context.catalog.intake.clear_deleted(names)
     return len(fresh)
 
 
