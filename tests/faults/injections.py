@@ -80,6 +80,7 @@ def _deleted_file(scene):
     delete_id = scene.delete()
     scene.upload(size=100)  # the next one to be deleted
     scene.site.poll()
+    scene.site.pass_grace()
     scene.site.publisher.prunes.clear()
     return "prune", delete_id
 

@@ -34,6 +34,7 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
         wheel.writestr("tiny-1.0.dist-info/RECORD", "")
     return name
 """
+APP_BACKEND = BACKEND.replace("tiny", "tiny_app")
 
 
 class Project:
@@ -47,6 +48,9 @@ class Project:
             (folder / f"constraints/{name}.txt").write_text("")
         (folder / "pyproject.toml").write_text(PYPROJECT)
         (folder / "backend.py").write_text(BACKEND)
+        (folder / "appside").mkdir()
+        (folder / "appside/pyproject.toml").write_text(PYPROJECT)
+        (folder / "appside/backend.py").write_text(APP_BACKEND)
         (folder / "scripts").mkdir()
         for name in ("bootstrap", "bootstrap.py"):
             shutil.copy(SCRIPTS / name, folder / "scripts")
@@ -68,8 +72,8 @@ class Project:
         notes = self.folder / "builds"
         return len(notes.read_text().splitlines()) if notes.exists() else 0
 
-    def works(self):
-        return subprocess.run([self.venv / "bin/python", "-c", "import tiny"], check=False).returncode == 0
+    def works(self, module="tiny"):
+        return subprocess.run([self.venv / "bin/python", "-c", f"import {module}"], check=False).returncode == 0
 
 
 @pytest.fixture
@@ -100,6 +104,7 @@ def test_bootstrap_makes_an_environment_and_prints_its_commands(made_once):
     done = made_once.done
     assert (done.returncode, done.stdout) == (0, f"{made_once.venv / 'bin'}\n"), done.stderr
     assert made_once.works()
+    assert made_once.works("tiny_app")
 
 
 def test_bootstrap_needs_no_ensurepip(project, tmp_path):
@@ -111,6 +116,7 @@ def test_bootstrap_needs_no_ensurepip(project, tmp_path):
     done = project.bootstrap("runtime", CBK_PYTHON=str(bare))
     assert done.returncode == 0, done.stderr
     assert project.works()
+    assert not project.works("tiny_app")
 
 
 def test_bootstrap_does_nothing_the_second_time(ready):
@@ -128,7 +134,7 @@ def test_bootstrap_installs_a_larger_set_over_a_smaller_one(ready):
     assert ready.builds == 2
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints/demo.txt"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "appside/pyproject.toml", "constraints/demo.txt"])
 def test_bootstrap_installs_again_when_a_pin_changes(ready, name):
     with (ready.folder / name).open("a") as file:
         file.write("# changed\n")
