@@ -37,7 +37,8 @@ def moved(event: StateEvent, *where: sa.ColumnElement[bool], to: VersionState | 
     transition = LIFECYCLE[event]
     target = to if to is not None else next(iter(transition.targets))
     assert target in transition.targets, (event, target)
-    sources = versions.c.state.in_([state.value for state in VersionState if state in transition.sources])
+    # No IN: its list is written into each statement, so that one cannot be run for many versions at once.
+    sources = sa.or_(*(versions.c.state == state.value for state in VersionState if state in transition.sources))
     return sa.update(versions).where(*where, sources).values(state=target.value, **values)
 
 
