@@ -16,6 +16,8 @@ THREADS = 8
 _PATIENCE_SECONDS = 60
 _SHARE_OF_DELETES = 0.3
 _BATCH = 4
+# More than one piece of a download.
+_STEP_BYTES = 600_000
 # Every file of a site is looked at after every cut: a new site now and then keeps that short.
 _CUTS_PER_SCENE = 10
 # The plug is pulled within this time after a random file has ended: long enough for the others to be anywhere on their way.
@@ -32,8 +34,7 @@ class PowerCuts:
 
     def at_a_random_moment(self, tally, files):
         """Pull the plug while eight threads work on so many files."""
-        for _ in range(int(files * _SHARE_OF_DELETES) if self._scene.newest else 0):
-            self._scene.delete()
+        self._scene.delete_some(int(files * _SHARE_OF_DELETES))
         self._scene.upload_some(files)
         self._scene.leave()
         said = []
@@ -52,9 +53,9 @@ class PowerCuts:
     def at_step(self, tally, label, *, again=False):
         """Pull the plug at a labelled step of the way of one file in or out, or of one new version of a file that is there."""
         if label in OUT:
-            self._scene.delete()
+            self._scene.delete_some(1)
         for _ in range(0 if label in OUT else _BATCH if label in IN_BATCH else 1):
-            self._scene.upload(size=200_000, again=again)
+            self._scene.upload(size=_STEP_BYTES, again=again)
         self._scene.leave()
         with process(work, self._scene.site.settings, 1, label, (_BATCH,)) as (child, _):
             child.join(_PATIENCE_SECONDS)

@@ -126,6 +126,15 @@ class Scene:
         self.deleted.add(key)
         return self.site.delete(self._rows[key])
 
+    def delete_some(self, files):
+        """So many files are deleted, as many as there are; their grace is over, and their prunes are the next poll's to send."""
+        for _ in range(min(files, len(self.newest))):
+            self.delete()
+        self.site.poll()
+        self.site.pass_grace()
+        self.site.publisher.take()
+        self.site.publisher.prunes.clear()
+
     def freshen(self):
         """The application writes a new link into the rows of expired versions."""
         for version in self.site.context.catalog.report.versions(state=VersionState.EXPIRED):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cbk.edges.archive import archive
 from cbk.edges.archive.archive import Archive, IncomingCopy, Publication
+from cbk.edges.catalog.pruned_copies import PrunedCopies
 from cbk.edges.catalog.removals import Removals
 from cbk.edges.catalog.work_queue import Work
 
@@ -56,7 +57,7 @@ OUT = {
     "pruned in the record": Step(Removals, "carry_out", after=True),
     "bytes unlinked, not flushed": Step(os, "unlink", after=True),
     "bytes gone": Step(Archive, "remove", after=True),
-    "bytes gone in the record": Step(Removals, "remove_bytes", after=True),
+    "bytes gone in the record": Step(PrunedCopies, "remove_bytes", after=True),
 }
 
 STEPS = IN | IN_BATCH | OUT

@@ -248,8 +248,10 @@ def test_pause_that_is_over_or_too_long_is_refused(site, after):
 def test_status_shows_a_pause_and_calls_it_a_problem_once_files_wait_for_long(make_site):
     site = make_site(alert_after="1h")
     ends = end(site.context, HOUR)
-    overrides.pause(site.context, ends)
+    site.upload("first.txt", b"first")
     site.poll()
+    site.work()
+    overrides.pause(site.context, ends)
     assert gather_status(site.context).is_protected
     assert gather_status(site.context).ordered.paused_until == ends
     site.upload("a.txt", b"a")

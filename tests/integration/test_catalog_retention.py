@@ -453,7 +453,7 @@ def test_row_that_a_prune_looks_at_stays_as_it_is_until_the_prune_is_recorded(ca
     """A claim, and a delete that is taken back, wait for a prune that has begun to decide."""
     take(catalog, ("a.txt", 1))
     removal = delete(catalog, "7")
-    deciding, claims = threading.StateEvent(), []
+    deciding, claims = threading.Event(), []
 
     def claim():
         deciding.wait(30)
@@ -474,7 +474,7 @@ def test_row_that_a_prune_looks_at_stays_as_it_is_until_the_prune_is_recorded(ca
 def test_brake_that_is_pulled_while_a_prune_waits_for_the_lock_holds_it(catalog, rival):
     store(catalog, ("a.txt", 1))
     removal = delete(catalog, "7")
-    seen, ready = [], threading.StateEvent()
+    seen, ready = [], threading.Event()
 
     def prune():
         ready.set()

@@ -164,6 +164,8 @@ def test_machine_that_tells_nothing_is_trusted_by_its_clock_alone(plain, monkeyp
 
 
 def test_status_is_not_green_and_names_the_clock(plain):
+    plain.upload("cars/1/photo.jpg", b"photo")
+    plain.poll()
     plain.work()
     assert gather_status(plain.context).is_protected
     move_memory(plain, 14 * DAY + timedelta(hours=1))

@@ -42,6 +42,12 @@ _KEPT = re.compile(
 )
 # A URL's question mark may be followed by a signature.
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
+# What crypt says of a file that is damaged, or encrypted with another password (its `Error...` values, backend/crypt/cipher.go).
+_UNDECRYPTABLE = re.compile(
+    "not an encrypted file|file is too short to be encrypted|file has truncated block header|failed to authenticate decrypted block"
+)
+# The folder of a file that could not be fetched: not a failure of its own.
+_OF_A_FOLDER = "Failed to update directory timestamp"
 _SECRET = re.compile(r"(?i)\b(\w*(?:pass(?:word)?|secret|token|key))(\s*[=:]\s*)\S+")
 
 _HINT = "`rclone lsd` with the same configuration shows what it says; docs/mirror.md has recipes"
@@ -57,10 +63,13 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transferred:
-    """How a batch went: the bytes that were sent, and what rclone said about what it could not do (empty: all was done)."""
+    """How a batch went: the bytes that were sent, what rclone said about what it could not do (empty: all was done), and the files
+    that are there and cannot be decrypted.
+    """
 
     bytes: int = 0
     problem: str = ""
+    undecryptable: Sequence[str] = ()
 
 
 class Rclone:
@@ -212,6 +221,8 @@ class Rclone:
                 code = process.wait()
         if code in {0, 9}:
             return Transferred(bytes=process.sent)
+        if code == 1 and process.undecryptable and not process.failed:
+            return Transferred(bytes=process.sent, undecryptable=sorted(process.undecryptable))
         if code in {1, 2, 7} and not process.sent:
             process.require(code, f"use {self.remote}")
         return Transferred(bytes=process.sent, problem=process.problem())
@@ -248,6 +259,8 @@ class _Process:
 
     def __init__(self, command: list[str], environment: dict[str, str], on_progress: OnProgress | None) -> None:
         self.sent = 0
+        self.undecryptable: set[str] = set()
+        self.failed: set[str] = set()
         self._on_progress = on_progress
         self._errors: deque[tuple[bool, str]] = deque(maxlen=_TAIL_LINES)
         try:
@@ -330,6 +343,9 @@ class _Process:
                 self._on_progress(self.sent, int(stats.get("transfers") or 0))
         elif entry.get("level") in {"error", "critical", "fatal", "emergency", "alert"}:
             named = f"{entry['object']}: " if entry.get("object") else ""
+            if named and not str(entry.get("msg")).startswith(_OF_A_FOLDER):
+                is_damaged = _UNDECRYPTABLE.search(str(entry.get("msg")))
+                (self.undecryptable if is_damaged else self.failed).add(str(entry["object"]))
             self._errors.append((bool(named), _without_secrets(f"{named}{entry.get('msg', '')}")))
 
 

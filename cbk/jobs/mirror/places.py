@@ -343,18 +343,14 @@ class RemotePlace:
         same = [copy for copy in copies if self._rclone.compares_by() != "size" and self._is_same_here(copy)]
         answers = self._rclone.confirm(self._source.root, [copy.location for copy in same], tick=tick) if same else {}
         told = {"=": "", "+": "it is not there", "*": "it is another file, by the remote's own hash"}
-        for copy in same:
-            if answers.get(copy.location) in told:
-                yield copy, told[answers[copy.location]]
         rest: list[MirrorCopy] = []
         size = 0
         for copy in copies:
-            if copy in same:
-                continue
-            size += copy.stored_size
-            if rest and size > self._read_back:
-                break
-            rest.append(copy)
+            if answers.get(copy.location) in told:
+                yield copy, told[answers[copy.location]]
+            elif not rest or size + copy.stored_size <= self._read_back:
+                rest.append(copy)
+                size += copy.stored_size
         if rest:
             with self.reading([copy.location for copy in rest], tick=tick, on_bytes=on_bytes) as archive:
                 for copy in rest:
@@ -382,6 +378,13 @@ class RemotePlace:
         fetched = self._rclone.fetch(folder, locations, bandwidth=self._bandwidth(), tick=tick)
         if fetched.problem:
             raise MirrorUnavailable(f"{self.where}: {fetched.problem}", hint="the next pass tries it again")
+        if len(fetched.undecryptable) >= min(len(locations), BAD_IN_A_ROW_LIMIT) > 1 and not fetched.bytes:
+            hint = "has rclone's configuration the passwords with which this mirror was made?"
+            raise MirrorUnavailable(f"{self.where}: nothing of what lies there can be decrypted", hint=hint)
+        for location in fetched.undecryptable:
+            # There, and nothing of it to read: a bad copy, not a missing one.
+            (folder / location).parent.mkdir(parents=True, exist_ok=True)
+            (folder / location).touch()
         on_bytes(fetched.bytes)
         return archive
 

@@ -181,3 +181,17 @@ def test_an_empty_folder_where_a_disk_was_takes_nothing(make_mirrored, kind):
     with pytest.raises(MirrorError, match="no disk of this mirror"):
         mirrored.run(by_person=True)
     assert copies_in(mirrored.place) == set()
+
+
+def test_remote_of_which_nothing_can_be_decrypted_is_away_and_no_copy_is_called_bad(make_mirrored, kind):
+    if kind != "crypt":
+        pytest.skip("what lies there is in plain text")
+    mirrored = make_mirrored({"every": "1h", "verify_every": "1h"})
+    fill(mirrored.site)
+    mirrored.run(by_person=True)
+    for location in mirrored.ledger():
+        lies_at = mirrored.lies_at(location)
+        lies_at.write_bytes(b"x" * lies_at.stat().st_size)
+    passed = mirrored.run()
+    assert ["nothing of what lies there can be decrypted" in reason for reason in passed.failed] == [True]
+    assert [each.bad for each in passed.done] == [0]

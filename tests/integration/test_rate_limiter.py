@@ -29,12 +29,12 @@ def lines(url, number=2, clock=None):
 
 def waits(shared, *counts, limit=MB):
     """For how long each amount has to wait, from now."""
-    return [shared.take(count, limit) - shared.uptime() for count in counts]
+    return [shared.reserve(count, limit) - shared.uptime() for count in counts]
 
 
 def test_two_workers_together_get_the_limit(broker_url):
     first, second = lines(broker_url)
-    taken = [each.take(MB // 4, MB) - each.uptime() for each in (first, second) * 10]
+    taken = [each.reserve(MB // 4, MB) - each.uptime() for each in (first, second) * 10]
     # 20 quarters of a second of the line: the last one begins 19 quarters after the first.
     assert taken[0] == pytest.approx(0, abs=0.05)
     assert taken[-1] == pytest.approx(19 / 4, abs=0.2)
@@ -43,7 +43,7 @@ def test_two_workers_together_get_the_limit(broker_url):
 
 def test_threads_of_one_worker_are_counted_together(broker_url):
     (shared,) = lines(broker_url, 1)
-    threads = [threading.Thread(target=lambda: [shared.take(MB // 10, MB) for _ in range(10)]) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: [shared.reserve(MB // 10, MB) for _ in range(10)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -53,7 +53,7 @@ def test_threads_of_one_worker_are_counted_together(broker_url):
 
 def test_line_that_nobody_used_for_a_while_is_free_at_once(broker_url):
     (shared,) = lines(broker_url, 1)
-    shared.take(MB // 10, MB)
+    shared.reserve(MB // 10, MB)
     with redis.Redis.from_url(broker_url) as client:
         free_at = float(client.get("cbk:line:free-at"))
         client.set("cbk:line:free-at", free_at - 60)
@@ -108,7 +108,7 @@ def test_worker_without_redis_keeps_to_its_share_of_what_was_seen(broker_url, va
     clock = Clock()
     first, second, third = lines(broker_url, 3, clock)
     for each in (first, second, third):
-        each.take(1, MB)
+        each.reserve(1, MB)
     valkey.kill()
     try:
         clock.now += 10
@@ -125,10 +125,10 @@ def test_redis_that_is_away_is_one_line_without_its_password_and_tried_again_now
     caplog.set_level(logging.DEBUG)
     for _ in range(5):
         clock.now += 1
-        shared.take(MB, MB)
+        shared.reserve(MB, MB)
     assert len(asked) == 1
     clock.now += rate_limiter.RETRY_SECONDS
-    shared.take(MB, MB)
+    shared.reserve(MB, MB)
     assert len(asked) == 2
     facts = {"reason": "ConnectionError", "workers": 1}
     assert [record.facts for record in caplog.records if record.name == rate_limiter.__name__] == [facts, facts]
