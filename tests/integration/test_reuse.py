@@ -99,6 +99,8 @@ def test_copy_whose_row_comes_back_beside_other_bytes_of_its_version_stays(store
 def test_row_that_is_declined_is_told_though_the_delete_under_its_id_means_the_row_before(stored):
     site, row_id = stored
     site.upload("other.txt", b"other")
+    site.change(row_id, CreatedAt=datetime(2026, 1, 1, tzinfo=UTC))
+    site.work()
     site.delete(row_id, deleted_at=datetime(2026, 1, 2, tzinfo=UTC))
     site.drop(row_id)
     site.upload("z.txt", b"z", row_id=row_id)
