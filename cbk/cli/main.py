@@ -17,6 +17,7 @@ from cbk.cli.notify import notify
 from cbk.cli.overrides import bandwidth, pause, resume
 from cbk.cli.page import page
 from cbk.cli.prune import hold, prune, release, undelete
+from cbk.cli.quarantine import quarantine
 from cbk.cli.rebuild import rebuild
 from cbk.cli.restore import cat, restore
 from cbk.cli.resync import resync
@@ -66,6 +67,7 @@ for command in (
     cat,
     verify,
     drill,
+    quarantine,
     dump,
     resync,
     pause,
