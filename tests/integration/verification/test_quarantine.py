@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from cbk.cli.main import cli
 from cbk.edges.archive.archive import Archive
 
-
 DOCUMENTED = Path(__file__).parents[3] / "docs/commands.md"
 
 
