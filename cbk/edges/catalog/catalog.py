@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Catalog:
         ):
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-        return before != self._head()
+        return before != _head()
 
     @contextmanager
     def _without_foreign_keys(self, connection: sa.Connection) -> Iterator[None]:
@@ -98,15 +99,15 @@ class Catalog:
     def require_current(self) -> None:
         """Raise CatalogOutdated unless the tables are those of this release."""
         current = self.revision
-        if current != self._head():
+        if current != _head():
             raise CatalogOutdated(
-                f"the catalog is at revision {current or 'none'}, this release needs {self._head()}", hint="run `cbk init`"
+                f"the catalog is at revision {current or 'none'}, this release needs {_head()}", hint="run `cbk init`"
             )
 
     @property
     def is_current(self) -> bool:
         """Whether the tables are those of this release."""
-        return self.revision == self._head()
+        return self.revision == _head()
 
     def save_as(self, copy: Path) -> None:
         """Copy a SQLite catalog to a file, whoever writes to it meanwhile; in its place only once all of it is there.
@@ -142,11 +143,6 @@ class Catalog:
         with catalog_errors(), self.engine.connect().execution_options(reading=True) as connection:
             return MigrationContext.configure(connection).get_current_revision()
 
-    def _head(self) -> str | None:
-        from alembic.script import ScriptDirectory  # noqa: PLC0415 - as in `upgrade`
-
-        return ScriptDirectory(str(MIGRATIONS)).get_current_head()
-
     @property
     def is_shared(self) -> bool:
         """Whether several machines can work with this catalog."""
@@ -166,3 +162,11 @@ class Catalog:
     def place(self) -> str:
         """Where it is, without any password."""
         return sa.make_url(self.engine.url).render_as_string(hide_password=True)
+
+
+@cache
+def _head() -> str | None:
+    """The newest migration of this release; to find it, all of them are loaded."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - as in `upgrade`
+
+    return ScriptDirectory(str(MIGRATIONS)).get_current_head()
