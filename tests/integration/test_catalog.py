@@ -63,7 +63,7 @@ def take(catalog, *rows, refused=()):
     names = {(row.storage, row.key) for row in rows}
     plan = plan_intake(
         rows,
-        known=catalog.intake.known_versions(names),
+        known=catalog.intake.known_versions(names, {row.number for row in rows}),
         taken=catalog.intake.occupied_places(candidate_place_keys(rows, str)),
         bucket_of=str,
     )

@@ -86,7 +86,7 @@ def take(catalog, *named, poll=0):
     ]
     plan = plan_intake(
         rows,
-        known=catalog.intake.known_versions({(row.storage, row.key) for row in rows}),
+        known=catalog.intake.known_versions({(row.storage, row.key) for row in rows}, {row.number for row in rows}),
         taken=catalog.intake.occupied_places(candidate_place_keys(rows, str)),
         bucket_of=str,
     )

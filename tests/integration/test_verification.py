@@ -66,7 +66,7 @@ def store(catalog):
         )
         plan = plan_intake(
             [row],
-            known=catalog.intake.known_versions({(storage, key)}),
+            known=catalog.intake.known_versions({(storage, key)}, {number}),
             taken=catalog.intake.occupied_places(candidate_place_keys([row], str)),
             bucket_of=str,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -69,8 +70,10 @@ class Intake:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def known_versions(self, names: Iterable[FileName], without: Iterable[int] = ()) -> dict[FileName, list[KnownVersion]]:
-        """The versions of those of these files that are known, as if the entries `without` were gone."""
+    def known_versions(
+        self, names: Iterable[FileName], numbers: AbstractSet[int], without: Iterable[int] = ()
+    ) -> dict[FileName, list[KnownVersion]]:
+        """The versions with these numbers of those of these files that are known, as if the entries `without` were gone."""
         digests = {name_digest(*name): name for name in names}
         known: dict[FileName, list[KnownVersion]] = {}
         ignored = set(without)
@@ -78,7 +81,8 @@ class Intake:
             for batch in in_batches(list(digests)):
                 columns = (files.c.name_digest, versions.c.id, versions.c.number, versions.c.sha256, versions.c.variant)
                 state = (versions.c.state, versions.c.leftover)
-                query = sa.select(*columns, *state).join_from(files, versions, isouter=True)
+                ours = (versions.c.file_id == files.c.id) & versions.c.number.in_(numbers)
+                query = sa.select(*columns, *state).join_from(files, versions, ours, isouter=True)
                 found = connection.execute(query.where(files.c.name_digest.in_(batch))).all()
                 live = _live_rows(connection, [row.id for row in found if row.id is not None], ignored)
                 for row in found:

@@ -62,6 +62,37 @@ class Work:
                     found.setdefault(row.file_id, []).append(version_of(row))
         return found
 
+    def undecided_of_files(self, file_ids: Iterable[int], ranks: int) -> tuple[dict[int, list[Version]], set[int]]:
+        """Of each of these files, the newest `ranks` versions, its newest copy, and all others about which something may change.
+
+        Left out are older ones that wait or are superseded as things stand; the second value is the files of which any are. A file
+        may have tens of thousands of versions.
+        """
+        state = versions.c.state
+        newest_first = (versions.c.live.desc(), versions.c.deleted.desc(), versions.c.number.desc())
+        stored = state == VersionState.STORED.value
+        columns = (
+            versions.c.id,
+            sa.func.row_number().over(partition_by=versions.c.file_id, order_by=newest_first).label("rank"),
+            sa.func.row_number().over(partition_by=(versions.c.file_id, state), order_by=newest_first).label("rank_in_state"),
+            sa.func.max(sa.case((stored, 1), else_=0)).over(partition_by=versions.c.file_id).label("has_copy"),
+            sa.func.count().over(partition_by=versions.c.file_id).label("total"),
+        )
+        over = [each.value for each in (VersionState.STORED, VersionState.DECLINED, VersionState.SUPERSEDED, VersionState.PRUNED)]
+        found: dict[int, list[Version]] = {}
+        totals: dict[int, int] = {}
+        with self._database.reading() as connection:
+            for batch in in_batches(list(file_ids)):
+                ranked = sa.select(*columns).where(versions.c.file_id.in_(batch)).subquery()
+                waits = (state == VersionState.PENDING.value) & versions.c.due_at.is_(None) & (versions.c.reason != "")
+                open_ = state.not_in(over) & (~waits | (ranked.c.has_copy == 1))
+                wanted = (ranked.c.rank <= ranks) | (stored & (ranked.c.rank_in_state == 1)) | open_
+                query = select_versions().join(ranked, ranked.c.id == versions.c.id).where(wanted).add_columns(ranked.c.total)
+                for row in connection.execute(query):
+                    found.setdefault(row.file_id, []).append(version_of(row))
+                    totals[row.file_id] = row.total
+        return found, {file_id for file_id, listed in found.items() if len(listed) < totals[file_id]}
+
     def versions_named(self, storage: str, key: str) -> list[Version]:
         """All versions of the file (storage, key)."""
         query = select_versions().where(files.c.name_digest == name_digest(storage, key))

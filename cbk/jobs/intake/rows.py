@@ -11,9 +11,11 @@ from cbk.jobs.context import Context
 from cbk.model import AcceptedRow, DeclinedRow, SourceRow
 from cbk.rules.intake.intake import IntakePlan, candidate_place_keys, plan_intake
 from cbk.rules.intake.rows import name_of, number_of, read_row
-from cbk.rules.intake.version_selection import plan_versions
+from cbk.rules.intake.version_selection import Transition, decides, plan_versions
 
 TRIES = 3
+# So many of a file's newest versions are looked at beyond those that are kept, before all of them are.
+LOOKED_AT = 20
 POLL_NUMBER = "poll.number"
 
 
@@ -64,11 +66,19 @@ def forget_rows(context: Context, entry_ids: Iterable[int]) -> None:
 
 def settle_files(context: Context, file_ids: Iterable[int]) -> None:
     """Decide anew which versions of these files are to be fetched."""
-    by_file = context.catalog.work.versions_of_files(file_ids)
-    keep_versions = context.settings.keep_versions
-    transitions = [transition for versions in by_file.values() for transition in plan_versions(versions, keep_versions)]
+    transitions = decide_files(context, file_ids)
     if transitions:
         context.catalog.work.apply(transitions)
+
+
+def decide_files(context: Context, file_ids: Iterable[int]) -> list[Transition]:
+    """What changes among the versions of these files, without a look at all of them where a file has very many."""
+    keep_versions = context.settings.keep_versions
+    ranks = keep_versions + LOOKED_AT
+    by_file, partly = context.catalog.work.undecided_of_files(file_ids, ranks)
+    undecided = [file_id for file_id in partly if not decides(by_file[file_id], ranks)]
+    by_file |= context.catalog.work.versions_of_files(undecided)
+    return [transition for versions in by_file.values() for transition in plan_versions(versions, keep_versions)]
 
 
 def _record(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
@@ -137,7 +147,8 @@ def _write(context: Context, changes: RowChanges, accepted: list[AcceptedRow]) -
 
 def _plan(context: Context, changes: RowChanges, accepted: list[AcceptedRow]) -> IntakePlan:
     intake, bucket = context.catalog.intake, context.settings.bucket
-    known = intake.known_versions({(row.storage, row.key) for row in accepted}, without=changes.gone)
+    names, numbers = {(row.storage, row.key) for row in accepted}, {row.number for row in accepted}
+    known = intake.known_versions(names, numbers, without=changes.gone)
     newcomers = [row for row in accepted if (row.storage, row.key) not in known]
     taken = intake.occupied_places(candidate_place_keys(newcomers, bucket))
     return plan_intake(accepted, known=known, taken=taken, bucket_of=bucket)

@@ -25,6 +25,11 @@ class Transition:
     due: bool
 
 
+def decides(versions: Iterable[Version], ranks: int) -> bool:
+    """Whether the newest `ranks` of these versions of one file settle that none of those below them is to be fetched."""
+    return any(version.state is VersionState.STORED or not _cannot_be_had(version) for version in _wanted(versions)[:ranks])
+
+
 def plan_versions(versions: Iterable[Version], keep_versions: int) -> list[Transition]:
     """What changes among the versions of one file, given in any order; in linear time, however many there are.
 
@@ -32,13 +37,11 @@ def plan_versions(versions: Iterable[Version], keep_versions: int) -> list[Trans
     until then it waits, unless no newer one can be had: then it is fetched, newest first. Only what is live supersedes: a version
     whose row is gone, or deleted, says nothing about the others. Where nothing is live, what is deleted counts as if it were.
     """
-    listed = list(versions)
-    wanted = [version for version in listed if version.live] or [version for version in listed if version.deleted]
     transitions = []
     newest: Version | None = None
     stored: Version | None = None
     others_cannot_be_had = True
-    for rank, version in enumerate(sorted(wanted, key=lambda version: version.number, reverse=True)):
+    for rank, version in enumerate(_wanted(versions)):
         if version.state not in _SETTLED or (version.state is VersionState.PRUNED and version.live):
             kept = rank < keep_versions or (stored is None and others_cannot_be_had)
             transition = _want(version) if kept else _supersede(version, stored) if stored else _wait(version, newest)
@@ -49,6 +52,13 @@ def plan_versions(versions: Iterable[Version], keep_versions: int) -> list[Trans
             stored = version
         others_cannot_be_had = others_cannot_be_had and _cannot_be_had(version)
     return transitions
+
+
+def _wanted(versions: Iterable[Version]) -> list[Version]:
+    """Those that count, newest first."""
+    listed = list(versions)
+    wanted = [version for version in listed if version.live] or [version for version in listed if version.deleted]
+    return sorted(wanted, key=lambda version: version.number, reverse=True)
 
 
 def _cannot_be_had(version: Version) -> bool:
