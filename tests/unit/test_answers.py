@@ -97,6 +97,63 @@ def test_link_that_died_its_signers_session_and_a_denial_are_told_apart(excerpt,
     assert refuse(403, excerpt, LATER).message.startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("status", "excerpt", "headers", "where"),
+    [
+        (
+            301,
+            "<Error><Code>PermanentRedirect</Code><Endpoint>car-erp.s3.eu-west-1.amazonaws.com</Endpoint></Error>",
+            {"x-amz-bucket-region": "eu-west-1"},
+            "in region eu-west-1, at car-erp.s3.eu-west-1.amazonaws.com",
+        ),
+        (301, "", {"x-amz-bucket-region": "eu-west-1"}, "in region eu-west-1"),
+        (
+            307,
+            "<Error><Code>TemporaryRedirect</Code><Endpoint>b.s3-eu-west-1.amazonaws.com</Endpoint></Error>",
+            {},
+            "at b.s3-eu-west-1.amazonaws.com",
+        ),
+        (
+            400,
+            "<Error><Code>AuthorizationHeaderMalformed</Code><Message>the region 'us-east-1' is wrong</Message>"
+            "<Region>eu-central-1</Region></Error>",
+            {},
+            "in region eu-central-1",
+        ),
+    ],
+)
+def test_bucket_that_is_elsewhere_is_told_with_its_place(status, excerpt, headers, where):
+    error = refuse(status, excerpt, **headers)
+    assert isinstance(error, LinkDenied)
+    assert error.message == f"files.example.com answers {status}: the bucket is {where}"
+    assert FRESH_LINK in error.hint
+
+
+@pytest.mark.parametrize("region", ["secret?sig=1", "eu west", "EU/../x", "a" * 50])
+def test_what_is_no_region_is_not_repeated(region):
+    assert "secret" not in str(refuse(301, f"<Region>{region}</Region>", **{"x-amz-bucket-region": region}))
+
+
+@pytest.mark.parametrize(
+    ("status", "excerpt"),
+    [
+        (403, s3("AccessDenied", "Cannot download file, download bandwidth or transaction (Class B) cap exceeded. See the page")),
+        (403, '{"code": "download_cap_exceeded", "message": "Cannot download file, download cap exceeded", "status": 403}'),
+        (403, '{"code": "transaction_cap_exceeded", "message": "Transaction cap exceeded", "status": 403}'),
+        (403, s3("AllAccessDisabled", "All access to this object has been disabled")),
+        (403, s3("AccountProblem", "There is a problem with your account")),
+        (403, s3("UserProjectAccountProblem", "The project's billing account is disabled")),
+        (400, s3("KMS.DisabledException", "arn:secret is disabled.")),
+        (409, azure("AccountIsDisabled", "The specified account is disabled.")),
+    ],
+)
+def test_refusal_that_no_fresh_link_helps_says_so_and_is_tried_again(status, excerpt):
+    error = refuse(status, excerpt)
+    assert isinstance(error, OriginUnavailable)
+    assert "link into its row" not in error.hint
+    assert "secret" not in f"{error.message} {error.hint}"
+
+
 def test_google_calls_a_link_that_is_too_old_a_token_and_it_is_told_as_a_link():
     assert refuse(400, GOOGLE).message == "the link expired"
 

@@ -233,10 +233,11 @@ class Downloader:
                 raise LinkForbidden(f"the link is redirected from https to plain http at {target.label}")
             secure = target.scheme == "https"
             response = connections.get(target, request_target(link), transfer.headers, unpack=transfer.unpack)
-            if response.status not in REDIRECTS:
+            location = response.headers.get("Location")
+            if response.status not in REDIRECTS or location is None:
                 return target, response
             response.close()
-            place = follow_redirect(link, response.headers.get("Location", ""))
+            place = follow_redirect(link, location)
             if place is None:
                 raise NotTheObject(f"{target.label} redirects the link to nowhere")
             link = place

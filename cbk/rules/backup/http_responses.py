@@ -24,7 +24,7 @@ _COME_BACK_LATER = frozenset({408, 425, 429})
 # relatives, Google, Azure) or in "code" and "message" (B2). The rest of the body is not searched: it quotes the object's key.
 _SAID = re.compile(r"<(Code|Message|Details|AuthenticationErrorDetail)>([^<]*)|\"(code|message)\"\s*:\s*\"([^\"]*)", re.IGNORECASE)
 _TIME_IS_OVER = re.compile(r"expired|not valid in the specified time frame", re.IGNORECASE)
-_CODE = re.compile(r"[A-Za-z_]{1,40}")
+_CODE = re.compile(r"[A-Za-z_.]{1,40}")
 
 # In the reason of every version that only the application can help: `cbk ls --refresh` finds its row by this.
 FRESH_LINK = "the application has to write a fresh link into its row"
@@ -45,6 +45,31 @@ _SIGNER_IS_GONE = frozenset(
 _SIGNATURE_IS_OLD = re.compile(r"signature expired", re.IGNORECASE)
 # What another link does not help.
 _NOT_THE_LINK = frozenset({"BlobArchived", "InvalidObjectState", "RequestTimeTooSkewed"})
+# What nobody but the account's owner helps, after which the same link is good again (Backblaze, Google, MinIO, Alibaba, Azure, AWS).
+_CAP = "the account's cap on downloads is reached: raise it there, or wait for the next day"
+_ACCOUNT = "the account is suspended, disabled or its billing is not in order: see to it at the provider"
+_ENCRYPTION_KEY = "the key that the object is encrypted with cannot be used: enable it at the provider"
+_ACCOUNT_HINTS = {
+    "cap_exceeded": _CAP,
+    "download_cap_exceeded": _CAP,
+    "transaction_cap_exceeded": _CAP,
+    "AccountDisabled": _ACCOUNT,
+    "AccountIsDisabled": _ACCOUNT,
+    "AccountProblem": _ACCOUNT,
+    "AllAccessDisabled": _ACCOUNT,
+    "UserDisable": _ACCOUNT,
+    "UserProjectAccountProblem": _ACCOUNT,
+    "UserSuspended": _ACCOUNT,
+    "KMS.DisabledException": _ENCRYPTION_KEY,
+    "KMS.KMSInvalidStateException": _ENCRYPTION_KEY,
+    "KMS.NotFoundException": _ENCRYPTION_KEY,
+}
+# Backblaze says it in the message alone where it speaks S3: "Cannot download file, download bandwidth or transaction (Class B) cap
+# exceeded. See the Caps & Alerts page to increase your cap."
+_CAP_IS_REACHED = re.compile(r"\bcap exceeded\b", re.IGNORECASE)
+# A bucket is somewhere else than the link says; the signature names the region, so that it cannot be followed there.
+_WHERE = re.compile(r"<(Region|Endpoint)>([A-Za-z0-9.-]{2,100})</")
+_REGION = re.compile(r"[a-z0-9-]{2,40}")
 _REFUSAL_HINTS = {
     "AccessDenied": "storage services answer so for an object that is not there, too, where the signer may not list the bucket",
     "InvalidObjectState": "the object is in an archive tier: restore it there first",
@@ -206,6 +231,9 @@ def classify_refusal(
     if status in _COME_BACK_LATER or status >= 500:
         wait = retry_after_seconds(headers.get("Retry-After"), now=now)
         return OriginUnavailable(f"{origin} answers {status} for now", retry_after_seconds=wait)
+    elsewhere = _elsewhere(excerpt, headers) if status in {301, 307, 400} else None
+    if elsewhere is not None:
+        return LinkDenied(f"{origin} answers {status}: the bucket is {elsewhere}", hint=f"sign for that; {FRESH_LINK}")
     if status < 400:
         return NotTheObject(f"{origin} answers {status} instead of the object")
     fields = [((tag or name).lower(), xml or json) for tag, xml, name, json in _SAID.findall(excerpt)]
@@ -214,6 +242,9 @@ def classify_refusal(
     if status in {404, 410}:
         what = "bucket or container" if code in {"NoSuchBucket", "ContainerNotFound"} else "object"
         return ObjectMissing(f"{origin} has no such {what} ({status})")
+    account = _CAP if any(_CAP_IS_REACHED.search(text) for text in said) else _ACCOUNT_HINTS.get(code)
+    if account is not None:
+        return OriginUnavailable(f"{origin} refuses every link for now ({status} {code})", hint=account)
     hints = [_REFUSAL_HINTS[code]] if code in _REFUSAL_HINTS else []
     if status in _DENIED_STATUSES:
         expired = _expired(said, code, link_expires_at, now)
@@ -223,6 +254,15 @@ def classify_refusal(
             hints.append(FRESH_LINK)
     name = f"{status} {code}" if code else str(status)
     return LinkDenied(f"{origin} refuses the link ({name})", hint="; ".join(hints) or None)
+
+
+def _elsewhere(excerpt: str, headers: Mapping[str, str]) -> str | None:
+    """Where S3 says that the bucket is, in words that hold nothing else: it names no Location."""
+    found = dict(_WHERE.findall(excerpt))
+    region = found.get("Region") or headers.get("x-amz-bucket-region", "")
+    known = [f"in region {region}"] if _REGION.fullmatch(region) else []
+    known += [f"at {found['Endpoint']}"] if "Endpoint" in found else []
+    return ", ".join(known) or None
 
 
 def _expired(said: list[str], code: str, link_expires_at: datetime | None, now: datetime) -> LinkExpired | None:
