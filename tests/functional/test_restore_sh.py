@@ -16,7 +16,15 @@ from cbk.edges.archive.archive import Archive
 from cbk.rules.intake.layout import contested_paths, restore_path
 from tests.disk import BUCKETS, NOW, File, corpus, make_disk, newest, put, tree
 
-SHELLS = {"sh": ["sh"], "dash": ["dash"], "bash": ["bash", "--posix"], "busybox": ["busybox", "sh"]}
+SHELLS = {
+    "sh": ["sh"],
+    "dash": ["dash"],
+    "bash": ["bash", "--posix"],
+    "busybox": ["busybox", "sh"],
+    "mksh": ["mksh"],
+    "ksh93": ["ksh93"],
+    "zsh": ["zsh"],
+}
 EMPTY = {"PATH": "/usr/bin:/bin"}
 
 

@@ -114,12 +114,12 @@ is_safe() { # whether a name stays in its folder
 : >"$work/named"
 while IFS= read -r location; do
     said=$(head -c 65551 "$location" 2>"$work/problems" | tail -c +17 | sed -n -e '1{' -e "$prefix" -e "$names" -e 'q' -e '}')
-    own=${said%%|*}
-    said=${said#*|}
-    other=${said%%|*}
+    own=${said%%"|"*}
+    said=${said#*"|"}
+    other=${said%%"|"*}
     below=${location#./}
     if is_safe "$own" && is_safe "$other"; then
-        printf '%s/%s|%s|%s|%s\n' "${below%%/*}" "$own" "$other" "${said#*|}" "$below" >>"$work/named"
+        printf '%s/%s|%s|%s|%s\n' "${below%%/*}" "$own" "$other" "${said#*"|"}" "$below" >>"$work/named"
     elif [ -z "$target" ]; then
         fail "$below: its header cannot be read"
     elif mkdir -p "$work/unnamed/${below%/*}" && gzip -dc <"$location" >"$work/unnamed/${below%.gzip}" 2>"$work/problems"; then
