@@ -485,6 +485,12 @@ def test_fetch_of_more_than_announced_takes_no_more_than_that(origin, downloader
     assert fetch(downloader, origin.put("/b/next", DATA))[1] == DATA
 
 
+def test_fetch_on_a_connection_that_still_had_something_to_say_goes_on_with_another(origin, downloader):
+    fetch(downloader, origin.put(PATH, DATA))
+    surplus = raw(b"what the last answer had too much of\r\n")
+    assert fetch(downloader, origin.put("/b/next", DATA, surplus, serve()))[1] == DATA
+
+
 @pytest.mark.parametrize("length", ["abc", "-5", "5, 7", ""])
 def test_fetch_with_a_length_that_is_no_number_is_refused(origin, downloader, length):
     with pytest.raises((NotTheObject, TransferBroken)):

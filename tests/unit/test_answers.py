@@ -115,8 +115,7 @@ def test_link_that_died_its_signers_session_and_a_denial_are_told_apart(excerpt,
         ),
         (
             400,
-            "<Error><Code>AuthorizationHeaderMalformed</Code><Message>the region 'us-east-1' is wrong</Message>"
-            "<Region>eu-central-1</Region></Error>",
+            "<Error><Code>AuthorizationHeaderMalformed</Code><Message>wrong region</Message><Region>eu-central-1</Region></Error>",
             {},
             "in region eu-central-1",
         ),

@@ -204,6 +204,9 @@ class HttpConnections:
             for _, code, message in failed:
                 if not (response.ends_with_connection and _TLS_CUT in message):
                     response.problem = _explain(code, message, response.origin)
+                    if isinstance(response.problem, TransferBroken) and not (response.is_first or response.status):
+                        # What the connection's last answer had too much of came late, and was read as the head of this one.
+                        response.problem = ConnectionLost(response.problem.message)
 
     def _timer_is_due(self) -> bool:
         return self._timer_at is not None and time.monotonic() >= self._timer_at
@@ -230,6 +233,7 @@ class HttpConnections:
             response.failure = error
             return int(pycurl.SOCKET_BAD)
         response.heard_at = time.monotonic()
+        response.is_first = True
         self._sockets.append(sock)
         return sock
 
@@ -251,6 +255,7 @@ class HttpResponse:
         self.received = 0  # bytes, those of the headers included
         self.heard_at = time.monotonic()
         self.is_connected = False
+        self.is_first = False  # of its connection
         self.is_paused = False
         self.is_finished = False
         self.failure: BaseException | None = None  # why there is no connection

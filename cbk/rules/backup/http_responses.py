@@ -45,7 +45,7 @@ _SIGNER_IS_GONE = frozenset(
 _SIGNATURE_IS_OLD = re.compile(r"signature expired", re.IGNORECASE)
 # What another link does not help.
 _NOT_THE_LINK = frozenset({"BlobArchived", "InvalidObjectState", "RequestTimeTooSkewed"})
-# What nobody but the account's owner helps, after which the same link is good again (Backblaze, Google, MinIO, Alibaba, Azure, AWS).
+# What only the account's owner can mend; then the same link is good again (Backblaze, Google, MinIO, Alibaba, Azure, AWS).
 _CAP = "the account's cap on downloads is reached: raise it there, or wait for the next day"
 _ACCOUNT = "the account is suspended, disabled or its billing is not in order: see to it at the provider"
 _ENCRYPTION_KEY = "the key that the object is encrypted with cannot be used: enable it at the provider"
@@ -236,6 +236,11 @@ def classify_refusal(
         return LinkDenied(f"{origin} answers {status}: the bucket is {elsewhere}", hint=f"sign for that; {FRESH_LINK}")
     if status < 400:
         return NotTheObject(f"{origin} answers {status} instead of the object")
+    return _explained(status, excerpt, origin=origin, link_expires_at=link_expires_at, now=now)
+
+
+def _explained(status: int, excerpt: str, *, origin: str, link_expires_at: datetime | None, now: datetime) -> DownloadError:
+    """The error that a refusal stands for, by what its page says."""
     fields = [((tag or name).lower(), xml or json) for tag, xml, name, json in _SAID.findall(excerpt)]
     said = [text for _, text in fields]
     code = next((text for name, text in fields if name == "code" and _CODE.fullmatch(text)), "")
@@ -244,16 +249,20 @@ def classify_refusal(
         return ObjectMissing(f"{origin} has no such {what} ({status})")
     account = _CAP if any(_CAP_IS_REACHED.search(text) for text in said) else _ACCOUNT_HINTS.get(code)
     if account is not None:
-        return OriginUnavailable(f"{origin} refuses every link for now ({status} {code})", hint=account)
+        return OriginUnavailable(f"{origin} refuses every link for now ({_name(status, code)})", hint=account)
+    expired = _expired(said, code, link_expires_at, now) if status in _DENIED_STATUSES else None
+    return expired or _denied(status, code, origin)
+
+
+def _denied(status: int, code: str, origin: str) -> LinkDenied:
     hints = [_REFUSAL_HINTS[code]] if code in _REFUSAL_HINTS else []
-    if status in _DENIED_STATUSES:
-        expired = _expired(said, code, link_expires_at, now)
-        if expired is not None:
-            return expired
-        if code not in _NOT_THE_LINK:
-            hints.append(FRESH_LINK)
-    name = f"{status} {code}" if code else str(status)
-    return LinkDenied(f"{origin} refuses the link ({name})", hint="; ".join(hints) or None)
+    if status in _DENIED_STATUSES and code not in _NOT_THE_LINK:
+        hints.append(FRESH_LINK)
+    return LinkDenied(f"{origin} refuses the link ({_name(status, code)})", hint="; ".join(hints) or None)
+
+
+def _name(status: int, code: str) -> str:
+    return f"{status} {code}" if code else str(status)
 
 
 def _elsewhere(excerpt: str, headers: Mapping[str, str]) -> str | None:
