@@ -1,5 +1,6 @@
 """Holds, the plan, undelete and the trash, on a site and through the command."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from datetime import timedelta
 import pytest
 
 from cbk.errors import UsageError
+from cbk.jobs.admin.init import initialise
+from cbk.jobs.admin.rebuild import rebuild
 from cbk.jobs.retention.holds import list_holds, place_hold, release_holds
 from cbk.jobs.retention.plan import plan, prune_due
 from cbk.jobs.retention.undelete import undelete
@@ -384,3 +387,103 @@ def test_commands_show_one_object_per_line(stored):
 )
 def test_wrong_usage_ends_with_2_and_a_hint(site, arguments):
     assert "HINT: " in cbk(site, *arguments, expect=2).stderr
+
+
+# ---- a journal of very many removals
+
+
+@pytest.fixture
+def many(make_site, monkeypatch):
+    """A site on which 40 files were deleted, with a journal in segments of ten."""
+    for module in ("cbk.edges.catalog.removals", "cbk.jobs.retention.journal"):
+        monkeypatch.setattr(f"{module}.JOURNAL_SEGMENT", 10)
+    monkeypatch.setattr("cbk.jobs.retention.journal.SMALL_BYTES", 1000)
+    site = make_site(brake_files=1000)
+    rows = [site.upload(f"{number}.txt", b"%d" % number) for number in range(42)]
+    site.work()
+    for row in rows[:40]:
+        site.delete(row)
+    site.poll()
+    return site, rows
+
+
+def names(site):
+    read = journal(site)
+    assert read.problems == []
+    return sorted(int(removal.row_id) for removal in read.removals if removal.open)
+
+
+def test_delete_among_many_is_added_to_the_journal_which_is_not_written_anew(many):
+    site, rows = many
+    before = site.context.archive.read_note(JOURNAL_NAME)
+    site.delete(rows[40])
+    site.poll()
+    after = site.context.archive.read_note(JOURNAL_NAME)
+    assert after.startswith(before)
+    assert 0 < len(after) - len(before) < len(before) / 2
+    assert names(site) == [int(row) for row in rows[:41]]
+
+
+def test_journal_to_which_much_was_added_is_written_anew(many):
+    site, rows = many
+    whole = len(site.context.archive.read_note(JOURNAL_NAME))
+    for row in rows[40:]:
+        site.delete(row)
+    for _ in range(20):
+        site.poll()
+        site.pass_grace(timedelta(seconds=1))
+    assert len(site.context.archive.read_note(JOURNAL_NAME)) <= 2 * whole
+    assert names(site) == [int(row) for row in rows]
+
+
+def test_delete_that_a_person_takes_back_among_many_waits_no_more(many):
+    site, rows = many
+    undelete(site.context, "3.txt")
+    read = journal(site)
+    assert int(rows[3]) not in names(site)
+    assert [removal.row_id for removal in read.removals if not removal.open] == [rows[3]]
+    site.delete(rows[40])
+    site.poll()
+    assert [removal.row_id for removal in journal(site).removals if not removal.open] == [rows[3]]
+
+
+def test_journal_that_somebody_cut_is_written_anew(many):
+    site, rows = many
+    path = site.root / ".cbk" / JOURNAL_NAME
+    path.write_bytes(path.read_bytes()[:-50])
+    site.delete(rows[40])
+    site.poll()
+    assert names(site) == [int(row) for row in rows[:41]]
+
+
+def test_rebuild_knows_every_grace_of_a_journal_to_which_was_added(many):
+    site, rows = many
+    site.delete(rows[40])
+    site.poll()
+    due = {removal.row_id: removal.due_at for removal in site.removals().values()}
+    site.close()
+    for path in site.folder.glob("catalog.db*"):
+        path.unlink()
+    list(initialise(site.context))
+    rebuild(site.context, tell=pytest.fail, advance=lambda *_: None)
+    assert {removal.row_id: removal.due_at for removal in site.removals().values()} == due
+
+
+def test_disk_that_fills_up_while_is_added_leaves_the_journal_as_it_was(many, monkeypatch):
+    from cbk.edges.archive import archive  # noqa: PLC0415 - patched here only
+
+    site, rows = many
+    before = site.context.archive.read_note(JOURNAL_NAME)
+    write = archive._write_all
+
+    def run_full(descriptor, data):
+        write(descriptor, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "no space")
+
+    site.delete(rows[40])
+    monkeypatch.setattr(archive, "_write_all", run_full)
+    site.poll()
+    assert site.context.archive.read_note(JOURNAL_NAME) == before
+    monkeypatch.undo()
+    site.poll()
+    assert names(site) == [int(row) for row in rows[:41]]

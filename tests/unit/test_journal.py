@@ -1,6 +1,7 @@
 """The journal of holds and removals: what goes in comes out, and damage costs what it hit and is named."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbk.model import Hold, RemovalKind
-from cbk.rules.retention.journal import JournalRemoval, decode_journal, encode_journal
+from cbk.rules.retention.journal import JournalRemoval, decode_journal, encode_journal, encode_segments
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOLD = Hold(id=0, key="cars/", is_prefix=True, storage="s3", until=NOW + timedelta(days=9), reason="court", created_at=NOW)
@@ -107,9 +108,9 @@ def test_damaged_first_line_keeps_the_others():
 
 
 def test_journal_of_a_later_format_is_not_guessed_at():
-    journal = decode_journal(JOURNAL.replace(b'"format":2', b'"format":3'))
+    journal = decode_journal(JOURNAL.replace(b'"format":2', b'"format":4'))
     assert (journal.holds, journal.removals) == ([], [])
-    assert journal.problems == ["it has format 3, this release knows 2: nothing of it was read"]
+    assert journal.problems == ["it has format 4, this release knows 3: nothing of it was read"]
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,54 @@ def test_what_is_no_journal_is_named(content):
     journal = decode_journal(content)
     assert journal.problems[0] == "line 1 is damaged"
     assert (journal.holds, journal.removals) == ([], [])
+
+
+# Segments: removals named by their delete's Id. Number 1 was added again without "4", which a person has taken back.
+
+
+def waiting(*names):
+    return [replace(DELETED, delete_id=name) for name in names]
+
+
+BEFORE = encode_journal([HOLD], [], NOW, segments=[(1, waiting("3", "4", "5")), (2, waiting("8", "9"))])
+ADDED = encode_segments([(1, waiting("3", "5")), (4, waiting("16"))])
+NAMES = ["3", "5", "8", "9", "16"]
+
+
+def names(journal):
+    return [removal.delete_id for removal in journal.removals]
+
+
+def test_segment_that_is_added_takes_the_place_of_the_earlier_one():
+    journal = decode_journal(BEFORE + ADDED)
+    assert (names(journal), journal.holds, journal.problems) == (NAMES, [HOLD], [])
+
+
+def test_segment_that_is_empty_by_now_counts():
+    journal = decode_journal(BEFORE + encode_segments([(1, [])]))
+    assert (names(journal), journal.problems) == (["8", "9"], [])
+
+
+@given(st.integers(0, len(BEFORE + ADDED) * 8 - 1))
+def test_flipped_bit_brings_no_removal_back_that_was_taken_back(bit):
+    damaged = bytearray(BEFORE + ADDED)
+    damaged[bit // 8] ^= 1 << bit % 8
+    journal = decode_journal(bytes(damaged))
+    assert set(names(journal)) <= set(NAMES)
+    assert all(removal in waiting(*NAMES) for removal in journal.removals)
+    assert journal.problems or names(journal) == NAMES
+
+
+@given(st.integers(1, len(ADDED)))
+def test_power_cut_while_segments_are_added_leaves_what_was_there_or_costs_that_segment_and_is_named(cut):
+    added = ADDED[:-cut]
+    journal = decode_journal(BEFORE + added)
+    found = names(journal)
+    assert journal.holds == [HOLD]
+    assert {"8", "9"} <= set(found)
+    if b"\n" not in added:
+        assert found == ["3", "4", "5", "8", "9"]
+        assert bool(journal.problems) == bool(added)
+    else:
+        assert "4" not in found
+        assert journal.problems or found in (NAMES, NAMES[:-1])

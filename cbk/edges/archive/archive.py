@@ -98,6 +98,7 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REPLACE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_APPEND_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _SHORT_HEADER_BYTES = 4 * 1024  # one page, in which nearly every header ends
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _READ_BYTES = 256 * 1024
@@ -386,6 +387,31 @@ class Archive:
                 os.close(descriptor)
             os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
             _sync_folder(folder)
+
+    def add_to_note(self, name: str, content: bytes, *, size: int) -> bool:
+        """Add to the end of a note of so many bytes; after a power cut, some of it may be there. False where it has another size.
+
+        Raises ArchiveError, with nothing added where the disk is full.
+        """
+        self.require()
+        _plain_name(name)
+        with _disk_errors(f"write {_KIT}/{name}"), _folders_held(self._root), _folder(self._root, _KIT) as folder:
+            try:
+                descriptor = os.open(name, _APPEND_FLAGS, dir_fd=folder)
+            except FileNotFoundError:
+                return False
+            try:
+                if os.fstat(descriptor).st_size != size:
+                    return False
+                try:
+                    _write_all(descriptor, content)
+                    os.fsync(descriptor)
+                except OSError:
+                    os.ftruncate(descriptor, size)
+                    raise
+            finally:
+                os.close(descriptor)
+        return True
 
     def read_note(self, name: str) -> bytes | None:
         """What `write_note` kept under this name; None where there is nothing. Raises RootMissing, or ArchiveError."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,8 @@ from cbk.rules.lifecycle import REMOVAL_OUTCOMES, StateEvent
 from cbk.rules.retention.coverage import Coverage
 
 REMOVALS_PAGE = 1000
+# So many numbers of removals are one segment of the journal, which is written as a whole.
+JOURNAL_SEGMENT = 250
 IN_FORCE = tuple(outcome.value for outcome in RemovalOutcome if outcome.in_force)
 
 
@@ -65,6 +66,13 @@ class Planned:
         return f"{name} v{self.number}" if self.number is not None else name
 
 
+# Those whose grace runs or is over, of files that the kit knows.
+_WAITS = sa.and_(removals.c.open.is_(True), removals.c.due_at.is_not(None), removals.c.file_id.is_not(None))
+_TAKEN_BACK = sa.and_(
+    removals.c.outcome == RemovalOutcome.REJECTED.value,
+    removals.c.kind == RemovalKind.DELETED.value,
+    removals.c.delete_id.is_not(None),
+)
 BRAKED = sa.exists().where(brakes.c.id == removals.c.brake_id, brakes.c.state == BrakeState.HELD.value)
 _COLUMNS = (*(column for column in removals.c if column.name in Removal.__dataclass_fields__), BRAKED.label("braked"))
 
@@ -484,18 +492,23 @@ class Removals:
         with self._database.reading() as connection:
             return [removal_of(row) for row in connection.execute(query)]
 
-    def rejected(self) -> Iterator[Planned]:
-        """Deletes that a person has taken back, page by page: their rows may still be in the delete log."""
+    def journalled(self, segment: int | None = None) -> Iterator[Planned]:
+        """What the journal keeps, of one segment of removals or of all, page by page: those whose grace runs or is over, and the
+        deletes that a person has taken back, whose rows may still be in the delete log; of files that the kit knows.
+        """
         query = (
             select_removals()
-            .add_columns(files.c.storage, files.c.key, sa.null().label("number"))
+            .add_columns(files.c.storage, files.c.key, versions.c.number)
             .join(files, files.c.id == removals.c.file_id)
-            .where(removals.c.outcome == RemovalOutcome.REJECTED.value, removals.c.kind == RemovalKind.DELETED.value)
-            .where(removals.c.delete_id.is_not(None))
+            .join(versions, versions.c.id == removals.c.version_id, isouter=True)
+            .where(_WAITS | _TAKEN_BACK)
             .order_by(removals.c.id)
             .limit(REMOVALS_PAGE)
         )
         last = 0
+        if segment is not None:
+            last = segment * JOURNAL_SEGMENT - 1
+            query = query.where(removals.c.id < (segment + 1) * JOURNAL_SEGMENT)
         while True:
             with self._database.reading() as connection:
                 page = [planned_of(row) for row in connection.execute(query.where(removals.c.id > last))]
@@ -504,17 +517,15 @@ class Removals:
                 return
             last = page[-1].removal.id
 
-    def fingerprint(self) -> str:
-        """Changes when an open removal or a hold does."""
-        listed = sa.select(
-            sa.func.count(),
-            sa.func.coalesce(sa.func.sum(removals.c.id), 0),
-            sa.func.coalesce(sa.func.sum(sa.type_coerce(removals.c.due_at, sa.BigInteger)), 0),
-            sa.func.count(removals.c.file_id),
-        ).where(removals.c.open.is_(True))
+    def journal_fingerprints(self) -> dict[int, str]:
+        """By segment of removals: what changes if one of those does that wait there."""
+        segment = (removals.c.id // JOURNAL_SEGMENT).label("segment")
+        instants = [sa.type_coerce(column, sa.BigInteger) for column in (removals.c.due_at, removals.c.first_seen_at)]
+        is_open = sa.case((removals.c.open.is_(True), 1), else_=0)
+        sums = [sa.func.coalesce(sa.func.sum(value), 0) for value in (removals.c.id, *instants, is_open)]
+        query = sa.select(segment, sa.func.count(), *sums).where(_WAITS).group_by(segment)
         with self._database.reading() as connection:
-            counted = [int(value) for value in connection.execute(listed).one()]
-            return json.dumps([counted, [repr(hold) for hold in holds_in(connection)]])
+            return {int(row[0]): " ".join(str(int(value)) for value in row[1:]) for row in connection.execute(query)}
 
     def count_open(self) -> tuple[int, int]:
         """How many removals wait, and how many of them a brake holds."""
