@@ -835,7 +835,7 @@ def poll_questions(catalog):
     r.waits_for_read(timedelta(minutes=15), 1)
     catalog.pruned_copies.leftovers(1000)
     catalog.pruned_copies.in_trash(over=True)
-    r.fingerprint()
+    r.journal_fingerprints()
     list(r.planned())
     r.count_open()
     r.count_overdue(GRACE)
