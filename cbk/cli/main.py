@@ -24,6 +24,7 @@ from cbk.cli.resync import resync
 from cbk.cli.setup import setup, upgrade
 from cbk.cli.status import status
 from cbk.cli.verify import drill, verify
+from cbk.edges.host import name_files_in_utf8
 from cbk.errors import CbkError
 
 EXIT_INTERRUPTED = 130
@@ -87,6 +88,7 @@ for command in (
 
 def main() -> None:
     """Run the command and exit with its code."""
+    name_files_in_utf8()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name still shows the rest

@@ -16,6 +16,7 @@ from celery import Celery, signals
 
 from cbk.cluster import gc_tuning, logs, message_guard, watchdog  # noqa: F401 - memory and the watchdog listen to Celery's signals
 from cbk.cluster.config import kit_config
+from cbk.edges.host import name_files_in_utf8
 from cbk.errors import CbkError, SettingsError
 from cbk.settings import Settings, load_settings
 
@@ -107,6 +108,11 @@ def prepare_flower(settings: Settings, environment: MutableMapping[str, str]) ->
 @signals.setup_logging.connect
 def _log(loglevel: int | str | None = None, logfile: str | None = None, **_ignored: object) -> None:
     logs.configure(loglevel, logfile)
+
+
+@signals.celeryd_init.connect
+def _name_files_in_utf8(**_ignored: object) -> None:
+    name_files_in_utf8()
 
 
 @signals.beat_init.connect

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import shutil
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -109,3 +110,20 @@ def read_gently() -> None:
     number = _IOPRIO_SET.get(platform.machine())
     if number is not None:
         ctypes.CDLL(None, use_errno=True).syscall(number, _IOPRIO_WHO_PROCESS, 0, _LOWEST_BEST_EFFORT)
+
+
+def name_files_in_utf8() -> None:
+    """Have file names be UTF-8 whatever the locale says: where they are not, this process begins again in Python's UTF-8 mode.
+
+    To be called before anything else is done: it does not return then. What is printed stays in the locale's encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    environment = {"PYTHONIOENCODING": sys.stdout.encoding} | os.environ  # noqa: TID251 - handed on
+    arguments = [os.fsencode(sys.executable), b"-X", b"utf8", *map(_argument, sys.orig_argv[1:])]
+    os.execve(sys.executable, arguments, environment)  # noqa: S606 - itself
+
+
+def _argument(text: str) -> bytes:
+    """As bytes: a key is text, but a folder is there under the bytes that were typed."""
+    return os.fsencode(text) if os.path.lexists(text) else text.encode("utf-8", "surrogateescape")
