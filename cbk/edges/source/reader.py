@@ -156,6 +156,11 @@ class Source:
         with self._session() as (connection, tables):
             return [_source_row(*row) for row in self._page(connection, tables.files, _select_files(tables), last_id, limit)]
 
+    def newest_rows(self, limit: int) -> list[SourceRow]:
+        """The rows with the highest Ids, in their order."""
+        with self._session() as (connection, tables):
+            return [_source_row(*row) for row in self._newest(connection, tables.files, _select_files(tables), limit)]
+
     def sum_between(self, low: str | int | None, high: str | int) -> tuple[int, int]:
         """How many rows there are after `low` (from the first where that is None) up to and with `high`, and the sum of their Ids.
 
@@ -200,6 +205,12 @@ class Source:
         with self._session() as (connection, tables):
             page = self._page(connection, tables.deletes, _select_deletes(tables), last_id, limit)
             return _delete_rows(connection, tables, page)
+
+    def newest_deletes(self, limit: int) -> list[DeleteRow]:
+        """The rows of the delete log with the highest Ids, in their order."""
+        with self._session() as (connection, tables):
+            newest = self._newest(connection, tables.deletes, _select_deletes(tables), limit)
+            return _delete_rows(connection, tables, newest)
 
     def delete_row(self, delete_id: str | int) -> DeleteRow | None:
         """The row of the delete log with this Id (this FileId, in a log without Id)."""
@@ -266,6 +277,12 @@ class Source:
             if not is_full or len(page) >= limit:
                 return page
             after = rows[-1][0]
+
+    def _newest(self, connection: Connection, shape: TableShape, statement: Select[Any], limit: int) -> list[_NamedRow]:
+        key = shape.column(shape.key)
+        return self._named(connection, shape, statement.where(key.is_not(None)).order_by(None).order_by(key.desc()).limit(limit))[
+            ::-1
+        ]
 
     def _named(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> list[_NamedRow]:
         return self._name(shape, connection.execute(statement).all())

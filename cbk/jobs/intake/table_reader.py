@@ -1,9 +1,10 @@
 """Reading one of the application's tables: no row is missed, none is taken for gone that is there, and history costs nothing.
 
-Ids are hints. Rows above the highest known Id are read by each poll; those above the newest Id that has *settled* are looked at
-again, since Ids commit out of order. Beside that each poll asks what tells at little cost that the table is another one than was
-read (how many rows, the sum of their Ids), as often as costs 1 % of the time. If it is, every row is read: at once, some pages per
-poll. So is it now and then whatever the sums say, and before anything is removed.
+Ids are hints. Rows above the highest known Id are read by each poll, and the newest ones below it as well, since the Id of a
+removed row may be given again. Those above the newest Id that has *settled* are looked at again, since Ids commit out of order.
+Beside that each poll asks what tells at little cost that the table is another one than was read (how many rows, the sum of their
+Ids), as often as costs 1 % of the time. If it is, every row is read: at once, some pages per poll. So is it now and then whatever
+the sums say, and before anything is removed.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from cbk.edges.source import Fingerprint
 from cbk.jobs.context import Context
-from cbk.rules.intake.reading import LastRead, is_affordable, why_read_all
+from cbk.rules.intake.reading import LastRead, is_affordable, is_read_by_each_poll, why_read_all
 
 PAGE_ROWS = 1000
+# So many of the newest rows are read by each poll: the Ids of those that are removed may be given again, which no sum tells.
+NEWEST_ROWS = 100
 # A full read takes so many pages per poll, so that it never keeps new rows waiting for long.
 FULL_READ_PAGES = 50
 
@@ -39,17 +42,20 @@ RowT = TypeVar("RowT", bound=_Row)
 class Table(Generic[RowT]):
     """One of the application's tables, and the catalog's memory of it.
 
-    `record` puts a page into the catalog and returns how many of its rows are there by then; `known_after` gives the next rows
-    that are there as far as the catalog knows, as (entry, Id); `forget` is told of those that are gone.
+    `record` puts a page into the catalog and returns how many of its rows are there by then; `record_again` is for rows that are
+    most likely known. `known_after` gives the next rows that are there as far as the catalog knows, as (entry, Id); `forget` is
+    told of those that are gone.
     """
 
     name: str
     is_ordered: Callable[[], bool]
     rows_after: Callable[[str | int | None, int], list[RowT]]
+    newest: Callable[[int], list[RowT]]
     sum_between: Callable[[str | int | None, str | int], tuple[int, int]]
     fingerprint: Callable[[], Fingerprint]
     existing: Callable[[list[str]], set[str]]
     record: Callable[[list[RowT]], int]
+    record_again: Callable[[list[RowT]], object]
     known_after: Callable[[int, int], list[tuple[int, str]]]
     forget: Callable[[list[int]], object]
 
@@ -125,6 +131,8 @@ class TableReader(Generic[RowT]):
             return
         state, began = self._state, monotonic()
         is_first = state.last is None and not state.marks
+        if state.marks and state.last is not None and not is_read_by_each_poll(state.last):
+            self._table.record_again(self._table.newest(NEWEST_ROWS))
         now = self._context.catalog.now()
         settled = _settled_id(state.marks, now, self._context.settings.settle)
         window = self._unchanged_window(settled) or (settled, settled, 0, 0)

@@ -70,6 +70,10 @@ class _Poll:
         self.declined += len(taken.declined)
         return len({row.id for row in rows})
 
+    def record_again(self, rows: list[SourceRow]) -> None:
+        """Rows that are most likely known."""
+        self.new += record_rows(self.context, rows).new
+
     def between_pages(self) -> None:
         """Between pages: keep the lease, and keep the workers busy."""
         if not self.leases.acquire(POLL_LEASE, self.context.settings.lease):
@@ -130,10 +134,12 @@ def _files_of(run: _Poll) -> TableReader[SourceRow]:
         name="files",
         is_ordered=source.ids_are_ordered,
         rows_after=source.rows_after,
+        newest=source.newest_rows,
         sum_between=source.sum_between,
         fingerprint=source.fingerprint,
         existing=source.existing,
         record=run.record,
+        record_again=run.record_again,
         known_after=run.context.catalog.rows.after,
         forget=partial(forget_rows, run.context),
     )
@@ -183,10 +189,12 @@ def _record_deletes(run: _Poll, files: TableReader[SourceRow]) -> None:
         name="deletes",
         is_ordered=source.deletes_are_ordered,
         rows_after=source.deletes_after,
+        newest=source.newest_deletes,
         sum_between=source.deletes_sum_between,
         fingerprint=source.deletes_fingerprint,
         existing=source.existing_deletes,
         record=record,
+        record_again=record,
         known_after=run.context.catalog.removals.log_rows_after,
         forget=forget,
     )

@@ -36,6 +36,11 @@ def is_affordable(last_at: datetime | None, seconds: float, now: datetime) -> bo
     return now - last_at >= timedelta(seconds=seconds * SHARE_OF_TIME)
 
 
+def is_read_by_each_poll(last: LastRead) -> bool:
+    """Whether the table is so small that each poll reads every row."""
+    return last.rows <= ONE_PAGE
+
+
 def why_read_all(  # noqa: PLR0911 - one reason after the other
     last: LastRead | None,
     *,
@@ -61,7 +66,7 @@ def why_read_all(  # noqa: PLR0911 - one reason after the other
     age = now - last.finished_at
     if age < timedelta(0) or age >= interval:
         return "the last time is too long ago"
-    if last.rows <= ONE_PAGE:
+    if is_read_by_each_poll(last):
         return "it is a small table"
     often = last.rows <= SMALL_ROWS or not is_ordered
     if often and is_affordable(last.finished_at, last.seconds, now):
