@@ -117,3 +117,23 @@ def test_the_shell_script_on_the_disk_restores_dumps_too(dumped, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     with closing(sqlite3.connect(tmp_path / "there/dumps/shop.sqlite")) as connection:
         assert connection.execute("SELECT count(*) FROM orders").fetchone() == (100,)
+
+
+def test_versions_that_no_rule_keeps_are_in_the_plan_of_all_that_goes(dumped):
+    documented_keys = documented("prune")
+    assert run("prune", "--plan", "--json") == ""
+    take_dump(dumped.context, "shop", pause=lambda _seconds: False)
+    [item] = map(json.loads, run("prune", "--plan", "--json").splitlines())
+    assert item.keys() == documented_keys
+    assert (item["action"], item["storage"], item["key"], item["version"], item["kind"]) == ("remove", "dumps", "shop", 1, "dump")
+    assert run("prune", "--plan", "--json", "--storage", "s3") == ""
+    assert "no rule keeps it" in run("prune", "--plan", "--prefix", "sh")
+    run("hold", "shop", "--storage", "dumps")
+    [held] = map(json.loads, run("prune", "--plan", "--json").splitlines())
+    assert (held["action"], held["when"], held["why"]) == ("keep", None, "a hold keeps it")
+
+
+def test_an_approval_names_the_dump(dumped):
+    run("dump", "prune", "--approve", expect=1)
+    take_dump(dumped.context, "shop", pause=lambda _seconds: False)
+    assert "shop v1: pruned" in run("dump", "prune", "shop", "--approve")

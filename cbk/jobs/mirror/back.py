@@ -30,6 +30,8 @@ PAGES_KEPT = 2
 
 Tell = Callable[[RebuildProblem], None]
 Advance = Callable[[int], None]
+# Told where copies lie that are read next.
+FetchAhead = Callable[[Sequence[str]], None]
 
 
 def find_place(context: Context, name: str) -> MirrorPlace:
@@ -108,7 +110,17 @@ def _pull_journal(context: Context, place: MirrorPlace) -> None:
 
 
 @contextmanager
-def context_from(context: Context, name: str) -> Iterator[tuple[Context, Callable[[Sequence[str]], None] | None]]:
+def reading_from(context: Context, mirror: str | None) -> Iterator[tuple[Context, FetchAhead | None]]:
+    """As `context_from`; without a mirror, the kit as it is. Raises MirrorError."""
+    if mirror is None:
+        yield context, None
+        return
+    with context_from(context, mirror) as found:
+        yield found
+
+
+@contextmanager
+def context_from(context: Context, name: str) -> Iterator[tuple[Context, FetchAhead | None]]:
     """The kit with the mirror in place of the backup disk, for reading only; and what fetches copies ahead, of a remote.
 
     Raises MirrorError where no place of the mirror can be reached.

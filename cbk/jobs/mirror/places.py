@@ -24,9 +24,8 @@ from cbk.edges.catalog.mirrors import Arrived
 from cbk.edges.mirror import Rclone
 from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, DiskFailed, MirrorError, MirrorUnavailable, RootMissing
 from cbk.jobs.mirror.transfer import Wanted, transfer
-from cbk.model import Version
-from cbk.rules.intake.layout import is_copy_location, location_of
-from cbk.rules.mirror import MirrorCopy
+from cbk.rules.intake.layout import is_copy_location
+from cbk.rules.mirror import CopyHere, MirrorCopy
 from cbk.rules.verification import BAD_IN_A_ROW_LIMIT
 from cbk.settings import Mirror
 
@@ -36,8 +35,8 @@ FORMAT = 1
 Tick = Callable[[], None]
 OnBytes = Callable[[int], None]
 Bandwidth = Callable[[], int | None]
-# By location: the version, and the hash and size of its gzip file here.
-_Good = dict[str, tuple[Version, tuple[str, int]]]
+# By location: the copy, and the hash and size of its gzip file here.
+_Good = dict[str, tuple[CopyHere, tuple[str, int]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +69,8 @@ class Sent:
     """What became of a batch: what arrived, and of the others why not; `doubted` are those whose copy here may be the bad one."""
 
     arrived: list[Arrived] = field(default_factory=list)
-    problems: list[tuple[Version, str]] = field(default_factory=list)
-    doubted: list[Version] = field(default_factory=list)
+    problems: list[tuple[CopyHere, str]] = field(default_factory=list)
+    doubted: list[CopyHere] = field(default_factory=list)
 
 
 class MirrorPlace(Protocol):
@@ -95,8 +94,8 @@ class MirrorPlace(Protocol):
     def tidy(self) -> None:
         """Take away what a pass that was killed left unfinished."""
 
-    def send(self, versions: Sequence[Version], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
-        """Bring the copies of these versions there; those in `bad` replace what is there."""
+    def send(self, copies: Sequence[CopyHere], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
+        """Bring these copies there; those in `bad` replace what is there."""
 
     def look(self, copies: Sequence[MirrorCopy], *, tick: Tick, on_bytes: OnBytes) -> Iterator[tuple[MirrorCopy, str]]:
         """Verify these copies: what is wrong with each, "" where nothing is. What cannot be told of is left out."""
@@ -167,24 +166,24 @@ class FolderPlace:
         with _unavailable(self.where):
             self._archive.sweep(lambda _name: False)
 
-    def send(self, versions: Sequence[Version], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
+    def send(self, copies: Sequence[CopyHere], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
         """As in `MirrorPlace`."""
-        by_location = {location_of(version): version for version in versions}
+        by_location = {copy.location: copy for copy in copies}
         wanted = [
-            Wanted(location=location, sha256=version.sha256, part_name=f"{version.id}.part", replaces=version.id in bad)
-            for location, version in by_location.items()
+            Wanted(location=copy.location, sha256=copy.sha256, part_name=f"{copy.id}.part", replaces=copy.id in bad)
+            for copy in copies
         ]
         sent = Sent()
         with _unavailable(self.where):
             moved = transfer(self._source, self._archive, wanted, tick=tick, on_read=on_bytes)
         for each in moved:
-            version = by_location[each.wanted.location]
+            copy = by_location[each.wanted.location]
             if each.written is not None:
                 written = each.written
-                sent.arrived.append(Arrived(version=version, stored_sha256=written.stored_sha256, stored_size=written.stored_size))
+                sent.arrived.append(Arrived(copy=copy, stored_sha256=written.stored_sha256, stored_size=written.stored_size))
             elif each.error is not None:
-                sent.problems.append((version, each.error.message))
-                sent.doubted.append(version)
+                sent.problems.append((copy, each.error.message))
+                sent.doubted.append(copy)
         return sent
 
     def look(self, copies: Sequence[MirrorCopy], *, tick: Tick, on_bytes: OnBytes) -> Iterator[tuple[MirrorCopy, str]]:
@@ -270,40 +269,39 @@ class RemotePlace:
     def tidy(self) -> None:
         """Nothing that has a name there is unfinished."""
 
-    def send(self, versions: Sequence[Version], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
+    def send(self, copies: Sequence[CopyHere], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
         """As in `MirrorPlace`."""
         sent = Sent()
         good: _Good = {}
-        for version in versions:
+        for copy in copies:
             tick()
             try:
-                good[location_of(version)] = version, self._stored(version, tick)
+                good[copy.location] = copy, self._stored(copy, tick)
             except RootMissing:
                 raise
             except ArchiveError as error:
-                sent.problems.append((version, error.message))
-                sent.doubted.append(version)
+                sent.problems.append((copy, error.message))
+                sent.doubted.append(copy)
         told = self._transfer(good, bad, tick, on_bytes)
         answers = self._rclone.confirm(self._source.root, list(good), tick=tick) if good else {}
         others = []
-        for location, (version, (stored_sha256, stored_size)) in good.items():
+        for location, (copy, (stored_sha256, stored_size)) in good.items():
             answer = answers.get(location, "")
             if answer == "=":
-                sent.arrived.append(Arrived(version=version, stored_sha256=stored_sha256, stored_size=stored_size))
+                sent.arrived.append(Arrived(copy=copy, stored_sha256=stored_sha256, stored_size=stored_size))
             elif answer == "*":
-                others.append(version)
+                others.append(copy)
             else:
-                sent.problems.append((version, told or f"{location} did not arrive at {self.where}"))
+                sent.problems.append((copy, told or f"{location} did not arrive at {self.where}"))
         if others:
             self._take_as_it_is(others, sent, tick)
         return sent
 
-    def _stored(self, version: Version, tick: Tick) -> tuple[str, int]:
+    def _stored(self, copy: CopyHere, tick: Tick) -> tuple[str, int]:
         """Hash and size of the gzip file here, which is what was written, or good by its content. Raises ArchiveError."""
-        location = location_of(version)
-        found = self._source.digest(location)
-        if found[0] != version.stored_sha256:
-            written = self._source.check(location, sha256=version.sha256, tick=tick)
+        found = self._source.digest(copy.location)
+        if found[0] != copy.stored_sha256:
+            written = self._source.check(copy.location, sha256=copy.sha256, tick=tick)
             return written.stored_sha256, written.stored_size
         return found
 
@@ -316,7 +314,7 @@ class RemotePlace:
             before = count
 
         for replace in (False, True):
-            paths = [location for location, (version, _) in good.items() if (version.id in bad) is replace]
+            paths = [location for location, (copy, _) in good.items() if (copy.id in bad) is replace]
             if paths:
                 before = 0
                 sent = self._rclone.send(
@@ -325,18 +323,18 @@ class RemotePlace:
                 told = told or sent.problem
         return told
 
-    def _take_as_it_is(self, versions: Sequence[Version], sent: Sent, tick: Tick) -> None:
+    def _take_as_it_is(self, copies: Sequence[CopyHere], sent: Sent, tick: Tick) -> None:
         """Another file is there: a copy of the same object is as good, whatever its gzip looks like. Anything else stays."""
-        with self.reading([location_of(version) for version in versions], tick=tick, on_bytes=_no_bytes) as archive:
-            for version in versions:
+        with self.reading([copy.location for copy in copies], tick=tick, on_bytes=_no_bytes) as archive:
+            for copy in copies:
                 try:
-                    written = archive.check(location_of(version), sha256=version.sha256, tick=tick)
+                    written = archive.check(copy.location, sha256=copy.sha256, tick=tick)
                 except ArchiveError as error:
                     message = f"another file is there already, and no copy of it: {error.message}"
-                    sent.problems.append((version, message))
+                    sent.problems.append((copy, message))
                 else:
                     sha256, size = written.stored_sha256, written.stored_size
-                    sent.arrived.append(Arrived(version=version, stored_sha256=sha256, stored_size=size))
+                    sent.arrived.append(Arrived(copy=copy, stored_sha256=sha256, stored_size=size))
 
     def look(self, copies: Sequence[MirrorCopy], *, tick: Tick, on_bytes: OnBytes) -> Iterator[tuple[MirrorCopy, str]]:
         """As in `MirrorPlace`."""
@@ -427,7 +425,8 @@ def copies_of(locations: Iterable[str]) -> Iterator[str]:
 
 def _examine(archive: Archive, copy: MirrorCopy, tick: Tick, on_bytes: OnBytes) -> str:
     """What is wrong with a copy; "" where nothing is. Raises RootMissing, or ArchiveError of a disk that fails."""
-    named = (copy.storage, copy.key, copy.number) if copy.key else None
+    # What the header of a dump's copy says is no key; its hash is its own.
+    named = (copy.storage, copy.key, copy.number) if copy.key and not copy.is_dump else None
     try:
         archive.check(copy.location, sha256=copy.sha256, of=named, tick=tick, on_read=on_bytes)
     except CopyMissing:
