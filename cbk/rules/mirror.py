@@ -13,7 +13,7 @@ from math import ceil
 
 from cbk.model import Hold, Version, VersionState
 from cbk.rules.dump.records import Dump, DumpState, DumpVersion, dump_location, roles_location
-from cbk.rules.intake.layout import location_of
+from cbk.rules.intake.layout import copy_location, location_of, variant_of
 from cbk.rules.retention.retention import Decision, Keep, Remove
 from cbk.rules.status.health import Kind, Problem, describe_age
 from cbk.rules.text import counted
@@ -69,8 +69,21 @@ class CopyHere:
     sha256: str
     stored_size: int = 0
     stored_sha256: str | None = None
+    # Where it lies on the mirror, if not at the same path; and where it goes there if another file's copy has that path still.
+    there: str = ""
+    other: str = ""
     # The version, None where it is a dump's.
     version: Version | None = None
+
+    @property
+    def target(self) -> str:
+        """Where it is to lie on the mirror."""
+        return self.there or self.location
+
+    @property
+    def may_give_way(self) -> bool:
+        """Whether there is another path for it than `target`."""
+        return bool(self.other) and self.other != self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +182,8 @@ def version_here(version: Version) -> CopyHere:
         sha256=version.sha256,
         stored_size=version.stored_size or 0,
         stored_sha256=version.stored_sha256,
+        # A file that is deleted and created again: here its copy was pruned, there it still lies for the mirror's grace.
+        other=copy_location(version.place, version.number, variant_of(version.sha256)),
         version=version,
     )
 

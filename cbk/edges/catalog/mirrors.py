@@ -142,17 +142,17 @@ class Mirrors:
                 return
             last = page[-1].id
 
-    def bad_ones(self, disk_id: int, copy_ids: Iterable[int]) -> set[int]:
-        """Those of these copies that were found bad on the disk: they are to be replaced, not added."""
-        found: set[int] = set()
+    def bad_ones(self, disk_id: int, copy_ids: Iterable[int]) -> dict[int, str]:
+        """Those of these copies that were found bad on the disk, and where: they are to be replaced there, not added."""
+        found: dict[int, str] = {}
         with self._database.reading() as connection:
             for batch in in_batches(list(copy_ids)):
-                query = sa.select(mirror_copies.c.version_id).where(
+                query = sa.select(mirror_copies.c.version_id, mirror_copies.c.location).where(
                     mirror_copies.c.disk_id == disk_id,
                     mirror_copies.c.version_id.in_(batch),
                     mirror_copies.c.bad.is_not(None),
                 )
-                found.update(connection.scalars(query))
+                found.update((row.version_id, row.location) for row in connection.execute(query))
         return found
 
     def record(self, disk_id: int, arrived: Sequence[Arrived]) -> None:
@@ -167,7 +167,7 @@ class Mirrors:
                     "disk_id": disk_id,
                     "version_id": each.copy.id,
                     "sha256": each.copy.sha256,
-                    "location": each.copy.location,
+                    "location": each.copy.target,
                     "stored_sha256": each.stored_sha256,
                     "stored_size": each.stored_size,
                     "copied_at": now,

@@ -18,7 +18,8 @@ from pathlib import Path
 from cbk.edges.archive.archive import Archive
 from cbk.errors import ArchiveError, CopyMissing, MirrorError, RootMissing
 from cbk.jobs.context import Context
-from cbk.jobs.mirror.places import MirrorPlace, RemotePlace, copies_of
+from cbk.jobs.mirror.places import MirrorPlace, copies_of
+from cbk.jobs.mirror.remote import RemotePlace
 from cbk.jobs.mirror.run import mirror_of, places_of
 from cbk.jobs.mirror.transfer import Wanted, transfer
 from cbk.rules.admin.rebuild import RebuildProblem

@@ -9,7 +9,8 @@ from cbk.edges import host
 from cbk.errors import CbkError
 from cbk.jobs.admin.findings import DoctorFinding, fail, ok, warn
 from cbk.jobs.context import Context
-from cbk.jobs.mirror.places import MirrorPlace, RemotePlace
+from cbk.jobs.mirror.places import MirrorPlace
+from cbk.jobs.mirror.remote import RemotePlace
 from cbk.jobs.mirror.run import places_of
 from cbk.rules.mirror import MirrorDisk
 from cbk.settings import Mirror

@@ -22,10 +22,12 @@ from time import monotonic
 from cbk.edges import host
 from cbk.edges.catalog import Leases
 from cbk.edges.disk_tools import mirror_tools
+from cbk.edges.mirror import Rclone
 from cbk.errors import LeaseLost, MirrorError, UsageError
 from cbk.jobs.context import Context
 from cbk.jobs.dump.upkeep import verify_dumps
-from cbk.jobs.mirror.places import Marker, MirrorPlace, open_places
+from cbk.jobs.mirror.places import FolderPlace, Marker, MirrorPlace
+from cbk.jobs.mirror.remote import RemotePlace
 from cbk.jobs.mirror.repair import repair, repair_dumps
 from cbk.jobs.retention.clock_guard import note_clock
 from cbk.jobs.verification.pacer import SHORTEST_PAUSE_SECONDS, Pause, alone
@@ -156,15 +158,18 @@ def mirror_of(context: Context, name: str) -> Mirror:
 
 
 def places_of(context: Context, mirror: Mirror) -> list[MirrorPlace]:
-    """Its places, from this backup disk."""
+    """Its places, from this backup disk. Nothing is reached yet."""
+    if not mirror.remote:
+        return [FolderPlace(folder, context.archive) for folder in mirror.folders]
     timetable = Timetable.parse(mirror.bandwidth)
-    return open_places(
-        mirror,
+    remote = RemotePlace(
+        Rclone(mirror.remote, config=mirror.config, transfers=mirror.transfers),
         context.archive,
         staging=context.archive.root / ".cbk",
         bandwidth=lambda: timetable.limit_at(host.now().astimezone()) if timetable.limits else None,
         read_back=max(int(mirror.read_back * (mirror.every / timedelta(days=1))), 1),
     )
+    return [remote]
 
 
 def run_pass(
@@ -337,7 +342,9 @@ class _Pass:
         for batch in _batches(copies, REMOTE_BATCH_COPIES if self._place.is_remote else BATCH_COPIES):
             self._keeper.tick()
             bad = self._ledger.bad_ones(self._disk.id, [copy.id for copy in batch])
-            sent = self._place.send(batch, bad, tick=self._keeper.tick, on_bytes=self._on_bytes)
+            # What is replaced stays at its path there.
+            sending = [replace(copy, there=bad.get(copy.id, "")) for copy in batch]
+            sent = self._place.send(sending, bad.keys(), tick=self._keeper.tick, on_bytes=self._on_bytes)
             self._ledger.record(self._disk.id, sent.arrived)
             self._done.sent += len(sent.arrived)
             self._done.size += sum(each.stored_size for each in sent.arrived)
