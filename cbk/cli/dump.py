@@ -19,7 +19,7 @@ from cbk.jobs.dump.drill import drill_dump
 from cbk.jobs.dump.listing import dump_object, gather_dumps, version_object
 from cbk.jobs.dump.restore import RestoredDump, choose_version, restore_to_database, restore_to_folder
 from cbk.jobs.dump.take import require_spec, take_dump
-from cbk.jobs.dump.upkeep import plan_dump, prune_dumps
+from cbk.jobs.dump.upkeep import plan_dump, prune_dumps, verify_dumps
 from cbk.jobs.mirror.back import FetchAhead, reading_from
 from cbk.rules.dump.records import Dump, DumpVersion
 from cbk.rules.mirror import dump_here
@@ -200,6 +200,34 @@ def drill_dumps(
         rows = "" if version.rows is None else f", {counted(len(version.rows), 'table')} with all their rows"
         click.echo(as_text(f"dump {each} v{version.number}: " + (f"FAILED: {problem}" if problem else f"restored{rows}")))
     return failed
+
+
+@dump.command("verify")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One object per version; docs/commands.md documents its shape.")
+@click.pass_obj
+def dump_verify(config: Path | None, *, name: str | None, as_json: bool) -> None:
+    """Read the copies of all dumps, or of NAME, to their end, as workers do in turn. Exit 3: some are bad, and were put aside.
+
+    \b
+    Example:
+      cbk dump verify
+    """
+    with opened(config) as context:
+        context.catalog.require_current()
+        context.require_disk()
+        if name is not None:
+            choose_version(context, name)
+        verified = verify_dumps(context, name=name, tick=lambda: None)
+    if verified is None:
+        raise Busy("a dump is at work, or was killed a moment ago")
+    for known, version, problem in verified:
+        if as_json:
+            click.echo(as_line({"name": known.name, "version": version.number, "good": not problem, "reason": problem}))
+        else:
+            click.echo(as_text(f"dump {known.name} v{version.number}: {f'BAD: {problem}' if problem else 'good'}"))
+    if any(problem for _, _, problem in verified):
+        raise click.exceptions.Exit(EXIT_SOME_FAILED)
 
 
 @dump.command("prune")

@@ -51,6 +51,7 @@ def test_json_of_each_command_has_the_documented_shape(dumped, tmp_path):
         "dump-now": run("dump", "now", "shop", "--json"),
         "dump-restore": run("dump", "restore", "shop", "--to", str(tmp_path / "back"), "--json"),
         "dump-drill": run("dump", "drill", "--json"),
+        "dump-verify": run("dump", "verify", "--json"),
         "dump-prune": run("dump", "prune", "--plan", "--json"),
     }
     for name, output in outputs.items():
@@ -137,3 +138,10 @@ def test_an_approval_names_the_dump(dumped):
     run("dump", "prune", "--approve", expect=1)
     take_dump(dumped.context, "shop", pause=lambda _seconds: False)
     assert "shop v1: pruned" in run("dump", "prune", "shop", "--approve")
+
+
+def test_a_dump_that_is_bad_is_put_aside_by_who_reads_it(dumped):
+    assert run("dump", "verify") == "dump shop v1: good\n"
+    (dumped.root / "dumps/shop/v1.gzip").write_bytes(b"rubbish")
+    assert "dump shop v1: BAD: " in run("dump", "verify", "shop", expect=3)
+    assert run("dump", "verify") == ""

@@ -168,18 +168,22 @@ def verify_dump(context: Context, dump: Dump, version: DumpVersion, *, pacer: Pa
     return ""
 
 
-def verify_dumps(context: Context, version_ids: Collection[int], *, tick: Callable[[], None]) -> None:
-    """Read the copies of these versions; a bad one is put aside. While a dump is at work, nothing is done.
+def verify_dumps(
+    context: Context, *, tick: Callable[[], None], only: Collection[int] | None = None, name: str | None = None
+) -> list[tuple[Dump, DumpVersion, str]] | None:
+    """Read the copies of all good versions, of `only` these, or of the dump `name`; each with what is wrong, "" where nothing is.
 
-    Raises what `verify_dump` does, and `tick`.
+    A bad one is put aside. None: a dump is at work, and nothing was read. Raises what `verify_dump` does, and `tick`.
     """
     with alone(context, DUMP_LEASE) as leases:
         if leases is None:
-            return
+            return None
         pacer = ticking_pacer(context, leases, tick)
-        for dump, version in context.catalog.dumps.found(DumpState.STORED):
-            if version.id in version_ids:
-                verify_dump(context, dump, version, pacer=pacer)
+        return [
+            (dump, version, verify_dump(context, dump, version, pacer=pacer))
+            for dump, version in context.catalog.dumps.found(DumpState.STORED)
+            if (only is None or version.id in only) and name in {None, dump.name}
+        ]
 
 
 def ticking_pacer(context: Context, leases: Leases, tick: Callable[[], None]) -> Pacer:

@@ -361,7 +361,7 @@ class _Pass:
             verify(self._context, Task(copies=len(versions), size=0, versions=versions), by=FOUND_BY, readers=1)
         of_dumps = {dump_version_of(copy.id)[0] for copy in copies if copy.version is None}
         if of_dumps:
-            verify_dumps(self._context, of_dumps, tick=self._keeper.tick)
+            verify_dumps(self._context, only=of_dumps, tick=self._keeper.tick)
 
     def _write_notes(self) -> None:
         """What a person needs who has nothing but this place, and the journal: holds and graces come back with it."""
