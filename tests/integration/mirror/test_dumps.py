@@ -217,6 +217,27 @@ def test_a_hold_on_a_dump_keeps_it_there(make_dumped):
     assert (passed.done[0].removed, passed.done[0].kept) == (0, 1)
 
 
+def test_a_ledger_in_postgresql_knows_dumps_and_files_alike(make_dumped, postgres, pg_database, kind):
+    if kind != "folder":
+        pytest.skip("the ledger is the same")
+    mirrored = make_dumped(3, {"every": "1h", "verify_every": "1h"}, catalog_url=postgres.url(pg_database), brake_files=100)
+    mirrored.site.upload("photo.png", b"content")
+    mirrored.site.work()
+    assert mirrored.run(by_person=True).done[0].sent == 4
+    assert mirrored.run().done[0].verified == 4
+    assert mirrored.standing()[0].held == 4
+    damage(mirrored.site.root / FIRST)
+    read_here(mirrored, 1)
+    assert mirrored.run().done[0].repaired == 1
+    prune(mirrored, 1)
+    mirrored.run()
+    mirrored.pass_time(MONTH)
+    assert mirrored.run().done[0].removed == 1
+    assert mirrored.ledger().keys() == mirrored.site.copies()
+    [found] = audit(mirrored.context, "there", advance=ignore)
+    assert (found.unknown, found.missing) == ([], [])
+
+
 def test_what_lies_there_of_dumps_is_known_to_an_audit_and_what_is_gone_is_sent_again(dumped):
     dumped.run(by_person=True)
     [found] = audit(dumped.context, "there", advance=ignore)
