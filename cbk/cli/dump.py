@@ -12,15 +12,17 @@ from cbk.cli.context import opened
 from cbk.cli.dump_lines import standing_line, version_line
 from cbk.cli.progress import progress
 from cbk.cli.text import as_line, as_size, as_text, counted, parse_instant
-from cbk.errors import Busy
+from cbk.errors import Busy, UsageError
 from cbk.jobs.context import Context
 from cbk.jobs.dump.compare import compare_dump
 from cbk.jobs.dump.drill import drill_dump
 from cbk.jobs.dump.listing import dump_object, gather_dumps, version_object
 from cbk.jobs.dump.restore import RestoredDump, choose_version, restore_to_database, restore_to_folder
 from cbk.jobs.dump.take import require_spec, take_dump
-from cbk.jobs.dump.upkeep import plan_dump, prune_dumps
+from cbk.jobs.dump.upkeep import plan_dump, prune_dumps, verify_dumps
+from cbk.jobs.mirror.back import FetchAhead, reading_from
 from cbk.rules.dump.records import Dump, DumpVersion
+from cbk.rules.mirror import dump_here
 
 EXIT_SOME_FAILED = 3
 
@@ -104,11 +106,20 @@ def dump_now(config: Path | None, *, name: str, dry_run: bool, as_json: bool) ->
 @click.option("--to", "target", required=True, metavar="DIR|URL", help="A folder, or the URL of an empty database.")
 @click.option("--at", "time", metavar="TIME", help='The newest of then: "2026-11-20 14:00" (local time), ISO 8601, or "3d" ago.')
 @click.option("--version", "number", type=int, help="This version. Default: the newest.")
+@click.option("--from", "mirror", metavar="MIRROR", help="Read it from this mirror instead of the backup disk.")
 @click.option("--dry-run", is_flag=True, help="Say what would be restored, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One object; docs/commands.md documents its shape.")
 @click.pass_obj
 def dump_restore(
-    config: Path | None, *, name: str, target: str, time: str | None, number: int | None, dry_run: bool, as_json: bool
+    config: Path | None,
+    *,
+    name: str,
+    target: str,
+    time: str | None,
+    number: int | None,
+    mirror: str | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Get the dump NAME back: as files in a folder, with the commands that put them into a server, or into an empty database.
 
@@ -116,12 +127,15 @@ def dump_restore(
     Example:
       cbk dump restore app --to /mnt/new
       cbk dump restore app --at "2026-11-20 14:00" --to postgresql://postgres@db.example.com/app
+      cbk dump restore app --from usb --to /mnt/new
     """
-    with opened(config) as context:
+    with opened(config) as opened_context, reading_from(opened_context, mirror) as (context, ahead):
         at = parse_instant(time, now=context.catalog.database.now(), forward=False) if time else None
-        known, version = choose_version(context, name, at=at, number=number)
+        known, version = choose_version(context, name, at=at, number=number, mirror=mirror)
         done: RestoredDump | None = None
         if not dry_run:
+            if ahead is not None:
+                ahead([copy.location for copy in dump_here(known, version)])
             with progress(f"restoring {name}", total=version.size, in_bytes=True) as advance:
                 if "://" in target:
                     done = restore_to_database(context, known, version, target, advance)
@@ -188,18 +202,50 @@ def drill_dumps(
     return failed
 
 
+@dump.command("verify")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One object per version; docs/commands.md documents its shape.")
+@click.pass_obj
+def dump_verify(config: Path | None, *, name: str | None, as_json: bool) -> None:
+    """Read the copies of all dumps, or of NAME, to their end, as workers do in turn. Exit 3: some are bad, and were put aside.
+
+    \b
+    Example:
+      cbk dump verify
+    """
+    with opened(config) as context:
+        context.catalog.require_current()
+        context.require_disk()
+        if name is not None:
+            choose_version(context, name)
+        verified = verify_dumps(context, name=name, tick=lambda: None)
+    if verified is None:
+        raise Busy("a dump is at work, or was killed a moment ago")
+    for known, version, problem in verified:
+        if as_json:
+            click.echo(as_line({"name": known.name, "version": version.number, "good": not problem, "reason": problem}))
+        else:
+            click.echo(as_text(f"dump {known.name} v{version.number}: {f'BAD: {problem}' if problem else 'good'}"))
+    if any(problem for _, _, problem in verified):
+        raise click.exceptions.Exit(EXIT_SOME_FAILED)
+
+
 @dump.command("prune")
 @click.argument("name", required=False)
 @click.option("--plan", "only_plan", is_flag=True, help="Say what becomes of each version and why, and remove nothing.")
+@click.option("--approve", is_flag=True, help="What the brake holds of NAME is meant to go: let it go now.")
 @click.option("--json", "as_json", is_flag=True, help="One object per version; docs/commands.md documents its shape.")
 @click.pass_obj
-def dump_prune(config: Path | None, *, name: str | None, only_plan: bool, as_json: bool) -> None:
+def dump_prune(config: Path | None, *, name: str | None, only_plan: bool, approve: bool, as_json: bool) -> None:
     """Remove the versions that no rule keeps and whose grace has passed. Workers do so by themselves after each dump.
 
     \b
     Example:
       cbk dump prune --plan
+      cbk dump prune app --approve
     """
+    if approve and name is None:
+        raise UsageError("which dump?", hint="such as `cbk dump prune app --approve`; with --plan it only says what would go")
     with opened(config) as context:
         context.catalog.require_current()
         specs = [require_spec(context, name)] if name else list(context.settings.dumps.values())
@@ -207,8 +253,8 @@ def dump_prune(config: Path | None, *, name: str | None, only_plan: bool, as_jso
             known = context.catalog.dumps.get(spec.name)
             if known is None:
                 continue
-            verdicts = plan_dump(context, spec, known)
-            pruned = set() if only_plan else set(prune_dumps(context, spec, known))
+            verdicts = plan_dump(context, spec, known, approved=approve)
+            pruned = set() if only_plan else set(prune_dumps(context, spec, known, approved=approve))
             for verdict in verdicts:
                 goes = verdict.prune if only_plan else verdict.number in pruned
                 what = ("goes" if only_plan else "pruned") if goes else "stays" if verdict.keeps_place else "waits"
@@ -224,12 +270,16 @@ def dump_prune(config: Path | None, *, name: str | None, only_plan: bool, as_jso
                     click.echo(as_text(f"{spec.name} v{verdict.number}: {what}: {', '.join(verdict.reasons)}"))
 
 
-def restore_dump_beside(context: Context, dump: tuple[Dump, DumpVersion], target: str, *, dry_run: bool, as_json: bool) -> int:
+def restore_dump_beside(
+    context: Context, dump: tuple[Dump, DumpVersion], target: str, *, ahead: FetchAhead | None, dry_run: bool, as_json: bool
+) -> int:
     """For `cbk restore --with-dump`: the dump as files in the target, if that is a folder, and its file rows without a copy.
 
-    Gives how many there are.
+    Gives how many there are. `ahead` fetches it, where it comes from a remote.
     """
     known, version = dump
+    if ahead is not None:
+        ahead([copy.location for copy in dump_here(known, version)])
     if not dry_run and "://" not in target:
         with progress(f"restoring {known.name}", total=version.size, in_bytes=True) as advance:
             done = restore_to_folder(context, known, version, Path(target).absolute(), advance)

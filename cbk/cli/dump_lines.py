@@ -21,6 +21,8 @@ def standing_line(standing: DumpStanding, now: datetime) -> str:
         parts.append(f"{sign}{as_size(round(abs(standing.growth)))} a day")
     parts.append(f"{counted(standing.versions, 'version')}, {as_size(standing.stored_size)} on disk")
     parts.append(_drill_text(standing.drilled, now))
+    if standing.newest and standing.mirrors is not None:
+        parts.append(f"on {', '.join(standing.mirrors)}" if standing.mirrors else "on no mirror yet")
     if not standing.is_configured:
         parts.append("not configured any more: kept")
     elif standing.next_at is not None:

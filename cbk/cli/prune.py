@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cbk.cli.progress import progress
 from cbk.cli.text import as_line, as_text, counted, parse_instant
 from cbk.errors import UsageError
 from cbk.jobs.context import Context
+from cbk.jobs.dump.upkeep import PlannedDump, plan_dumps
 from cbk.jobs.retention.clock_guard import trust_clock
 from cbk.jobs.retention.holds import Placed, list_holds, place_hold, release_holds
 from cbk.jobs.retention.plan import PlannedVersion, decide_brake, plan, prune_due
@@ -75,7 +77,10 @@ def prune(
             _decide(context, approve, reject, dry_run=dry_run, as_json=as_json)
         elif show_plan or dry_run:
             context.catalog.require_current()
-            _show(plan(context, storage=storage, prefix=prefix, due_only=dry_run and not show_plan), as_json=as_json)
+            due_only = dry_run and not show_plan
+            planned = plan(context, storage=storage, prefix=prefix, due_only=due_only)
+            of_dumps = [] if due_only else plan_dumps(context, bucket=storage, prefix=prefix)
+            _show(chain(map(_object, planned), map(_dump_object, of_dumps)), as_json=as_json)
         else:
             _carry_out(context, config, storage, prefix, as_json=as_json)
 
@@ -112,23 +117,23 @@ def _decide(context: Context, approve: int | None, reject: int | None, *, dry_ru
         click.echo(f"{outcome}: {counted(removals, 'removal')}" + (f", which {goes} due" if approved else ""))
 
 
-def _show(planned: Iterator[PlannedVersion], *, as_json: bool) -> None:
+def _show(items: Iterable[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        for item in planned:
-            click.echo(as_line(_object(item)))
+        for item in items:
+            click.echo(as_line(item))
         return
     console = Console(highlight=False)
     if not console.is_terminal:
-        for item in planned:
-            click.echo("\t".join(as_text(value) for value in _object(item).values()))
+        for item in items:
+            click.echo("\t".join(as_text(value) for value in item.values()))
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("what", "when", "version", "why"):
         table.add_column(heading, overflow="fold")
-    for item in planned:
-        name = item.version.label if item.version else f"row {item.removal.row_id}"
-        when = item.when.strftime("%Y-%m-%d %H:%M") if item.when else ""
-        table.add_row("remove" if item.removes else "keep", when, escape(as_text(name)), escape(as_text(item.reason)))
+    for item in items:
+        name = f"row {item['row']}" if item["key"] is None else f"{item['storage']}/{item['key']} v{item['version']}"
+        when = (item["when"] or "")[:16].replace("T", " ")
+        table.add_row(item["action"], when, escape(as_text(name)), escape(as_text(item["why"])))
     console.print(table if table.row_count else "nothing waits to be removed")
 
 
@@ -146,6 +151,24 @@ def _object(item: PlannedVersion) -> dict[str, Any]:
         "row": item.removal.row_id,
         "first_seen_at": item.removal.first_seen_at.isoformat(),
         "brake": item.removal.brake_id if item.removal.braked else None,
+    }
+
+
+def _dump_object(item: PlannedDump) -> dict[str, Any]:
+    verdict = item.verdict
+    removes = verdict.prune or verdict.waits_for_grace
+    return {
+        "action": "remove" if removes else "keep",
+        "when": verdict.due_at.isoformat() if removes and verdict.due_at else None,
+        "storage": item.dump.bucket,
+        "key": item.dump.name,
+        "version": verdict.number,
+        "why": ", ".join(verdict.reasons),
+        "kind": "dump",
+        "delete": None,
+        "row": None,
+        "first_seen_at": verdict.unkept_since.isoformat() if verdict.unkept_since else None,
+        "brake": None,
     }
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from cbk.edges.destinations import StreamDestination, open_destination
 from cbk.errors import CbkError, UsageError
 from cbk.jobs.context import Context
 from cbk.jobs.dump.restore import choose_version
-from cbk.jobs.mirror.back import context_from
+from cbk.jobs.mirror.back import reading_from
 from cbk.jobs.restore.restore import DEFAULT_JOBS, FetchAhead, RestoreOutcome, Result, Totals, planned_restore, restore_one
 from cbk.rules.intake.layout import object_key
 from cbk.rules.restore import RestoreFilter
@@ -85,28 +84,19 @@ def restore(
         raise UsageError("--version and --at name different versions", hint="give one of them")
     if with_dump is not None and (to_stdout or number is not None):
         raise UsageError("--with-dump restores what was live when the dump was taken", hint="give --to, and perhaps --at")
-    with opened(config) as opened_context, _reading_from(opened_context, mirror) as (context, ahead):
+    with opened(config) as opened_context, reading_from(opened_context, mirror) as (context, ahead):
         at = parse_instant(time, now=context.catalog.database.now(), forward=False) if time else None
-        dump = choose_version(context, with_dump, at=at) if with_dump is not None else None
+        dump = choose_version(context, with_dump, at=at, mirror=mirror) if with_dump is not None else None
         at = dump[1].taken_at if dump else at
         restore_filter = RestoreFilter(storage=storage, key=_key(key), prefix=_key(prefix), number=number, at=at, deleted=deleted)
         if url is None:
             _write_out(context, restore_filter)
         else:
-            missing = restore_dump_beside(opened_context, dump, url, dry_run=dry_run, as_json=as_json) if dump else 0
+            missing = restore_dump_beside(context, dump, url, ahead=ahead, dry_run=dry_run, as_json=as_json) if dump else 0
             options = _Options(overwrite=overwrite, jobs=jobs, dry_run=dry_run, as_json=as_json, ahead=ahead)
             _restore(context, restore_filter, url, options)
             if missing:
                 raise click.exceptions.Exit(EXIT_SOME_FAILED)
-
-
-@contextmanager
-def _reading_from(context: Context, mirror: str | None) -> Iterator[tuple[Context, FetchAhead | None]]:
-    if mirror is None:
-        yield context, None
-        return
-    with context_from(context, mirror) as (other, ahead):
-        yield other, ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

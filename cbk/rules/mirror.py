@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
-from cbk.model import Hold, VersionState
+from cbk.model import Hold, Version, VersionState
+from cbk.rules.dump.records import Dump, DumpState, DumpVersion, dump_location, roles_location
+from cbk.rules.intake.layout import copy_location, location_of, variant_of
 from cbk.rules.retention.retention import Decision, Keep, Remove
 from cbk.rules.status.health import Kind, Problem, describe_age
 from cbk.rules.text import counted
@@ -55,8 +57,42 @@ class MirrorDisk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CopyHere:
+    """A copy on the backup disk that belongs on each mirror: of a version, of a dump, or of a dump's roles.
+
+    `id` is what the ledger calls it (`dump_copy_id`). `stored_sha256` and `stored_size` are of its gzip file, if known.
+    """
+
+    id: int
+    label: str
+    location: str
+    sha256: str
+    stored_size: int = 0
+    stored_sha256: str | None = None
+    # Where it lies on the mirror, if not at the same path; and where it goes there if another file's copy has that path still.
+    there: str = ""
+    other: str = ""
+    # The version, None where it is a dump's.
+    version: Version | None = None
+
+    @property
+    def target(self) -> str:
+        """Where it is to lie on the mirror."""
+        return self.there or self.location
+
+    @property
+    def may_give_way(self) -> bool:
+        """Whether there is another path for it than `target`."""
+        return bool(self.other) and self.other != self.target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorCopy:
-    """A copy on a disk of a mirror, by the ledger: the bytes that lie there are `stored_sha256`, those of the object `sha256`."""
+    """A copy on a disk of a mirror, by the ledger: the bytes that lie there are `stored_sha256`, those of the object `sha256`.
+
+    `version_id` is the ledger's name for it (`dump_copy_id`). Of a dump's copy, `storage` is its bucket and `key` its name: a hold
+    names them so.
+    """
 
     disk_id: int
     version_id: int
@@ -71,8 +107,13 @@ class MirrorCopy:
     verified_at: datetime | None = None
     gone_at: datetime | None = None
     approved: bool = False
-    # Of the version in the catalog now; None where it knows none.
-    state: VersionState | None = None
+    # Of the version or the dump in the catalog now; None where it knows none.
+    state: VersionState | DumpState | None = None
+
+    @property
+    def is_dump(self) -> bool:
+        """Whether it is a dump's, or of its roles."""
+        return self.version_id < 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +154,58 @@ class Elsewhere:
         where = "1 place" if self.places == 1 else f"{self.places} places"
         line = f"elsewhere   {self.held:,} of {_copies(self.copies)} in {where}"
         return f"{line}, the oldest one missing since {describe_age(now - self.missing_since)}" if self.missing_since else line
+
+
+# ---- what is mirrored ------------------------------------------------------------------------------------------------------------
+
+
+def dump_copy_id(version_id: int, *, roles: bool = False) -> int:
+    """What the ledger calls the copy of a dump's version, or of its roles.
+
+    Copies of files have the id of their version there. Those of dumps have negative numbers, so that both lie in one ledger.
+    """
+    return -2 * version_id - roles
+
+
+def dump_version_of(copy_id: int) -> tuple[int, bool]:
+    """The dump's version that has this name in the ledger, and whether it is its roles' copy."""
+    version_id, is_roles = divmod(-copy_id, 2)
+    return version_id, bool(is_roles)
+
+
+def version_here(version: Version) -> CopyHere:
+    """The copy of a stored version."""
+    return CopyHere(
+        id=version.id,
+        label=version.label,
+        location=location_of(version),
+        sha256=version.sha256,
+        stored_size=version.stored_size or 0,
+        stored_sha256=version.stored_sha256,
+        # A file that is deleted and created again: here its copy was pruned, there it still lies for the mirror's grace.
+        other=copy_location(version.place, version.number, variant_of(version.sha256)),
+        version=version,
+    )
+
+
+def dump_here(dump: Dump, version: DumpVersion) -> list[CopyHere]:
+    """The copies of a stored dump: its own, and that of its roles where there are any."""
+    label = f"dump {dump.name} v{version.number}"
+    copies = [
+        CopyHere(
+            id=dump_copy_id(version.id),
+            label=label,
+            location=dump_location(dump.place, version.number),
+            sha256=version.sha256,
+            stored_size=version.stored_size,
+            stored_sha256=version.stored_sha256,
+        )
+    ]
+    if version.roles_sha256 is not None:
+        location = roles_location(dump.place, version.number)
+        roles_id = dump_copy_id(version.id, roles=True)
+        copies.append(CopyHere(id=roles_id, label=f"{label} (roles)", location=location, sha256=version.roles_sha256))
+    return copies
 
 
 # ---- which place may take copies -------------------------------------------------------------------------------------------------
@@ -156,7 +249,7 @@ def decide_mirror_removal(
     """Whether a copy goes from a mirror now: after its own grace, which began when the ledger saw that the version was pruned."""
     if append_only:
         return Keep(reason="the mirror is append-only")
-    if copy.state is not VersionState.PRUNED:
+    if copy.state not in {VersionState.PRUNED, DumpState.PRUNED}:
         return Keep(reason=f"it is {copy.state.value}, not pruned" if copy.state else "the catalog does not know it")
     if any(hold.covers(copy.storage, copy.key, now) for hold in holds):
         return Keep(reason="a hold keeps it")

@@ -17,6 +17,7 @@ from cbk.edges.catalog.schema import leases, mirror_copies
 from cbk.jobs.admin.init import initialise
 from cbk.jobs.admin.rebuild import rebuild
 from cbk.jobs.context import open_context
+from cbk.jobs.dump.take import take_dump
 from cbk.jobs.mirror.run import lease_of
 from cbk.rules.intake.layout import copy_location, places
 from cbk.settings import Settings
@@ -39,6 +40,7 @@ class MirrorScene:
             "backup_root": str(self.root),
             "buckets": {"s3": "car-erp"},
             "mirrors": {MIRROR: mirror},
+            "dumps": {"shop": {"command": ["head", "-c", "300000", "/dev/urandom"], "kind": "raw", "keep": 1000}},
             "lease": "2s",
             **settings,
         }
@@ -55,7 +57,7 @@ class MirrorScene:
         return open_context(Settings(**self.settings))
 
     def grow(self, count):
-        """So many copies more, as `cbk rebuild` takes them in."""
+        """So many copies more, as `cbk rebuild` takes them in, and a dump."""
         for number in range(self._count, self._count + count):
             content = self.random.randbytes(self.random.randrange(200, 6000))
             file = File(f"cars/{number % 97}/photo-{number}.jpg", content, row=str(number + 1))
@@ -63,6 +65,7 @@ class MirrorScene:
         self._count += count
         with closing(self.open()) as context:
             rebuild(context, tell=_ignore, advance=_ignore)
+            assert take_dump(context, "shop", pause=lambda _seconds: False).outcome == "stored"
 
     def whole(self):
         """The content of every copy."""

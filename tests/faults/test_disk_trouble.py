@@ -1,6 +1,7 @@
 """A disk that is full, read-only or gone: downloads stop and say why, everything else goes on, and work resumes by itself."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing, suppress
@@ -9,12 +10,14 @@ from functools import partial
 import pytest
 
 from cbk.edges.destinations import FolderDestination
-from cbk.errors import CatalogUnavailable, CbkError, DiskFailed, DiskFull
+from cbk.errors import CatalogUnavailable, CbkError, DiskFailed, DiskFull, DumpBroken
+from cbk.jobs.dump.take import take_dump
 from cbk.jobs.restore.restore import planned_restore
 from cbk.jobs.status.status import gather_status
 from cbk.jobs.verification.verify import choose, verify
 from cbk.model import VersionState
 from cbk.rules.restore import RestoreFilter
+from cbk.rules.status.health import Kind
 from tests.faults.disks import BALLAST, LoopDisk, MemoryDisk, fill
 from tests.in_process_site import InProcessSite, version_of_row
 
@@ -160,6 +163,47 @@ def test_download_that_fills_the_disk_ends_clean_and_is_tried_again(make_site):
     site.pass_backoff()
     site.work()
     assert site.states()["a.bin", 1] == "stored"
+
+
+def dump_problem(site):
+    return next(iter(problem for problem in gather_status(site.context).problems if problem.kind is Kind.DUMP), None)
+
+
+def test_dump_that_fills_the_disk_is_not_stored_names_the_disk_and_is_taken_once_there_is_room(make_site):
+    command = [sys.executable, "-c", f"import os, sys\nfor _ in range(30): sys.stdout.buffer.write(os.urandom({MB // 10}))"]
+    site = make_site(min_free_space="0", dumps={"app": {"command": command, "kind": "raw"}})
+    fill(site.root, leave=1_500_000)
+    with pytest.raises(DiskFull, match=f"the backup disk {site.root} is full.*no space left"):
+        take_dump(site.context, "app", pause=lambda _seconds: False)
+    dump = site.context.catalog.dumps.get("app")
+    assert site.context.catalog.dumps.versions(dump.id) == []
+    assert (site.copies(), site.parts()) == ({BALLAST}, set())
+    assert str(site.root) in dump_problem(site).message
+    assert dump_problem(site).hint
+    make_room(site)
+    assert take_dump(site.context, "app", pause=lambda _seconds: False).outcome == "stored"
+    assert dump_problem(site) is None
+    [version] = site.context.catalog.dumps.versions(dump.id)
+    assert site.context.archive.check("dumps/app/v1.gzip", sha256=version.sha256).size == 3 * MB
+
+
+def test_database_that_finds_no_room_for_its_copy_says_which_folder_wants_it(tmp_path, make_site, monkeypatch):
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+        connection.execute("CREATE TABLE t(x)")
+        connection.executemany("INSERT INTO t VALUES (?)", [(os.urandom(MB),) for _ in range(4)])
+        connection.commit()
+    site = make_site(min_free_space="0", dumps={"shop": {"url": f"sqlite:///{tmp_path}/shop.db"}})
+    with MemoryDisk(tmp_path / "temporary", megabytes=16):
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+        monkeypatch.setattr("tempfile.tempdir", None)
+        ballast = fill(tmp_path / "temporary", leave=1_500_000)
+        with pytest.raises(DumpBroken, match="could not be copied") as raised:
+            take_dump(site.context, "shop", pause=lambda _seconds: False)
+        assert "TMPDIR" in raised.value.hint
+        assert site.copies() == set()
+        assert [path.name for path in (tmp_path / "temporary").iterdir()] == [BALLAST]
+        ballast.unlink()
+        assert take_dump(site.context, "shop", pause=lambda _seconds: False).outcome == "stored"
 
 
 def restored(site, folder):

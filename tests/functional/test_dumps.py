@@ -4,10 +4,12 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 
 import pytest
 
+from bench.dumps import TARGET_BYTES, peak_of
 from local_servers import LOOPBACK, wait_until
 
 
@@ -109,3 +111,25 @@ def test_a_worker_that_is_killed_in_a_dump_leaves_no_lie_and_another_one_takes_i
     )
     content = subprocess.run(["gzip", "-dc", "-S", ".gzip", str(site.root / "dumps/slow/v1.gzip")], capture_output=True, check=True)
     assert content.stdout == b"half\nTHE END\n"
+
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize("megabytes", [400, pytest.param(5000, marks=pytest.mark.nightly)])
+def test_a_worker_stays_small_however_large_a_dump_is(make_site, megabytes):
+    # One block again and again: it costs the disk little, and no memory more than any other.
+    script = f"import os, sys\nblock = os.urandom({MB // 10}) * 10\nfor _ in range({megabytes}): sys.stdout.buffer.write(block)"
+    dumps = {"large": {"command": [sys.executable, "-c", script], "kind": "raw"}}
+    site = make_site(CBK_DUMPS=json.dumps(dumps), CBK_LEASE="30s")
+    site.init()
+    worker = site.worker()
+    site.beat()
+    wait_until(
+        lambda: standings(site)["large"]["newest_version"] == 1,
+        120 + megabytes,
+        lambda: f"the dump\n{site.logs()[-3000:]}",
+        every_seconds=1.0,
+    )
+    assert standings(site)["large"]["size"] == megabytes * MB
+    assert peak_of(worker.pid) < TARGET_BYTES

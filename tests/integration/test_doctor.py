@@ -1,15 +1,20 @@
 """`examine`: each part of a kit that is odd or broken is found, and told with what to do."""
 
 import os
+import sqlite3
 from datetime import timedelta
 
 import pytest
 import redis
 import sqlalchemy as sa
 
+from cbk.edges.mirror.rclone import Rclone, Transferred
+from cbk.errors import MirrorError
 from cbk.jobs.admin import doctor
 from cbk.jobs.admin.doctor import Level, examine
+from cbk.jobs.mirror.run import run_pass
 from tests.in_process_site import InProcessSite
+from tests.integration.mirror.remotes import write_config
 from tests.origin import Origin
 
 
@@ -198,3 +203,148 @@ def test_service_to_tell_that_there_is_not_is_broken_and_its_url_is_not_shown(ma
     [(message, hint)] = found(site, "settings", Level.FAIL)
     assert message == "URL 2 of CBK_NOTIFY is of no service that Apprise knows"
     assert "sesame" not in message + hint
+
+
+# ---- dumps and mirrors -------------------------------------------------------------------------------------------------------
+
+
+def test_dump_whose_database_answers_and_whose_server_is_here_is_well(make_site, postgres, pg_database, pg_programs):
+    site = make_site(dumps={"app": {"url": postgres.url(pg_database).replace("+psycopg", "")}})
+    [(message, _)] = found(site, "dumps", Level.OK)
+    assert message == "dump app: pg_dump 17 reaches the server, which is PostgreSQL 17"
+    assert found(site, "dumps", Level.WARN) == []
+
+
+def test_dump_that_this_machine_has_no_tool_for_is_broken_and_the_package_named(make_site, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("cbk.edges.dump.tools._globbed", list)
+    site = make_site(dumps={"app": {"url": "postgresql://backup:hunter2@127.0.0.1:1/app"}})
+    [(message, hint)] = found(site, "dumps", Level.FAIL)
+    assert message == "dump app: pg_dump is not on this machine"
+    assert hint == "on Debian: apt-get install postgresql-client"
+    [(message, hint)] = found(site, "dumps", Level.WARN)
+    assert message == "dump app cannot be restored for a test here: initdb is not on this machine"
+    assert hint == "on Debian: apt-get install postgresql"
+
+
+def test_dump_of_a_server_that_is_newer_than_the_tool_is_broken_and_the_client_named(
+    make_site, monkeypatch, postgres, pg_database, pg_programs
+):
+    monkeypatch.setattr("cbk.edges.dump.postgresql.find_postgres", lambda name: (name, 15))
+    [(message, hint)] = found(
+        make_site(dumps={"app": {"url": postgres.url(pg_database).replace("+psycopg", "")}}), "dumps", Level.FAIL
+    )
+    assert message == "dump app: the server is PostgreSQL 17, and pg_dump here is 15"
+    assert "postgresql-client-17" in hint
+
+
+def test_dump_whose_database_is_away_is_broken_and_its_password_not_told(make_site, pg_programs):
+    site = make_site(dumps={"app": {"url": "postgresql://backup:hunter2@127.0.0.1:1/app"}})
+    [(message, hint)] = found(site, "dumps", Level.FAIL)
+    assert message.startswith("dump app: the database cannot be reached")
+    assert "hunter2" not in message + hint
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"url": "sqlite:////nowhere/shop.db"}, "/nowhere/shop.db cannot be read as a SQLite database"),
+        ({"command": ["no-such-tool", "-x"], "kind": "raw"}, "no-such-tool is not on this machine"),
+        ({"ssh": "me@db", "kind": "sqlite", "ssh_key": "/nowhere/key"}, "the key /nowhere/key cannot be read"),
+    ],
+)
+def test_dump_that_cannot_be_taken_from_here_is_broken(make_site, options, told):
+    [(message, hint)] = found(make_site(dumps={"app": options}), "dumps", Level.FAIL)
+    assert told in message
+    assert hint
+
+
+def test_dump_of_a_sqlite_file_that_is_there_is_well(make_site, tmp_path):
+    sqlite3.connect(tmp_path / "shop.db").close()
+    site = make_site(dumps={"app": {"url": f"sqlite:///{tmp_path}/shop.db"}})
+    assert found(site, "dumps", Level.OK) == [(f"dump app: reads {tmp_path}/shop.db", "")]
+
+
+@pytest.fixture
+def make_mirrored(make_site, tmp_path):
+    """A function that makes a site with a mirror in a folder, or a remote of it, which had one pass."""
+
+    def make(*, remote=False, passed=True, **mirror):
+        (tmp_path / "mirror").mkdir(exist_ok=True)
+        where = {"path": str(tmp_path / "mirror")}
+        if remote:
+            config = write_config(tmp_path / "rclone.conf", base={"type": "alias", "remote": str(tmp_path / "mirror")})
+            where = {"remote": "base:", "config": str(config)}
+        site = make_site(mirrors={"there": where | mirror})
+        if passed:
+            run_pass(site.context, "there", pause=lambda _seconds: False, by_person=True)
+        return site
+
+    return make
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_mirror_that_is_there_and_known_is_well(make_mirrored, remote):
+    [(message, _)] = found(make_mirrored(remote=remote), "mirrors", Level.OK)
+    assert message.startswith("mirror there: disk A is at ")
+
+
+def test_mirror_that_has_nothing_yet_is_odd(make_mirrored):
+    [(message, hint)] = found(make_mirrored(passed=False), "mirrors", Level.WARN)
+    assert message.endswith("is no disk of this mirror")
+    assert hint == "`cbk mirror there` begins"
+
+
+def test_another_disk_where_the_mirrors_own_should_be_is_odd(make_mirrored, tmp_path):
+    site = make_mirrored()
+    (tmp_path / "mirror").rename(tmp_path / "away")
+    (tmp_path / "mirror").mkdir()
+    [(message, hint)] = found(site, "mirrors", Level.WARN)
+    assert message.endswith("is no disk of this mirror")
+    assert "--init" in hint
+
+
+def test_mirror_that_cannot_be_reached_is_broken(make_mirrored, tmp_path):
+    site = make_mirrored()
+    (tmp_path / "mirror").rename(tmp_path / "away")
+    [(message, hint)] = found(site, "mirrors", Level.FAIL)
+    assert message == f"mirror there: there is no folder {tmp_path}/mirror"
+    assert "plug the disk in" in hint
+
+
+def test_of_disks_in_rotation_the_ones_that_are_away_are_no_finding(make_mirrored, tmp_path):
+    site = make_mirrored(path=[str(tmp_path / "mirror"), str(tmp_path / "other")])
+    assert found(site, "mirrors", Level.FAIL) == []
+    assert len(found(site, "mirrors", Level.OK)) == 1
+
+
+def test_remote_without_rclone_is_broken(make_mirrored, monkeypatch):
+    site = make_mirrored(remote=True)
+
+    def none():
+        raise MirrorError("there is no rclone", hint="install it")
+
+    monkeypatch.setattr("cbk.edges.mirror.rclone._program", none)
+    assert found(site, "mirrors", Level.FAIL) == [("mirror there: there is no rclone", "install it")]
+
+
+def test_configuration_of_rclone_that_everybody_may_read_is_odd(make_mirrored, tmp_path):
+    site = make_mirrored(remote=True)
+    (tmp_path / "rclone.conf").chmod(0o644)
+    [(message, hint)] = found(site, "mirrors", Level.WARN)
+    assert message == f"every user of this machine may read {tmp_path}/rclone.conf"
+    assert "chmod 640" in hint
+
+
+def test_append_only_mirror_whose_key_can_delete_is_odd(make_mirrored, tmp_path):
+    site = make_mirrored(remote=True, append_only=True)
+    [(message, hint)] = found(site, "mirrors", Level.WARN)
+    assert "can be removed from view with its key" in message
+    assert "object lock" in hint
+    assert not (tmp_path / "mirror/.cbk/doctor.txt").exists()
+
+
+def test_append_only_mirror_whose_key_cannot_delete_is_well(make_mirrored, monkeypatch):
+    site = make_mirrored(remote=True, append_only=True)
+    monkeypatch.setattr(Rclone, "remove", lambda *_args, **_kw: Transferred(problem="AccessDenied"))
+    assert ("mirror there: its key cannot delete", "") in found(site, "mirrors", Level.OK)

@@ -320,6 +320,27 @@ def test_the_brake_holds_many_at_once(make_dumped):
     assert prune_dumps(site.context, spec, dump) == []
 
 
+def test_what_the_brake_holds_is_red_and_goes_by_a_persons_word_which_uses_up_nothing(make_dumped):
+    site = make_dumped({"keep": 1}, grace_period="0s")
+    for _ in range(8):
+        take(site)
+    pass_days(site, 40)
+    dump, spec = site.context.catalog.dumps.get("shop"), site.context.settings.dumps["shop"]
+    assert prune_dumps(site.context, spec, dump) == [1, 2]
+    assert "5 versions of dump shop" in problems_of(site, Kind.BRAKE)
+    assert prune_dumps(site.context, spec, dump) == []
+    assert prune_dumps(site.context, spec, dump, approved=True) == [3, 4, 5, 6, 7]
+    assert problems_of(site, Kind.BRAKE) == ""
+    pass_days(site, 31)
+    for _ in range(3):
+        take(site)
+    assert prune_dumps(site.context, spec, dump) == [8, 9, 10]
+
+
+def problems_of(site, kind):
+    return " ".join(problem.message for problem in gather_status(site.context).problems if problem.kind is kind)
+
+
 def test_nothing_goes_where_the_newest_copy_is_gone(make_dumped):
     site = make_dumped({"keep": 1}, grace_period="0s")
     for _ in range(3):

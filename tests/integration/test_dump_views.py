@@ -51,6 +51,7 @@ def test_json_of_each_command_has_the_documented_shape(dumped, tmp_path):
         "dump-now": run("dump", "now", "shop", "--json"),
         "dump-restore": run("dump", "restore", "shop", "--to", str(tmp_path / "back"), "--json"),
         "dump-drill": run("dump", "drill", "--json"),
+        "dump-verify": run("dump", "verify", "--json"),
         "dump-prune": run("dump", "prune", "--plan", "--json"),
     }
     for name, output in outputs.items():
@@ -117,3 +118,30 @@ def test_the_shell_script_on_the_disk_restores_dumps_too(dumped, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     with closing(sqlite3.connect(tmp_path / "there/dumps/shop.sqlite")) as connection:
         assert connection.execute("SELECT count(*) FROM orders").fetchone() == (100,)
+
+
+def test_versions_that_no_rule_keeps_are_in_the_plan_of_all_that_goes(dumped):
+    documented_keys = documented("prune")
+    assert run("prune", "--plan", "--json") == ""
+    take_dump(dumped.context, "shop", pause=lambda _seconds: False)
+    [item] = map(json.loads, run("prune", "--plan", "--json").splitlines())
+    assert item.keys() == documented_keys
+    assert (item["action"], item["storage"], item["key"], item["version"], item["kind"]) == ("remove", "dumps", "shop", 1, "dump")
+    assert run("prune", "--plan", "--json", "--storage", "s3") == ""
+    assert "no rule keeps it" in run("prune", "--plan", "--prefix", "sh")
+    run("hold", "shop", "--storage", "dumps")
+    [held] = map(json.loads, run("prune", "--plan", "--json").splitlines())
+    assert (held["action"], held["when"], held["why"]) == ("keep", None, "a hold keeps it")
+
+
+def test_an_approval_names_the_dump(dumped):
+    run("dump", "prune", "--approve", expect=1)
+    take_dump(dumped.context, "shop", pause=lambda _seconds: False)
+    assert "shop v1: pruned" in run("dump", "prune", "shop", "--approve")
+
+
+def test_a_dump_that_is_bad_is_put_aside_by_who_reads_it(dumped):
+    assert run("dump", "verify") == "dump shop v1: good\n"
+    (dumped.root / "dumps/shop/v1.gzip").write_bytes(b"rubbish")
+    assert "dump shop v1: BAD: " in run("dump", "verify", "shop", expect=3)
+    assert run("dump", "verify") == ""

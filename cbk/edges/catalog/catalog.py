@@ -59,7 +59,7 @@ class Catalog:
         self.samples = Samples(self.database)
         self.verification = Verification(self.database, holder)
         self.selection = Selection(self.database)
-        self.mirrors = Mirrors(self.database, holder)
+        self.mirrors = Mirrors(self.database, holder, self.dumps)
 
     def upgrade(self) -> bool:
         """Make or migrate the tables; True where anything changed. Raises CatalogUnavailable."""

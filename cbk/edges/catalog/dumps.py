@@ -14,8 +14,9 @@ from cbk.edges.catalog.database import Database
 from cbk.edges.catalog.intake import place_digest
 from cbk.edges.catalog.schema import dump_versions, dumps, files
 from cbk.errors import CatalogUnavailable
+from cbk.model import Written
 from cbk.rules.dump.records import Dump, DumpState, DumpVersion, TakenDump
-from cbk.rules.dump.retention import DumpVerdict
+from cbk.rules.dump.retention import APPROVED_REASON, DumpVerdict
 from cbk.rules.dump.spec import DumpKind
 from cbk.rules.intake.layout import place_key
 
@@ -68,6 +69,12 @@ class Dumps:
         """Those that are on the disk and good, newest first."""
         return self._versions(dump_versions.c.dump_id == dump_id, _ON_DISK)
 
+    def found(self, state: DumpState) -> list[tuple[Dump, DumpVersion]]:
+        """All versions of all dumps that are in this state, newest first."""
+        versions = self._versions(dump_versions.c.state == state.value)
+        by_id = {dump.id: dump for dump in self.all()} if versions else {}
+        return [(by_id[version.dump_id], version) for version in versions]
+
     def newest(self, dump_id: int) -> DumpVersion | None:
         """The newest that is on the disk and good."""
         found = self._versions(dump_versions.c.dump_id == dump_id, _ON_DISK, limit=1)
@@ -88,12 +95,13 @@ class Dumps:
             return (connection.scalar(query) or 0) + 1
 
     def counts_since(self, dump_id: int, since: datetime) -> tuple[int, int]:
-        """How many versions were stored since an instant, and how many were pruned."""
+        """How many versions were stored since an instant, and how many were pruned without a person's word."""
         with self._database.reading() as connection:
             mine = dump_versions.c.dump_id == dump_id
             count = sa.select(sa.func.count()).select_from(dump_versions)
             added = connection.scalar(count.where(mine, dump_versions.c.stored_at >= since))
-            pruned = connection.scalar(count.where(mine, dump_versions.c.pruned_at >= since))
+            by_itself = (dump_versions.c.pruned_at >= since, dump_versions.c.reason != APPROVED_REASON)
+            pruned = connection.scalar(count.where(mine, *by_itself))
             return added or 0, pruned or 0
 
     # ---- writing -------------------------------------------------------------------------------------------------------------
@@ -146,6 +154,14 @@ class Dumps:
                 again = {"done_slot": None, "retry_at": None}
                 connection.execute(sa.update(dumps).where(dumps.c.id == version.dump_id).values(**again))
 
+    def record_restored(self, version: DumpVersion, copy: Written) -> None:
+        """The copy of one that was bad is in its place again, read back and flushed: bytes before record."""
+        values: dict[str, Any] = {"state": DumpState.STORED.value, "reason": "", "verified_at": self._database.now_sql}
+        values |= {"stored_size": copy.stored_size, "stored_sha256": copy.stored_sha256}
+        with self._database.writing() as connection:
+            bad = (dump_versions.c.id == version.id, dump_versions.c.state == DumpState.BAD.value)
+            connection.execute(sa.update(dump_versions).where(*bad).values(**values))
+
     def record_drill(self, version: DumpVersion, problem: str) -> None:
         """A drill was held; `problem` is empty where it passed."""
         self._update(version, drilled_at=self._database.now_sql, drill_problem=problem)
@@ -162,10 +178,10 @@ class Dumps:
                 }
                 connection.execute(sa.update(dump_versions).where(mine).values(**values))
 
-    def record_pruned(self, version: DumpVersion) -> None:
+    def record_pruned(self, version: DumpVersion, reason: str = "") -> None:
         """It is gone for the catalog, durably; its bytes go after this: record before bytes."""
         with self._database.writing(durable=True) as connection:
-            gone = {"state": DumpState.PRUNED.value, "leftover": True, "pruned_at": self._database.now_sql}
+            gone = {"state": DumpState.PRUNED.value, "reason": reason, "leftover": True, "pruned_at": self._database.now_sql}
             connection.execute(sa.update(dump_versions).where(dump_versions.c.id == version.id, _ON_DISK).values(**gone))
 
     def leftovers(self) -> list[tuple[Dump, DumpVersion]]:

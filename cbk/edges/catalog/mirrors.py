@@ -1,7 +1,8 @@
 """The ledger of the mirrors: which disks each has, and which copy is there since when, verified when.
 
 A version's copy is named by the version's id and the SHA-256 of its object: one that was pruned, and came again with other bytes,
-is another copy. Nothing here decides; `rules/mirror.py` does.
+is another copy. Copies of dumps lie in the same ledger, under numbers below zero (`dump_copy_id`); there are few of them at any
+time, so that they are compared here and not by the database. Nothing here decides; `rules/mirror.py` does.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
-from cbk.edges.catalog.schema import files, mirror_copies, mirror_disks, versions
+from cbk.edges.catalog.dumps import Dumps
+from cbk.edges.catalog.schema import dump_versions, dumps, files, mirror_copies, mirror_disks, versions
 from cbk.model import Claim, Version, VersionState
-from cbk.rules.intake.layout import location_of
-from cbk.rules.mirror import MirrorCopy, MirrorDisk, next_label
+from cbk.rules.dump.records import Dump, DumpState, DumpVersion
+from cbk.rules.mirror import CopyHere, MirrorCopy, MirrorDisk, dump_here, dump_version_of, next_label, version_here
 
 LEDGER_PAGE = 500
 
 _STORED = versions.c.state == VersionState.STORED.value
 _THERE = mirror_copies.c.removed_at.is_(None)
+_GOOD = (_THERE, mirror_copies.c.bad.is_(None))
+_IS_DUMP = mirror_copies.c.version_id < 0
+# The dump's version that a copy is of (`dump_version_of`); of a file's copy it is one that there never is.
+_DUMP_VERSION_ID = -mirror_copies.c.version_id // 2
 # A version in one of these was tried at its link, which did not give it.
 _LOST_STATES = (VersionState.FAILED, VersionState.EXPIRED, VersionState.MISSING, VersionState.MISMATCH, VersionState.DECLINED)
 _LOST = versions.c.state.in_([sa.literal(state.value, literal_execute=True) for state in _LOST_STATES])
@@ -32,7 +38,7 @@ _LOST = versions.c.state.in_([sa.literal(state.value, literal_execute=True) for 
 class Arrived:
     """A copy that lies on a disk of a mirror now, as it was read or compared there."""
 
-    version: Version
+    copy: CopyHere
     stored_sha256: str
     stored_size: int
 
@@ -40,9 +46,10 @@ class Arrived:
 class Mirrors:
     """The disks of mirrors and the copies on them. `holder` names this process in claims."""
 
-    def __init__(self, database: Database, holder: str) -> None:
+    def __init__(self, database: Database, holder: str, dumps: Dumps) -> None:
         self._database = database
         self._holder = holder
+        self._dumps = dumps
 
     # ---- disks ---------------------------------------------------------------------------------------------------------------
 
@@ -87,14 +94,16 @@ class Mirrors:
         missing = sa.select(sa.func.count(), sa.func.min(versions.c.stored_at)).select_from(versions).where(*_missing_on(disk_id))
         stored = sa.select(sa.func.count()).select_from(versions).where(_STORED)
         bad = sa.select(sa.func.count()).where(mirror_copies.c.disk_id == disk_id, _THERE, mirror_copies.c.bad.is_not(None))
+        of_dumps, lacking_dumps = self._dump_copies(disk_id)
         with self._database.reading() as connection:
             lacking, since = connection.execute(missing).one()
             values: dict[str, Any] = {
-                "held": (connection.scalar(stored) or 0) - lacking,
-                "missing": lacking,
-                "missing_since": since,
+                "held": (connection.scalar(stored) or 0) - lacking + of_dumps - len(lacking_dumps),
+                "missing": lacking + len(lacking_dumps),
+                "missing_since": min((at for at in (since, *lacking_dumps.values()) if at is not None), default=None),
                 "bad": connection.scalar(bad) or 0,
             }
+        lacking = values["missing"]
         now = self._database.now_sql
         values |= {"counted_at": now} | ({} if lacking else {"completed_at": now}) | ({} if braked is None else {"braked": braked})
         with self._database.writing() as connection:
@@ -113,50 +122,52 @@ class Mirrors:
         query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(versions.c.stored_size), 0)).select_from(versions)
         with self._database.reading() as connection:
             copies, size = connection.execute(query.where(*_missing_on(disk_id))).one()
-        return copies, int(size)
+        _, of_dumps = self._dump_copies(disk_id)
+        return copies + len(of_dumps), int(size) + sum(copy.stored_size for copy in of_dumps)
 
     def missing_by_disk(self, mirror: str) -> dict[str, tuple[int, int]]:
         """As `missing`, for each disk of the mirror by its label."""
         return {disk.label: self.missing(disk.id) for disk in self.disks(mirror)}
 
-    def to_send(self, disk_id: int) -> Iterator[Version]:
-        """The stored versions whose copy is not on the disk, page by page, in the order of the catalog."""
+    def to_send(self, disk_id: int) -> Iterator[CopyHere]:
+        """The copies that are not on the disk, page by page: dumps first, which a backlog of files is not to keep waiting."""
+        yield from self._dump_copies(disk_id)[1]
         last = 0
         while True:
             query = select_versions().where(*_missing_on(disk_id), versions.c.id > last).order_by(versions.c.id).limit(LEDGER_PAGE)
             with self._database.reading() as connection:
                 page = [version_of(row) for row in connection.execute(query)]
-            yield from page
+            yield from map(version_here, page)
             if len(page) < LEDGER_PAGE:
                 return
             last = page[-1].id
 
-    def bad_ones(self, disk_id: int, version_ids: Iterable[int]) -> set[int]:
-        """Those of these versions whose copy was found bad on the disk: it is to be replaced, not added."""
-        found: set[int] = set()
+    def bad_ones(self, disk_id: int, copy_ids: Iterable[int]) -> dict[int, str]:
+        """Those of these copies that were found bad on the disk, and where: they are to be replaced there, not added."""
+        found: dict[int, str] = {}
         with self._database.reading() as connection:
-            for batch in in_batches(list(version_ids)):
-                query = sa.select(mirror_copies.c.version_id).where(
+            for batch in in_batches(list(copy_ids)):
+                query = sa.select(mirror_copies.c.version_id, mirror_copies.c.location).where(
                     mirror_copies.c.disk_id == disk_id,
                     mirror_copies.c.version_id.in_(batch),
                     mirror_copies.c.bad.is_not(None),
                 )
-                found.update(connection.scalars(query))
+                found.update((row.version_id, row.location) for row in connection.execute(query))
         return found
 
     def record(self, disk_id: int, arrived: Sequence[Arrived]) -> None:
         """These copies are on the disk, whole and flushed. Bytes before record."""
         with self._database.writing() as connection:
             now = connection.scalar(sa.select(self._database.now_sql))
-            for batch in in_batches([each.version.id for each in arrived]):
+            for batch in in_batches([each.copy.id for each in arrived]):
                 ours = (mirror_copies.c.disk_id == disk_id, mirror_copies.c.version_id.in_(batch))
                 connection.execute(sa.delete(mirror_copies).where(*ours))
             values = [
                 {
                     "disk_id": disk_id,
-                    "version_id": each.version.id,
-                    "sha256": each.version.sha256,
-                    "location": location_of(each.version),
+                    "version_id": each.copy.id,
+                    "sha256": each.copy.sha256,
+                    "location": each.copy.target,
                     "stored_sha256": each.stored_sha256,
                     "stored_size": each.stored_size,
                     "copied_at": now,
@@ -172,8 +183,9 @@ class Mirrors:
     def to_verify(self, disk_id: int, limit: int) -> list[MirrorCopy]:
         """The copies of the disk that were verified longest ago; at most `limit`."""
         there = (mirror_copies.c.disk_id == disk_id, _THERE, mirror_copies.c.bad.is_(None))
+        stored = sa.or_(_STORED, dump_versions.c.state == DumpState.STORED.value)
         query = (
-            _select_copies().where(*there, _STORED).order_by(mirror_copies.c.verified_at, mirror_copies.c.version_id).limit(limit)
+            _select_copies().where(*there, stored).order_by(mirror_copies.c.verified_at, mirror_copies.c.version_id).limit(limit)
         )
         with self._database.reading() as connection:
             return [_copy_of(row) for row in connection.execute(query)]
@@ -186,21 +198,6 @@ class Mirrors:
         """The copy there is bad, or not there: it counts no more, and is replaced by the next pass."""
         self._set(disk_id, [version_id], bad=reason[:1000])
 
-    def holders(self, version_ids: Iterable[int]) -> list[MirrorCopy]:
-        """Where these versions' copies are, on any disk that is in use, good as far as anybody knows; those last verified first."""
-        found: list[MirrorCopy] = []
-        with self._database.reading() as connection:
-            for batch in in_batches(list(version_ids)):
-                query = (
-                    _select_copies()
-                    .join(mirror_disks, mirror_disks.c.id == mirror_copies.c.disk_id)
-                    .where(mirror_copies.c.version_id.in_(batch), _THERE, mirror_copies.c.bad.is_(None))
-                    .where(mirror_copies.c.sha256 == versions.c.sha256, mirror_disks.c.retired_at.is_(None))
-                    .order_by(mirror_copies.c.verified_at.desc())
-                )
-                found += [_copy_of(row) for row in connection.execute(query)]
-        return found
-
     def locations(self, disk_id: int, locations: Iterable[str]) -> set[str]:
         """Those of these locations that the ledger knows on the disk."""
         found: set[str] = set()
@@ -212,9 +209,10 @@ class Mirrors:
 
     def all_copies(self, disk_id: int) -> Iterator[MirrorCopy]:
         """Everything that the ledger has of the disk, page by page."""
-        last = 0
+        last: int | None = None
         while True:
-            there = (mirror_copies.c.disk_id == disk_id, _THERE, mirror_copies.c.version_id > last)
+            beyond = () if last is None else (mirror_copies.c.version_id > last,)
+            there = (mirror_copies.c.disk_id == disk_id, _THERE, *beyond)
             query = _select_copies().where(*there).order_by(mirror_copies.c.version_id).limit(LEDGER_PAGE)
             with self._database.reading() as connection:
                 page = [_copy_of(row) for row in connection.execute(query)]
@@ -226,13 +224,17 @@ class Mirrors:
     # ---- out -----------------------------------------------------------------------------------------------------------------
 
     def note_gone(self, disk_id: int) -> tuple[int, int]:
-        """Begin the grace of copies whose version is pruned, and end that of those whose version is not; how many of each."""
+        """Begin the grace of copies that are pruned here, and end that of those that are not; how many of each."""
         there = (mirror_copies.c.disk_id == disk_id, _THERE, versions.c.id == mirror_copies.c.version_id)
         is_pruned = versions.c.state == VersionState.PRUNED.value
         begun = sa.select(mirror_copies.c.version_id).where(*there, mirror_copies.c.gone_at.is_(None), is_pruned)
         ended = sa.select(mirror_copies.c.version_id).where(*there, mirror_copies.c.gone_at.is_not(None), ~is_pruned)
         with self._database.reading() as connection:
             gone, back = list(connection.scalars(begun)), list(connection.scalars(ended))
+            for copy_id, gone_at, state in connection.execute(_select_dump_states(disk_id)):
+                is_gone = state == DumpState.PRUNED.value
+                gone += [copy_id] if is_gone and gone_at is None else []
+                back += [copy_id] if not is_gone and gone_at is not None else []
         self._set(disk_id, gone, gone_at=self._database.now_sql, approved=False)
         self._set(disk_id, back, gone_at=None, approved=False)
         return len(gone), len(back)
@@ -264,17 +266,18 @@ class Mirrors:
             return connection.execute(sa.update(mirror_copies).where(*due).values(approved=True)).rowcount
 
     def record_removed(self, disk_id: int, copies: Iterable[MirrorCopy]) -> list[MirrorCopy]:
-        """These copies count no more; returns those that may go still, because their version is pruned. Record before bytes."""
+        """These copies count no more; returns those that may go still, because they are pruned here. Record before bytes."""
         wanted = {copy.version_id: copy for copy in copies}
         going: list[MirrorCopy] = []
         with self._database.writing(durable=True) as connection:
             for batch in in_batches(list(wanted)):
                 pruned = sa.select(versions.c.id).where(versions.c.id.in_(batch), versions.c.state == VersionState.PRUNED.value)
                 ids = list(connection.scalars(pruned.order_by(versions.c.id).with_for_update()))
+                ids += _pruned_dumps(connection, batch)
                 ours = (mirror_copies.c.disk_id == disk_id, mirror_copies.c.version_id.in_(ids), _THERE)
                 values = {"removed_at": self._database.now_sql, "leftover": True}
                 connection.execute(sa.update(mirror_copies).where(*ours, mirror_copies.c.gone_at.is_not(None)).values(**values))
-                going += [wanted[version_id] for version_id in ids]
+                going += [wanted[copy_id] for copy_id in ids]
         return going
 
     def leftovers(self, disk_id: int) -> list[MirrorCopy]:
@@ -302,14 +305,26 @@ class Mirrors:
         with self._database.reading() as connection:
             return [_copy_of(row) for row in connection.execute(query)]
 
+    def lost_dumps(self, disk_id: int) -> list[tuple[Dump, DumpVersion, list[CopyHere]]]:
+        """Dumps whose copy went bad here, and which the disk has, with their roles where they have some."""
+        lost = self._dumps.found(DumpState.BAD)
+        there = self._good_dumps(disk_id) if lost else {}
+        found = [(dump, version, dump_here(dump, version)) for dump, version in lost]
+        return [each for each in found if all(there.get(copy.id) == copy.sha256 for copy in each[2])]
+
+    def dumps_on(self, mirror: str) -> set[int]:
+        """The dumps' versions of which any disk of the mirror has a good copy, whatever became of them here."""
+        return {dump_version_of(copy_id)[0] for disk in self.disks(mirror) for copy_id in self._good_dumps(disk.id)}
+
     def can_repair(self, disk_ids: Iterable[int]) -> set[int]:
         """Those of these disks that have a good copy of what is lost here."""
         with self._database.reading() as connection:
-            return {
+            files_of = {
                 disk_id
                 for disk_id in disk_ids
                 if connection.scalar(sa.select(versions.c.id).where(*self._lost_on(disk_id)).limit(1)) is not None
             }
+        return files_of | {disk_id for disk_id in disk_ids if self.lost_dumps(disk_id)}
 
     def claim_lost(self, version_ids: Iterable[int], lease: timedelta) -> list[Claim]:
         """Claim these versions, except those that are no longer lost, or that a worker is at. Their due time stays as it is."""
@@ -341,6 +356,18 @@ class Mirrors:
         )
         return _LOST, there.exists()
 
+    def _dump_copies(self, disk_id: int) -> tuple[int, dict[CopyHere, datetime]]:
+        """How many copies of dumps are here, and those of them that are not on the disk, or bad there, since when."""
+        here = [(copy, version) for dump, version in self._dumps.found(DumpState.STORED) for copy in dump_here(dump, version)]
+        there = self._good_dumps(disk_id) if here else {}
+        return len(here), {copy: version.stored_at for copy, version in here if there.get(copy.id) != copy.sha256}
+
+    def _good_dumps(self, disk_id: int) -> dict[int, str]:
+        query = sa.select(mirror_copies.c.version_id, mirror_copies.c.sha256)
+        with self._database.reading() as connection:
+            found = connection.execute(query.where(mirror_copies.c.disk_id == disk_id, _IS_DUMP, *_GOOD))
+            return {row.version_id: row.sha256 for row in found}
+
     def _set(self, disk_id: int, version_ids: Iterable[int], **values: Any) -> None:
         for batch in in_batches(list(version_ids)):
             with self._database.writing() as connection:
@@ -362,26 +389,51 @@ def _missing_on(disk_id: int) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _select_copies() -> sa.Select[Any]:
     known = sa.outerjoin(mirror_copies, versions, versions.c.id == mirror_copies.c.version_id)
-    whose = sa.outerjoin(known, files, files.c.id == versions.c.file_id)
-    return sa.select(mirror_copies, files.c.storage, files.c.key, versions.c.number, versions.c.state).select_from(whose)
+    whose = known.outerjoin(files, files.c.id == versions.c.file_id)
+    whose = whose.outerjoin(dump_versions, dump_versions.c.id == _DUMP_VERSION_ID).outerjoin(
+        dumps, dumps.c.id == dump_versions.c.dump_id
+    )
+    of_dump = (dumps.c.bucket, dumps.c.name, dump_versions.c.number.label("dump_number"), dump_versions.c.state.label("dump_state"))
+    return sa.select(mirror_copies, files.c.storage, files.c.key, versions.c.number, versions.c.state, *of_dump).select_from(whose)
+
+
+def _select_dump_states(disk_id: int) -> sa.Select[Any]:
+    """Of the dumps' copies on a disk: what the ledger calls each, since when it is gone, and how the dump stands here."""
+    query = sa.select(mirror_copies.c.version_id, mirror_copies.c.gone_at, dump_versions.c.state)
+    of = sa.join(mirror_copies, dump_versions, dump_versions.c.id == _DUMP_VERSION_ID)
+    return query.select_from(of).where(mirror_copies.c.disk_id == disk_id, _IS_DUMP, _THERE)
+
+
+def _pruned_dumps(connection: sa.Connection, copy_ids: Iterable[int]) -> list[int]:
+    """Those of these copies whose dump is pruned, which stays so until the transaction ends."""
+    of_dumps = [copy_id for copy_id in copy_ids if copy_id < 0]
+    if not of_dumps:
+        return []
+    mine = dump_versions.c.id.in_({dump_version_of(copy_id)[0] for copy_id in of_dumps})
+    query = sa.select(dump_versions.c.id).where(mine, dump_versions.c.state == DumpState.PRUNED.value)
+    pruned = set(connection.scalars(query.order_by(dump_versions.c.id).with_for_update()))
+    return [copy_id for copy_id in of_dumps if dump_version_of(copy_id)[0] in pruned]
 
 
 def _copy_of(row: Any) -> MirrorCopy:
+    is_dump = row.version_id < 0
+    states: type[VersionState | DumpState] = DumpState if is_dump else VersionState
+    state = row.dump_state if is_dump else row.state
     return MirrorCopy(
         disk_id=row.disk_id,
         version_id=row.version_id,
         sha256=row.sha256,
         location=row.location,
-        storage=row.storage or "",
-        key=row.key or "",
-        number=row.number or 0,
+        storage=(row.bucket if is_dump else row.storage) or "",
+        key=(row.name if is_dump else row.key) or "",
+        number=(row.dump_number if is_dump else row.number) or 0,
         stored_sha256=row.stored_sha256,
         stored_size=row.stored_size,
         copied_at=row.copied_at,
         verified_at=row.verified_at,
         gone_at=row.gone_at,
         approved=row.approved,
-        state=VersionState(row.state) if row.state else None,
+        state=states(state) if state else None,
     )
 
 

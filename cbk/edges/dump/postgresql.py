@@ -26,7 +26,7 @@ _TABLES = """
 
 
 @contextmanager
-def postgres_source(spec: DumpSpec, *, tick: Tick) -> Iterator[ProgramSource]:
+def postgres_source(spec: DumpSpec, *, tick: Tick) -> Iterator[PostgresSource]:
     """The dump of a database by its URL. Raises DumpRefused, DumpUnavailable, ToolTooOld or ToolMissing before any byte."""
     url, password = split_password(spec.url)
     tool, tool_version = find_postgres("pg_dump")
@@ -49,10 +49,12 @@ def postgres_source(spec: DumpSpec, *, tick: Tick) -> Iterator[ProgramSource]:
             explain=explain_postgres,
         )
         roles = _roles_program(url, environment, connection) if spec.roles else None
-        yield _PostgresSource(spec, dump, tick, roles=roles, connection=connection)
+        yield PostgresSource(spec, dump, tick, roles=roles, connection=connection)
 
 
-class _PostgresSource(ProgramSource):
+class PostgresSource(ProgramSource):
+    """What pg_dump writes, and the rows of its snapshot."""
+
     def __init__(
         self, spec: DumpSpec, program: Program, tick: Tick, *, roles: Program | None, connection: psycopg.Connection
     ) -> None:
@@ -60,7 +62,13 @@ class _PostgresSource(ProgramSource):
         self._connection = connection
         self._tick = tick
 
+    @property
+    def server_version(self) -> int:
+        """The server's release, such as 17."""
+        return self._connection.info.server_version // 10_000
+
     def rows(self) -> dict[str, int] | None:
+        """Of the snapshot."""
         return beside(lambda: count_rows(self._connection), self._tick, cancel=self._connection.cancel)
 
 

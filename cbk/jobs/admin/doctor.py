@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from cbk.edges import host
 from cbk.edges.redis.broker import check_broker
 from cbk.edges.source import Source
 from cbk.errors import CbkError, DiskFailed
+from cbk.jobs.admin.findings import DoctorFinding, Level, ok, warn
 from cbk.jobs.context import Context
+from cbk.jobs.dump.doctor import look_at_dumps
+from cbk.jobs.mirror.doctor import look_at_mirrors
 from cbk.jobs.retention.clock_guard import check_clock
 from cbk.rules.status.health import CLOCK_HINT, describe_age
 from cbk.settings import unknown_names
 
+__all__ = ["DoctorFinding", "Level", "examine", "look_at_broker", "look_at_clock", "look_at_place", "look_at_source"]
+
 FREE_SHARE_LOW = 0.10
 CLOCK_SKEW_SECONDS = 2.0
 BYTES_PER_GB = 10**9
-
-
-class Level(StrEnum):
-    """How a finding stands."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DoctorFinding:
-    """One line of `cbk doctor`. `consent`: by what name a person says yes to it, where `cbk setup` goes no further without one."""
-
-    part: str
-    level: Level
-    message: str
-    hint: str = ""
-    consent: str = ""
 
 
 def examine(context: Context) -> Iterator[DoctorFinding]:
@@ -49,6 +33,8 @@ def examine(context: Context) -> Iterator[DoctorFinding]:
         "broker": _broker,
         "disk": _disk,
         "clock": _clock,
+        "dumps": look_at_dumps,
+        "mirrors": look_at_mirrors,
     }
     for part, look in parts.items():
         try:
@@ -60,11 +46,11 @@ def examine(context: Context) -> Iterator[DoctorFinding]:
 def _settings(context: Context) -> Iterator[DoctorFinding]:
     settings = context.settings
     poll, grace, lease = map(describe_age, (settings.poll_interval, settings.grace_period, settings.lease))
-    yield _ok("settings", f"valid; poll every {poll}, grace {grace}, lease {lease}")
+    yield ok("settings", f"valid; poll every {poll}, grace {grace}, lease {lease}")
     for name in unknown_names():
-        yield _warn("settings", f"{name} is no setting of this kit", "correct the name, or remove it")
+        yield warn("settings", f"{name} is no setting of this kit", "correct the name, or remove it")
     if not settings.allowed_hosts:
-        yield _warn(
+        yield warn(
             "settings",
             "CBK_ALLOWED_HOSTS is not set: links to any public host are fetched",
             "name your storage's host, such as *.s3.eu-central-1.amazonaws.com",
@@ -86,13 +72,13 @@ def _source(context: Context) -> Iterator[DoctorFinding]:
 def look_at_source(source: Source) -> Iterator[DoctorFinding]:
     """What there is to say of the application's tables. Raises SourceError or SettingsError where they cannot be read."""
     report = source.check()
-    yield _ok("source", "both tables are there, with every required column")
+    yield ok("source", "both tables are there, with every required column")
     if report.missing_optional:
-        yield _ok("source", f"works without the optional {', '.join(report.missing_optional)}")
+        yield ok("source", f"works without the optional {', '.join(report.missing_optional)}")
     for doubt in (*source.unreadable(), *source.duplicates()):
         yield DoctorFinding(part="source", level=Level.FAIL, message=doubt.message, hint=doubt.hint)
     if not source.ids_are_ordered():
-        yield _warn("source", "Ids are not integers: every poll reads every row", "an integer Id makes polls cheap")
+        yield warn("source", "Ids are not integers: every poll reads every row", "an integer Id makes polls cheap")
     if report.may_write:
         yield DoctorFinding(
             part="source",
@@ -105,7 +91,7 @@ def look_at_source(source: Source) -> Iterator[DoctorFinding]:
 
 def _catalog(context: Context) -> Iterator[DoctorFinding]:
     context.catalog.require_current()
-    yield _ok("catalog", f"ready at {context.catalog.place}")
+    yield ok("catalog", f"ready at {context.catalog.place}")
 
 
 def _broker(context: Context) -> Iterator[DoctorFinding]:
@@ -115,9 +101,9 @@ def _broker(context: Context) -> Iterator[DoctorFinding]:
 def look_at_broker(url: str) -> Iterator[DoctorFinding]:
     """What there is to say of Redis. Raises BrokerUnavailable."""
     report = check_broker(url)
-    yield _ok("broker", f"{report.version} answers")
+    yield ok("broker", f"{report.version} answers")
     if report.eviction not in {"", "noeviction"}:
-        yield _warn(
+        yield warn(
             "broker", f"it throws messages away when its memory is full ({report.eviction})", "set maxmemory-policy noeviction"
         )
 
@@ -125,7 +111,7 @@ def look_at_broker(url: str) -> Iterator[DoctorFinding]:
 def _disk(context: Context) -> Iterator[DoctorFinding]:
     context.require_disk()
     root = context.archive.root
-    yield _ok("disk", f"{root} is the disk {context.archive.identity()}")
+    yield ok("disk", f"{root} is the disk {context.archive.identity()}")
     if not host.is_writable(root):
         yield DoctorFinding(
             part="disk", level=Level.FAIL, message=f"{root} is not writable", hint="who owns it, is it mounted read-only?"
@@ -163,7 +149,7 @@ def _look_at_place(root: Path) -> Iterator[DoctorFinding]:
     free, total = host.usage(root)
     message = f"{free / BYTES_PER_GB:.1f} GB free of {total / BYTES_PER_GB:.1f} GB"
     is_low = free < FREE_SHARE_LOW * total
-    yield _warn("disk", message, "make room before it is full") if is_low else _ok("disk", message)
+    yield warn("disk", message, "make room before it is full") if is_low else ok("disk", message)
 
 
 def _clock(context: Context) -> Iterator[DoctorFinding]:
@@ -174,27 +160,19 @@ def _clock(context: Context) -> Iterator[DoctorFinding]:
         return
     skew = abs((host.now() - context.catalog.database.now()).total_seconds())
     if skew > CLOCK_SKEW_SECONDS:
-        yield _warn("clock", f"this machine and the catalog's database differ by {skew:.0f} s", "synchronise both")
+        yield warn("clock", f"this machine and the catalog's database differ by {skew:.0f} s", "synchronise both")
 
 
 def look_at_clock() -> Iterator[DoctorFinding]:
     """What the operating system says of its clock."""
     synchronised = host.clock_is_synchronised()
     if synchronised is False:
-        yield _warn(
+        yield warn(
             "clock",
             "the operating system says that the clock is not synchronised",
             "`timedatectl` shows why; install systemd-timesyncd, for a container on its host",
         )
     elif synchronised is None:
-        yield _warn("clock", "this system does not tell whether the clock is synchronised", "make sure that it is")
+        yield warn("clock", "this system does not tell whether the clock is synchronised", "make sure that it is")
     else:
-        yield _ok("clock", "synchronised")
-
-
-def _ok(part: str, message: str) -> DoctorFinding:
-    return DoctorFinding(part=part, level=Level.OK, message=message)
-
-
-def _warn(part: str, message: str, hint: str) -> DoctorFinding:
-    return DoctorFinding(part=part, level=Level.WARN, message=message, hint=hint)
+        yield ok("clock", "synchronised")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +19,10 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpStanding:
-    """How one dump stands. `growth` is bytes a day, from its versions of late; None where there are not two."""
+    """How one dump stands. `growth` is bytes a day, from its versions of late; None where there are not two.
+
+    `mirrors` are those that have the newest version; None if none are set.
+    """
 
     name: str
     kind: str
@@ -31,6 +35,7 @@ class DumpStanding:
     stored_size: int
     growth: float | None
     drilled: DumpVersion | None
+    mirrors: list[str] | None
     problem: str
     attempts: int
 
@@ -51,18 +56,20 @@ def gather_dumps(context: Context, now: datetime) -> DumpsStanding:
     """How all dumps stand. Raises CatalogError."""
     specs = context.settings.dumps
     known = {dump.name: dump for dump in context.catalog.dumps.all()}
+    there = {name: context.catalog.mirrors.dumps_on(name) for name in sorted(context.settings.mirrors)}
     standings, problems = [], []
     for name in sorted(specs.keys() | known.keys()):
         dump = known.get(name)
         stored = context.catalog.dumps.stored(dump.id) if dump else []
-        standings.append(_standing(context, name, dump, stored, now))
+        standings.append(_standing(context, name, dump, stored, there=there, now=now))
         if name in specs:
-            newest = stored[0] if stored else None
-            problems += dump_problems(specs[name], dump, newest, now=now, alert_after=context.settings.alert_after)
+            problems += dump_problems(specs[name], dump, stored, now=now, alert_after=context.settings.alert_after)
     return DumpsStanding(dumps=standings, problems=problems)
 
 
-def _standing(context: Context, name: str, dump: Dump | None, stored: list[DumpVersion], now: datetime) -> DumpStanding:
+def _standing(
+    context: Context, name: str, dump: Dump | None, stored: list[DumpVersion], *, there: Mapping[str, set[int]], now: datetime
+) -> DumpStanding:
     spec = context.settings.dumps.get(name)
     drilled = [version for version in stored if version.drilled_at is not None]
     return DumpStanding(
@@ -77,6 +84,7 @@ def _standing(context: Context, name: str, dump: Dump | None, stored: list[DumpV
         stored_size=sum(version.stored_size for version in stored),
         growth=_growth(stored),
         drilled=max(drilled, key=lambda version: version.drilled_at or version.taken_at) if drilled else None,
+        mirrors=[mirror for mirror, ids in there.items() if stored and stored[0].id in ids] if there else None,
         problem=dump.problem if dump else "",
         attempts=dump.attempts if dump else 0,
     )
@@ -111,6 +119,7 @@ def dump_object(standing: DumpStanding, now: datetime) -> dict[str, Any]:
         "growth_per_day": None if standing.growth is None else round(standing.growth),
         "last_drill_at": _text(standing.drilled.drilled_at) if standing.drilled else None,
         "last_drill_passed": standing.drilled.drill_problem == "" if standing.drilled else None,
+        "mirrors": standing.mirrors,
         "problem": standing.problem,
         "attempts": standing.attempts,
     }

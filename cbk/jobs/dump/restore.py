@@ -14,7 +14,7 @@ from cbk.edges.filesystem.scratch import scratch_folder, scratch_place
 from cbk.errors import DestinationError, UsageError
 from cbk.jobs.context import Context
 from cbk.jobs.dump.drill import chunks_of, roles_of
-from cbk.rules.dump.records import EXTENSIONS, Dump, DumpVersion
+from cbk.rules.dump.records import EXTENSIONS, Dump, DumpState, DumpVersion
 from cbk.rules.dump.spec import kind_of_url
 
 OnBytes = Callable[[int], None]
@@ -31,15 +31,21 @@ class RestoredDump:
 
 
 def choose_version(
-    context: Context, name: str, *, at: datetime | None = None, number: int | None = None
+    context: Context, name: str, *, at: datetime | None = None, number: int | None = None, mirror: str | None = None
 ) -> tuple[Dump, DumpVersion]:
-    """The dump that was the newest at an instant, or that has this number; else the newest. Raises UsageError."""
+    """The dump that was the newest at an instant, or that has this number; else the newest. Raises UsageError.
+
+    With `mirror` also of those that are no longer here, or bad, and that this mirror has.
+    """
     dump = context.catalog.dumps.get(name)
     if dump is None:
         raise UsageError(f"there is no dump {name}", hint="`cbk dump ls` lists them")
-    stored = context.catalog.dumps.stored(dump.id)
+    there = context.catalog.mirrors.dumps_on(mirror) if mirror is not None else set()
+    usable = [
+        version for version in context.catalog.dumps.versions(dump.id) if version.state is DumpState.STORED or version.id in there
+    ]
     fits = [
-        version for version in stored if (at is None or version.taken_at <= at) and (number is None or version.number == number)
+        version for version in usable if (at is None or version.taken_at <= at) and (number is None or version.number == number)
     ]
     if not fits:
         asked = f"v{number}" if number is not None else f"taken before {at:%Y-%m-%d %H:%M} UTC" if at else "good"

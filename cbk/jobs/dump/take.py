@@ -184,7 +184,8 @@ class _Taking:
         for chunk in chunks:
             check.feed(chunk)
             sha256.update(chunk)
-            part.write(chunk)
+            with self._on_disk():
+                part.write(chunk)
             throttle.tick(part.bytes_in)
             self.on_bytes(len(chunk))
             if part.bytes_in - self.room_asked_at >= ROOM_EVERY_BYTES:
@@ -195,13 +196,22 @@ class _Taking:
         return content
 
     def _store(self, part: IncomingCopy, location: str) -> Written:
-        part.finish()
-        part.flush()
+        with self._on_disk():
+            part.finish()
+            part.flush()
         written = part.read_back(tick=self._tick)
         self._tick()  # whoever slept through the lease stops here
         with self.context.archive.publishing() as publication:
             publication.put(part, location)
         return written
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """Names the disk that has no room: a dump has to do with several."""
+        try:
+            yield
+        except DiskFull as error:
+            raise DiskFull(f"the backup disk {self.context.archive.root} is full: {error.message}", hint=error.hint) from error
 
     @contextmanager
     def _incoming(self, header: CopyHeader) -> Iterator[IncomingCopy]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from cbk.edges.catalog import Leases
 from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, RootMissing
 from cbk.jobs.context import Context
 from cbk.jobs.dump.drill import drill_dump, drill_is_due_for
@@ -10,8 +14,8 @@ from cbk.jobs.retention.clock_guard import note_clock
 from cbk.jobs.verification.pacer import Pacer, Pause, alone
 from cbk.jobs.verification.reader import Stopped
 from cbk.model import Summary
-from cbk.rules.dump.records import Dump, DumpVersion, dump_location, roles_location
-from cbk.rules.dump.retention import DumpVerdict, KeptDump, brake_allowance, plan
+from cbk.rules.dump.records import Dump, DumpState, DumpVersion, dump_location, roles_location
+from cbk.rules.dump.retention import APPROVED_REASON, DumpVerdict, KeptDump, brake_allowance, plan
 from cbk.rules.dump.spec import DumpSpec
 
 # The share of CBK_VERIFY_EVERY after which a copy is read again: the rest is for those that have to wait.
@@ -58,8 +62,8 @@ def _something_goes(context: Context, dump: Dump) -> bool:
 # ---- retention ---------------------------------------------------------------------------------------------------------------
 
 
-def plan_dump(context: Context, spec: DumpSpec, dump: Dump) -> list[DumpVerdict]:
-    """What becomes of each version, newest first. Changes nothing."""
+def plan_dump(context: Context, spec: DumpSpec, dump: Dump, *, approved: bool = False) -> list[DumpVerdict]:
+    """What becomes of each version, newest first. Changes nothing. `approved`: a person lets go what the brake would hold."""
     settings, now = context.settings, context.catalog.database.now()
     stored = context.catalog.dumps.stored(dump.id)
     added, pruned = context.catalog.dumps.counts_since(dump.id, now - settings.brake_window)
@@ -73,26 +77,45 @@ def plan_dump(context: Context, spec: DumpSpec, dump: Dump) -> list[DumpVerdict]
         zone=spec.schedule.zone,
         now=now,
         is_held=any(hold.covers(dump.bucket, dump.name, now) for hold in context.catalog.holds.all()),
-        allowed=brake_allowance(share=settings.brake_share, stored=len(stored), added=added, pruned=pruned),
+        allowed=len(stored)
+        if approved
+        else brake_allowance(share=settings.brake_share, stored=len(stored), added=added, pruned=pruned),
     )
 
 
-def prune_dumps(context: Context, spec: DumpSpec, dump: Dump) -> list[int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedDump:
+    """A version of a dump that no rule keeps, and what becomes of it."""
+
+    dump: Dump
+    verdict: DumpVerdict
+
+
+def plan_dumps(context: Context, *, bucket: str | None = None, prefix: str | None = None) -> Iterator[PlannedDump]:
+    """The versions that no rule keeps, of all dumps that are configured, or of those in `bucket` whose name begins so."""
+    for dump in context.catalog.dumps.all():
+        spec = context.settings.dumps.get(dump.name)
+        if spec is not None and bucket in {None, dump.bucket} and dump.name.startswith(prefix or ""):
+            verdicts = plan_dump(context, spec, dump)
+            yield from (PlannedDump(dump=dump, verdict=verdict) for verdict in verdicts if not verdict.keeps_place)
+
+
+def prune_dumps(context: Context, spec: DumpSpec, dump: Dump, *, approved: bool = False) -> list[int]:
     """Remove what no rule keeps and whose grace has passed; gives the numbers. Record before bytes.
 
-    Nothing goes by a clock that is not trusted, nor where the newest copy is not as it was written.
+    Nothing goes by a clock that is not trusted, nor where the newest copy is not as it was written. `approved` as in `plan_dump`.
     """
     remove_leftovers(context)
     if note_clock(context) is not None:
         return []
-    verdicts = plan_dump(context, spec, dump)
+    verdicts = plan_dump(context, spec, dump, approved=approved)
     context.catalog.dumps.record_verdicts(dump, verdicts)
     going = {verdict.number for verdict in verdicts if verdict.prune}
     stored = {version.number: version for version in context.catalog.dumps.stored(dump.id)}
     if not going or not _newest_is_there(context, dump, stored[max(stored)]):
         return []
     for number in sorted(going):
-        context.catalog.dumps.record_pruned(stored[number])
+        context.catalog.dumps.record_pruned(stored[number], APPROVED_REASON if approved else "")
         _remove(context, dump, stored[number])
     return sorted(going)
 
@@ -143,6 +166,34 @@ def verify_dump(context: Context, dump: Dump, version: DumpVersion, *, pacer: Pa
         return put_aside(context, dump, version, error)
     context.catalog.dumps.record_verified(version)
     return ""
+
+
+def verify_dumps(
+    context: Context, *, tick: Callable[[], None], only: Collection[int] | None = None, name: str | None = None
+) -> list[tuple[Dump, DumpVersion, str]] | None:
+    """Read the copies of all good versions, of `only` these, or of the dump `name`; each with what is wrong, "" where nothing is.
+
+    A bad one is put aside. None: a dump is at work, and nothing was read. Raises what `verify_dump` does, and `tick`.
+    """
+    with alone(context, DUMP_LEASE) as leases:
+        if leases is None:
+            return None
+        pacer = ticking_pacer(context, leases, tick)
+        return [
+            (dump, version, verify_dump(context, dump, version, pacer=pacer))
+            for dump, version in context.catalog.dumps.found(DumpState.STORED)
+            if (only is None or version.id in only) and name in {None, dump.name}
+        ]
+
+
+def ticking_pacer(context: Context, leases: Leases, tick: Callable[[], None]) -> Pacer:
+    """Keeps the lease `dump` beside whatever `tick` keeps, which ends the work by what it raises."""
+
+    def goes_on(_seconds: float) -> bool:
+        tick()
+        return False
+
+    return Pacer(context, leases, DUMP_LEASE, goes_on)
 
 
 def put_aside(context: Context, dump: Dump, version: DumpVersion, error: ArchiveError) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 from cbk.edges.archive.archive import Archive
 from cbk.errors import ArchiveError, CopyMissing, MirrorError, RootMissing
 from cbk.jobs.context import Context
-from cbk.jobs.mirror.places import MirrorPlace, RemotePlace, copies_of
+from cbk.jobs.mirror.places import MirrorPlace, copies_of
+from cbk.jobs.mirror.remote import RemotePlace
 from cbk.jobs.mirror.run import mirror_of, places_of
 from cbk.jobs.mirror.transfer import Wanted, transfer
 from cbk.rules.admin.rebuild import RebuildProblem
@@ -30,6 +31,8 @@ PAGES_KEPT = 2
 
 Tell = Callable[[RebuildProblem], None]
 Advance = Callable[[int], None]
+# Told where copies lie that are read next.
+FetchAhead = Callable[[Sequence[str]], None]
 
 
 def find_place(context: Context, name: str) -> MirrorPlace:
@@ -108,7 +111,17 @@ def _pull_journal(context: Context, place: MirrorPlace) -> None:
 
 
 @contextmanager
-def context_from(context: Context, name: str) -> Iterator[tuple[Context, Callable[[Sequence[str]], None] | None]]:
+def reading_from(context: Context, mirror: str | None) -> Iterator[tuple[Context, FetchAhead | None]]:
+    """As `context_from`; without a mirror, the kit as it is. Raises MirrorError."""
+    if mirror is None:
+        yield context, None
+        return
+    with context_from(context, mirror) as found:
+        yield found
+
+
+@contextmanager
+def context_from(context: Context, name: str) -> Iterator[tuple[Context, FetchAhead | None]]:
     """The kit with the mirror in place of the backup disk, for reading only; and what fetches copies ahead, of a remote.
 
     Raises MirrorError where no place of the mirror can be reached.

@@ -7,37 +7,39 @@ at a remote is fetched to such a folder first.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 
 from cbk.edges import host
 from cbk.edges.archive.archive import Archive
 from cbk.edges.catalog.mirrors import Arrived
-from cbk.edges.mirror import Rclone
-from cbk.errors import ArchiveError, CopyCorrupt, CopyMissing, DiskFailed, MirrorError, MirrorUnavailable, RootMissing
+from cbk.errors import (
+    ArchiveError,
+    CopyCorrupt,
+    CopyExists,
+    CopyMissing,
+    DiskFailed,
+    MirrorError,
+    MirrorUnavailable,
+    RootMissing,
+)
 from cbk.jobs.mirror.transfer import Wanted, transfer
-from cbk.model import Version
-from cbk.rules.intake.layout import is_copy_location, location_of
-from cbk.rules.mirror import MirrorCopy
+from cbk.rules.intake.layout import is_copy_location
+from cbk.rules.mirror import CopyHere, MirrorCopy
 from cbk.rules.verification import BAD_IN_A_ROW_LIMIT
-from cbk.settings import Mirror
 
 MARKER = "mirror.json"
 FORMAT = 1
 
 Tick = Callable[[], None]
 OnBytes = Callable[[int], None]
-Bandwidth = Callable[[], int | None]
-# By location: the version, and the hash and size of its gzip file here.
-_Good = dict[str, tuple[Version, tuple[str, int]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,13 @@ class Sent:
     """What became of a batch: what arrived, and of the others why not; `doubted` are those whose copy here may be the bad one."""
 
     arrived: list[Arrived] = field(default_factory=list)
-    problems: list[tuple[Version, str]] = field(default_factory=list)
-    doubted: list[Version] = field(default_factory=list)
+    problems: list[tuple[CopyHere, str]] = field(default_factory=list)
+    doubted: list[CopyHere] = field(default_factory=list)
+
+    def __add__(self, other: Sent) -> Sent:
+        return Sent(
+            arrived=self.arrived + other.arrived, problems=self.problems + other.problems, doubted=self.doubted + other.doubted
+        )
 
 
 class MirrorPlace(Protocol):
@@ -95,8 +102,8 @@ class MirrorPlace(Protocol):
     def tidy(self) -> None:
         """Take away what a pass that was killed left unfinished."""
 
-    def send(self, versions: Sequence[Version], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
-        """Bring the copies of these versions there; those in `bad` replace what is there."""
+    def send(self, copies: Sequence[CopyHere], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
+        """Bring these copies there; those in `bad` replace what is there."""
 
     def look(self, copies: Sequence[MirrorCopy], *, tick: Tick, on_bytes: OnBytes) -> Iterator[tuple[MirrorCopy, str]]:
         """Verify these copies: what is wrong with each, "" where nothing is. What cannot be told of is left out."""
@@ -167,25 +174,34 @@ class FolderPlace:
         with _unavailable(self.where):
             self._archive.sweep(lambda _name: False)
 
-    def send(self, versions: Sequence[Version], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
+    def send(self, copies: Sequence[CopyHere], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
         """As in `MirrorPlace`."""
-        by_location = {location_of(version): version for version in versions}
+        by_target = {copy.target: copy for copy in copies}
         wanted = [
-            Wanted(location=location, sha256=version.sha256, part_name=f"{version.id}.part", replaces=version.id in bad)
-            for location, version in by_location.items()
+            Wanted(
+                location=copy.target,
+                from_location=copy.location,
+                sha256=copy.sha256,
+                part_name=f"{copy.id}.part",
+                replaces=copy.id in bad,
+            )
+            for copy in copies
         ]
         sent = Sent()
         with _unavailable(self.where):
-            moved = transfer(self._source, self._archive, wanted, tick=tick, on_read=on_bytes)
+            moved = transfer(self._source, self._archive, wanted, tick=tick, on_read=on_bytes, keeps_others=True)
+        others = []
         for each in moved:
-            version = by_location[each.wanted.location]
-            if each.written is not None:
+            copy = by_target[each.wanted.location]
+            if isinstance(each.error, CopyExists) and copy.may_give_way:
+                others.append(dataclasses.replace(copy, there=copy.other))
+            elif each.written is not None:
                 written = each.written
-                sent.arrived.append(Arrived(version=version, stored_sha256=written.stored_sha256, stored_size=written.stored_size))
+                sent.arrived.append(Arrived(copy=copy, stored_sha256=written.stored_sha256, stored_size=written.stored_size))
             elif each.error is not None:
-                sent.problems.append((version, each.error.message))
-                sent.doubted.append(version)
-        return sent
+                sent.problems.append((copy, each.error.message))
+                sent.doubted.append(copy)
+        return sent + self.send(others, frozenset(), tick=tick, on_bytes=on_bytes) if others else sent
 
     def look(self, copies: Sequence[MirrorCopy], *, tick: Tick, on_bytes: OnBytes) -> Iterator[tuple[MirrorCopy, str]]:
         """As in `MirrorPlace`."""
@@ -193,7 +209,7 @@ class FolderPlace:
         for copy in copies:
             with _unavailable(self.where):
                 try:
-                    finding, unread = _examine(self._archive, copy, tick, on_bytes), 0
+                    finding, unread = examine(self._archive, copy, tick, on_bytes), 0
                 except DiskFailed as error:
                     unread += 1
                     if unread >= BAD_IN_A_ROW_LIMIT:
@@ -232,202 +248,15 @@ class FolderPlace:
             self._archive.write_note(name, content)
 
 
-class RemotePlace:
-    """A remote of rclone. What is fetched from there comes to a folder in `staging` first."""
-
-    is_remote = True
-
-    def __init__(self, rclone: Rclone, source: Archive, *, staging: Path | None, bandwidth: Bandwidth, read_back: int) -> None:
-        self.where = rclone.remote
-        self._rclone = rclone
-        self._source = source
-        self._staging = staging
-        self._bandwidth = bandwidth
-        self._read_back = read_back
-
-    def marker(self) -> Marker | None:
-        """As in `MirrorPlace`."""
-        content = self._rclone.read(f".cbk/{MARKER}")
-        if content is None:
-            self._rclone.compares_by()  # an answer that says nothing is none: this one says whether the remote can be reached
-            return None
-        return Marker.decode(content, self.where)
-
-    def is_empty(self) -> bool:
-        """As in `MirrorPlace`."""
-        return next(self._rclone.files(_no_tick), None) is None
-
-    def is_mount(self) -> bool:
-        """As in `MirrorPlace`."""
-        return True
-
-    def prepare(self, mirror: str) -> Marker:
-        """As in `MirrorPlace`."""
-        marker = Marker(mirror=mirror, identity=str(uuid4()))
-        self._rclone.write(f".cbk/{MARKER}", marker.encode())
-        return marker
-
-    def tidy(self) -> None:
-        """Nothing that has a name there is unfinished."""
-
-    def send(self, versions: Sequence[Version], bad: AbstractSet[int], *, tick: Tick, on_bytes: OnBytes) -> Sent:
-        """As in `MirrorPlace`."""
-        sent = Sent()
-        good: _Good = {}
-        for version in versions:
-            tick()
-            try:
-                good[location_of(version)] = version, self._stored(version, tick)
-            except RootMissing:
-                raise
-            except ArchiveError as error:
-                sent.problems.append((version, error.message))
-                sent.doubted.append(version)
-        told = self._transfer(good, bad, tick, on_bytes)
-        answers = self._rclone.confirm(self._source.root, list(good), tick=tick) if good else {}
-        others = []
-        for location, (version, (stored_sha256, stored_size)) in good.items():
-            answer = answers.get(location, "")
-            if answer == "=":
-                sent.arrived.append(Arrived(version=version, stored_sha256=stored_sha256, stored_size=stored_size))
-            elif answer == "*":
-                others.append(version)
-            else:
-                sent.problems.append((version, told or f"{location} did not arrive at {self.where}"))
-        if others:
-            self._take_as_it_is(others, sent, tick)
-        return sent
-
-    def _stored(self, version: Version, tick: Tick) -> tuple[str, int]:
-        """Hash and size of the gzip file here, which is what was written, or good by its content. Raises ArchiveError."""
-        location = location_of(version)
-        found = self._source.digest(location)
-        if found[0] != version.stored_sha256:
-            written = self._source.check(location, sha256=version.sha256, tick=tick)
-            return written.stored_sha256, written.stored_size
-        return found
-
-    def _transfer(self, good: _Good, bad: AbstractSet[int], tick: Tick, on_bytes: OnBytes) -> str:
-        told, before = "", 0
-
-        def progress(count: int, _files: int) -> None:
-            nonlocal before
-            on_bytes(count - before)
-            before = count
-
-        for replace in (False, True):
-            paths = [location for location, (version, _) in good.items() if (version.id in bad) is replace]
-            if paths:
-                before = 0
-                sent = self._rclone.send(
-                    self._source.root, paths, replace=replace, bandwidth=self._bandwidth(), tick=tick, on_progress=progress
-                )
-                told = told or sent.problem
-        return told
-
-    def _take_as_it_is(self, versions: Sequence[Version], sent: Sent, tick: Tick) -> None:
-        """Another file is there: a copy of the same object is as good, whatever its gzip looks like. Anything else stays."""
-        with self.reading([location_of(version) for version in versions], tick=tick, on_bytes=_no_bytes) as archive:
-            for version in versions:
-                try:
-                    written = archive.check(location_of(version), sha256=version.sha256, tick=tick)
-                except ArchiveError as error:
-                    message = f"another file is there already, and no copy of it: {error.message}"
-                    sent.problems.append((version, message))
-                else:
-                    sha256, size = written.stored_sha256, written.stored_size
-                    sent.arrived.append(Arrived(version=version, stored_sha256=sha256, stored_size=size))
-
-    def look(self, copies: Sequence[MirrorCopy], *, tick: Tick, on_bytes: OnBytes) -> Iterator[tuple[MirrorCopy, str]]:
-        """As in `MirrorPlace`."""
-        same = [copy for copy in copies if self._rclone.compares_by() != "size" and self._is_same_here(copy)]
-        answers = self._rclone.confirm(self._source.root, [copy.location for copy in same], tick=tick) if same else {}
-        told = {"=": "", "+": "it is not there", "*": "it is another file, by the remote's own hash"}
-        rest: list[MirrorCopy] = []
-        size = 0
-        for copy in copies:
-            if answers.get(copy.location) in told:
-                yield copy, told[answers[copy.location]]
-            elif not rest or size + copy.stored_size <= self._read_back:
-                rest.append(copy)
-                size += copy.stored_size
-        if rest:
-            with self.reading([copy.location for copy in rest], tick=tick, on_bytes=on_bytes) as archive:
-                for copy in rest:
-                    yield copy, _examine(archive, copy, tick, _no_bytes)
-
-    def _is_same_here(self, copy: MirrorCopy) -> bool:
-        try:
-            return self._source.digest(copy.location)[0] == copy.stored_sha256
-        except RootMissing:
-            raise
-        except ArchiveError:
-            return False
-
-    @contextmanager
-    def reading(self, locations: Sequence[str], *, tick: Tick, on_bytes: OnBytes) -> Iterator[Archive]:
-        """As in `MirrorPlace`."""
-        with tempfile.TemporaryDirectory(prefix="cbk-mirror-", dir=self._staging, ignore_cleanup_errors=True) as folder:
-            yield self.fetch(Path(folder), locations, tick=tick, on_bytes=on_bytes)
-
-    def fetch(self, folder: Path, locations: Sequence[str], *, tick: Tick, on_bytes: OnBytes) -> Archive:
-        """As `reading`, to a folder that stays."""
-        archive = Archive.create(folder, now=host.now())
-        if not locations:
-            return archive
-        fetched = self._rclone.fetch(folder, locations, bandwidth=self._bandwidth(), tick=tick)
-        if fetched.problem:
-            raise MirrorUnavailable(f"{self.where}: {fetched.problem}", hint="the next pass tries it again")
-        if len(fetched.undecryptable) >= min(len(locations), BAD_IN_A_ROW_LIMIT) > 1 and not fetched.bytes:
-            hint = "has rclone's configuration the passwords with which this mirror was made?"
-            raise MirrorUnavailable(f"{self.where}: nothing of what lies there can be decrypted", hint=hint)
-        for location in fetched.undecryptable:
-            # There, and nothing of it to read: a bad copy, not a missing one.
-            (folder / location).parent.mkdir(parents=True, exist_ok=True)
-            (folder / location).touch()
-        on_bytes(fetched.bytes)
-        return archive
-
-    def remove(self, locations: Sequence[str], *, tick: Tick) -> None:
-        """As in `MirrorPlace`."""
-        done = self._rclone.remove(locations, tick=tick)
-        if done.problem:
-            hint = "may its key delete? if not, set append_only for this mirror"
-            raise MirrorUnavailable(f"{self.where}: {done.problem}", hint=hint)
-
-    def locations(self, tick: Tick) -> Iterator[str]:
-        """As in `MirrorPlace`."""
-        for file in self._rclone.files(tick):
-            if not file.path.startswith(".cbk/"):
-                yield file.path
-
-    def read_note(self, name: str) -> bytes | None:
-        """As in `MirrorPlace`."""
-        return self._rclone.read(f".cbk/{name}")
-
-    def write_note(self, name: str, content: bytes) -> None:
-        """As in `MirrorPlace`."""
-        self._rclone.write(f".cbk/{name}", content)
-
-
-def open_places(
-    mirror: Mirror, source: Archive, *, staging: Path | None, bandwidth: Bandwidth, read_back: int
-) -> list[MirrorPlace]:
-    """The places of a mirror as it is set. Nothing is reached yet."""
-    if mirror.remote:
-        rclone = Rclone(mirror.remote, config=mirror.config, transfers=mirror.transfers)
-        return [RemotePlace(rclone, source, staging=staging, bandwidth=bandwidth, read_back=read_back)]
-    return [FolderPlace(folder, source) for folder in mirror.folders]
-
-
 def copies_of(locations: Iterable[str]) -> Iterator[str]:
     """Those that are where a copy may lie; a listing is as untrusted as a row."""
     return (location for location in locations if is_copy_location(location))
 
 
-def _examine(archive: Archive, copy: MirrorCopy, tick: Tick, on_bytes: OnBytes) -> str:
+def examine(archive: Archive, copy: MirrorCopy, tick: Tick, on_bytes: OnBytes) -> str:
     """What is wrong with a copy; "" where nothing is. Raises RootMissing, or ArchiveError of a disk that fails."""
-    named = (copy.storage, copy.key, copy.number) if copy.key else None
+    # What the header of a dump's copy says is no key; its hash is its own.
+    named = (copy.storage, copy.key, copy.number) if copy.key and not copy.is_dump else None
     try:
         archive.check(copy.location, sha256=copy.sha256, of=named, tick=tick, on_read=on_bytes)
     except CopyMissing:

@@ -7,12 +7,16 @@ from collections.abc import Callable, Sequence
 from cbk.edges.catalog import LeaseRenewer
 from cbk.errors import CopyCorrupt, CopyMissing, MirrorUnavailable
 from cbk.jobs.context import Context
+from cbk.jobs.dump.take import DUMP_LEASE
+from cbk.jobs.dump.upkeep import ticking_pacer
 from cbk.jobs.intake.rows import settle_files
 from cbk.jobs.mirror.places import MirrorPlace
 from cbk.jobs.mirror.transfer import Wanted, transfer
+from cbk.jobs.verification.pacer import alone
 from cbk.model import Claim, Written
+from cbk.rules.dump.records import DumpVersion
 from cbk.rules.intake.layout import location_of
-from cbk.rules.mirror import MirrorCopy, MirrorDisk
+from cbk.rules.mirror import CopyHere, MirrorCopy, MirrorDisk
 
 REPAIR_TOGETHER = 100
 
@@ -69,3 +73,54 @@ def _wanted(claim: Claim, copy: MirrorCopy) -> Wanted:
     version = claim.version
     name = f"{version.id}-{claim.fence}.part"
     return Wanted(location=location_of(version), from_location=copy.location, sha256=version.sha256, part_name=name)
+
+
+# ---- dumps -----------------------------------------------------------------------------------------------------------------------
+
+
+def repair_dumps(
+    context: Context, place: MirrorPlace, disk: MirrorDisk, *, tick: Callable[[], None], on_bytes: Callable[[int], None]
+) -> int:
+    """Bring back the dumps that this disk has and that went bad here, each with its roles or not at all; how many dumps.
+
+    While a dump is at work they wait for the next pass. Raises as `repair` does.
+    """
+    lost = context.catalog.mirrors.lost_dumps(disk.id)
+    if not lost:
+        return 0
+    with alone(context, DUMP_LEASE) as leases:
+        if leases is None:
+            return 0
+        pacer = ticking_pacer(context, leases, tick)
+        return sum(
+            _bring_dump_back(context, place, disk, version, copies, tick=lambda: pacer(0), on_bytes=on_bytes)
+            for _, version, copies in lost
+        )
+
+
+def _bring_dump_back(
+    context: Context,
+    place: MirrorPlace,
+    disk: MirrorDisk,
+    version: DumpVersion,
+    copies: Sequence[CopyHere],
+    *,
+    tick: Callable[[], None],
+    on_bytes: Callable[[int], None],
+) -> bool:
+    # Roles first: alone they are nobody's.
+    wanted = [Wanted(location=copy.location, sha256=copy.sha256, part_name=f"{copy.id}.part") for copy in reversed(copies)]
+    with place.reading([copy.location for copy in copies], tick=tick, on_bytes=on_bytes) as archive:
+        moved = transfer(archive, context.archive, wanted, tick=tick)
+    by_location = {each.wanted.location: each for each in moved}
+    for copy in copies:
+        error = by_location[copy.location].error
+        if isinstance(error, CopyCorrupt | CopyMissing) and place.marker() is not None:
+            context.catalog.mirrors.note_bad(disk.id, copy.id, error.message)
+        elif error is not None:
+            raise MirrorUnavailable(f"{place.where}: {error.message}", hint=error.hint)
+    whole = by_location[copies[0].location].written
+    if whole is None or any(each.written is None for each in moved):
+        return False
+    context.catalog.dumps.record_restored(version, whole)
+    return True

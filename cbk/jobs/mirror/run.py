@@ -22,20 +22,25 @@ from time import monotonic
 from cbk.edges import host
 from cbk.edges.catalog import Leases
 from cbk.edges.disk_tools import mirror_tools
+from cbk.edges.mirror import Rclone
 from cbk.errors import LeaseLost, MirrorError, UsageError
 from cbk.jobs.context import Context
-from cbk.jobs.mirror.places import Marker, MirrorPlace, open_places
-from cbk.jobs.mirror.repair import repair
+from cbk.jobs.dump.upkeep import verify_dumps
+from cbk.jobs.mirror.places import FolderPlace, Marker, MirrorPlace
+from cbk.jobs.mirror.remote import RemotePlace
+from cbk.jobs.mirror.repair import repair, repair_dumps
 from cbk.jobs.retention.clock_guard import note_clock
 from cbk.jobs.verification.pacer import SHORTEST_PAUSE_SECONDS, Pause, alone
 from cbk.jobs.verification.reader import Stopped
 from cbk.jobs.verification.verify import Task, verify
-from cbk.model import Hold, Summary, Version
+from cbk.model import Hold, Summary
 from cbk.rules.backup.bandwidth import Timetable
 from cbk.rules.mirror import (
+    CopyHere,
     MirrorCopy,
     MirrorDisk,
     decide_mirror_removal,
+    dump_version_of,
     refuse_place,
     removals_allowed,
     verify_quota,
@@ -153,15 +158,18 @@ def mirror_of(context: Context, name: str) -> Mirror:
 
 
 def places_of(context: Context, mirror: Mirror) -> list[MirrorPlace]:
-    """Its places, from this backup disk."""
+    """Its places, from this backup disk. Nothing is reached yet."""
+    if not mirror.remote:
+        return [FolderPlace(folder, context.archive) for folder in mirror.folders]
     timetable = Timetable.parse(mirror.bandwidth)
-    return open_places(
-        mirror,
+    remote = RemotePlace(
+        Rclone(mirror.remote, config=mirror.config, transfers=mirror.transfers),
         context.archive,
         staging=context.archive.root / ".cbk",
         bandwidth=lambda: timetable.limit_at(host.now().astimezone()) if timetable.limits else None,
         read_back=max(int(mirror.read_back * (mirror.every / timedelta(days=1))), 1),
     )
+    return [remote]
 
 
 def run_pass(
@@ -320,6 +328,7 @@ class _Pass:
             self._ledger.note_gone(self._disk.id)
             self._finish_removals()
             done.repaired = repair(context, self._place, self._disk, tick=self._keeper.tick, on_bytes=self._on_bytes)
+            done.repaired += repair_dumps(context, self._place, self._disk, tick=self._keeper.tick, on_bytes=self._on_bytes)
             self._write_notes()
             self._send(self._ledger.to_send(self._disk.id))
             self._verify()
@@ -329,23 +338,30 @@ class _Pass:
 
     # ---- in ------------------------------------------------------------------------------------------------------------------
 
-    def _send(self, versions: Iterable[Version]) -> None:
-        for batch in _batches(versions, REMOTE_BATCH_COPIES if self._place.is_remote else BATCH_COPIES):
+    def _send(self, copies: Iterable[CopyHere]) -> None:
+        for batch in _batches(copies, REMOTE_BATCH_COPIES if self._place.is_remote else BATCH_COPIES):
             self._keeper.tick()
-            bad = self._ledger.bad_ones(self._disk.id, [version.id for version in batch])
-            sent = self._place.send(batch, bad, tick=self._keeper.tick, on_bytes=self._on_bytes)
+            bad = self._ledger.bad_ones(self._disk.id, [copy.id for copy in batch])
+            # What is replaced stays at its path there.
+            sending = [replace(copy, there=bad.get(copy.id, "")) for copy in batch]
+            sent = self._place.send(sending, bad.keys(), tick=self._keeper.tick, on_bytes=self._on_bytes)
             self._ledger.record(self._disk.id, sent.arrived)
             self._done.sent += len(sent.arrived)
             self._done.size += sum(each.stored_size for each in sent.arrived)
             self._keeper.copies(len(batch))
-            for version, problem in sent.problems:
-                self._done.tell(f"{version.label}: {problem}")
+            for copy, problem in sent.problems:
+                self._done.tell(f"{copy.label}: {problem}")
             if sent.doubted:
                 self._verify_here(sent.doubted)
 
-    def _verify_here(self, versions: list[Version]) -> None:
+    def _verify_here(self, copies: list[CopyHere]) -> None:
         """A copy that does not arrive as it should may be bad here: then it counts no more, and is fetched again, or repaired."""
-        verify(self._context, Task(copies=len(versions), size=0, versions=versions), by=FOUND_BY, readers=1)
+        versions = [copy.version for copy in copies if copy.version is not None]
+        if versions:
+            verify(self._context, Task(copies=len(versions), size=0, versions=versions), by=FOUND_BY, readers=1)
+        of_dumps = {dump_version_of(copy.id)[0] for copy in copies if copy.version is None}
+        if of_dumps:
+            verify_dumps(self._context, only=of_dumps, tick=self._keeper.tick)
 
     def _write_notes(self) -> None:
         """What a person needs who has nothing but this place, and the journal: holds and graces come back with it."""
@@ -427,12 +443,12 @@ class _Pass:
         self._ledger.forget(self._disk.id, [copy.version_id for copy in copies], before=before)
 
 
-def _batches(versions: Iterable[Version], count: int) -> Iterator[list[Version]]:
-    batch: list[Version] = []
+def _batches(copies: Iterable[CopyHere], count: int) -> Iterator[list[CopyHere]]:
+    batch: list[CopyHere] = []
     size = 0
-    for version in versions:
-        batch.append(version)
-        size += version.stored_size or 0
+    for copy in copies:
+        batch.append(copy)
+        size += copy.stored_size
         if len(batch) >= count or size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0

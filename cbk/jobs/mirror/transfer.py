@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from cbk.edges.archive.archive import Archive, RawCopy
-from cbk.errors import ArchiveError, CopyCorrupt, CopyExists, CopyMissing, HashMismatch, RootMissing
+from cbk.errors import ArchiveError, CopyCorrupt, CopyExists, CopyMissing, CopySwapped, HashMismatch, RootMissing
 from cbk.model import Written
 
 Tick = Callable[[], None]
@@ -50,10 +50,17 @@ class _SourceError(Exception):
 
 
 def transfer(
-    source: Archive, destination: Archive, wanted: Sequence[Wanted], *, tick: Tick, on_read: OnRead = lambda _: None
+    source: Archive,
+    destination: Archive,
+    wanted: Sequence[Wanted],
+    *,
+    tick: Tick,
+    on_read: OnRead = lambda _: None,
+    keeps_others: bool = False,
 ) -> list[Moved]:
     """Bring these copies from `source` to `destination`; what is there already and good stays as it is.
 
+    With `keeps_others` so does a good copy of other bytes, and the one that was to go there has the error CopyExists.
     What is wrong with one is told of it. Raises ArchiveError if `destination` fails: then nothing is known of the rest, which may
     be there. `on_read` is told how many bytes came, and may wait; what it or `tick` raises ends the transfer.
     """
@@ -62,7 +69,7 @@ def transfer(
         coming: list[tuple[Wanted, RawCopy]] = []
         for each in wanted:
             tick()
-            present = _present(destination, each, tick)
+            present = _present(destination, each, tick, keeps_others=keeps_others)
             if present is not None:
                 moved.append(present)
                 continue
@@ -90,7 +97,7 @@ def transfer(
     return moved
 
 
-def _present(destination: Archive, wanted: Wanted, tick: Tick) -> Moved | None:
+def _present(destination: Archive, wanted: Wanted, tick: Tick, *, keeps_others: bool) -> Moved | None:
     """What is there already: good, or of something else. What is bad is put aside there. None: there is nothing in the way."""
     if destination.is_free(wanted.location):
         return None
@@ -101,8 +108,9 @@ def _present(destination: Archive, wanted: Wanted, tick: Tick) -> Moved | None:
             raise
         except CopyMissing:
             return None
-        except CopyCorrupt:
-            pass
+        except CopyCorrupt as error:
+            if keeps_others and isinstance(error, CopySwapped):
+                return Moved(wanted=wanted, error=CopyExists(error.message))
     with suppress(CopyMissing):
         destination.quarantine(wanted.location)
     return None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from cbk.rules.dump.records import Dump, DumpVersion
+from cbk.rules.dump.retention import BRAKE_REASON
 from cbk.rules.dump.schedule import is_late
 from cbk.rules.dump.spec import DumpSpec
 from cbk.rules.status.health import Kind, Problem, describe_age
+from cbk.rules.text import counted
 
 
 def dump_problems(
-    spec: DumpSpec, dump: Dump | None, newest: DumpVersion | None, *, now: datetime, alert_after: timedelta
+    spec: DumpSpec, dump: Dump | None, stored: Sequence[DumpVersion], *, now: datetime, alert_after: timedelta
 ) -> list[Problem]:
-    """The problems of one dump. `newest` is its newest good version."""
+    """The problems of one dump. `stored` are its good versions, newest first."""
+    newest = stored[0] if stored else None
     problems = []
     done_slot = dump.done_slot if dump and newest else None
     patience = min(alert_after, timedelta(hours=6))
@@ -32,6 +35,11 @@ def dump_problems(
                 about=spec.name,
             )
         )
+    braked = sum(version.reasons == BRAKE_REASON for version in stored)
+    if braked:
+        message = f"{counted(braked, 'version')} of dump {spec.name} that no rule keeps would go at once: the brake holds them"
+        hint = f"`cbk dump prune {spec.name} --plan` lists them; `cbk dump prune {spec.name} --approve` lets them go"
+        problems.append(Problem(kind=Kind.BRAKE, message=message, hint=hint, about=f"dump/{spec.name}"))
     return problems
 
 

@@ -14,6 +14,9 @@ from cbk.rules.dump.spec import KeepRules
 
 # So many may always go beside those that new ones replace, however few there are.
 LEAST_ALLOWED = 2
+BRAKE_REASON = "the brake holds it: too many would go at once"
+# What went by a person's word uses up nothing of what may go without one.
+APPROVED_REASON = "a person let it go"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +32,10 @@ class KeptDump:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpVerdict:
-    """What becomes of one dump, and why: `reasons` are the rules that keep it, or the one reason that it goes or waits for."""
+    """What becomes of one dump, and why: `reasons` are the rules that keep it, or the one reason that it goes or waits for.
+
+    `prune`: it goes now. `waits_for_grace`: nothing but its grace keeps it, which ends at `due_at`.
+    """
 
     number: int
     keeps_place: bool
@@ -37,6 +43,12 @@ class DumpVerdict:
     unkept_since: datetime | None = None
     due_at: datetime | None = None
     prune: bool = False
+    waits_for_grace: bool = False
+
+    @property
+    def is_braked(self) -> bool:
+        """Whether it goes only if a person says so."""
+        return self.reasons == (BRAKE_REASON,)
 
 
 _PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
@@ -87,7 +99,8 @@ def plan(
             continue
         since = dump.unkept_since or now
         due_at = max(since + grace, dump.due_at or since)
-        wait = _why_it_waits(due_at, now, is_held=is_held, has_good=bool(kept), allowed=allowed)
+        keeps = _what_keeps_it(is_held=is_held, has_good=bool(kept))
+        wait = keeps or _why_it_waits(due_at, now, allowed=allowed)
         allowed -= wait is None
         verdicts.append(
             DumpVerdict(
@@ -97,26 +110,28 @@ def plan(
                 unkept_since=since,
                 due_at=due_at,
                 prune=wait is None,
+                waits_for_grace=keeps is None and now < due_at,
             )
         )
     return verdicts[::-1]
 
 
-def _why_it_waits(due_at: datetime, now: datetime, *, is_held: bool, has_good: bool, allowed: int) -> str | None:
+def _what_keeps_it(*, is_held: bool, has_good: bool) -> str | None:
     if not has_good:
         return "there is no good dump to stay in its place"
-    if is_held:
-        return "a hold keeps it"
+    return "a hold keeps it" if is_held else None
+
+
+def _why_it_waits(due_at: datetime, now: datetime, *, allowed: int) -> str | None:
     if now < due_at:
         return f"its grace ends on {due_at:%Y-%m-%d %H:%M} UTC"
-    if allowed <= 0:
-        return "the brake holds it: too many would go at once"
-    return None
+    return BRAKE_REASON if allowed <= 0 else None
 
 
 def brake_allowance(*, share: int, stored: int, added: int, pruned: int) -> int:
     """How many dumps may go now: one for each that was `added` within the brake's window, and `share` percent of those `stored`.
 
-    `pruned` is how many went within the window. A rule that is changed, or a clock, has no more removed than that without a person.
+    `pruned` is how many went within the window without a person's word. A rule that is changed, or a clock, has no more
+    removed than that unless a person says so.
     """
     return max(0, added + max(LEAST_ALLOWED, stored * share // 100) - pruned)
