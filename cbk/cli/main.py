@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
@@ -23,7 +22,9 @@ from cbk.cli.restore import cat, restore
 from cbk.cli.resync import resync
 from cbk.cli.setup import setup, upgrade
 from cbk.cli.status import status
+from cbk.cli.streams import flush_output, guard_output
 from cbk.cli.verify import drill, verify
+from cbk.cluster import operator_file
 from cbk.errors import CbkError
 
 EXIT_INTERRUPTED = 130
@@ -87,11 +88,11 @@ for command in (
 
 def main() -> None:
     """Run the command and exit with its code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name still shows the rest
+    guard_output()
+    operator_file.look_in_working_folder = False
     try:
         code = cli.main(prog_name="cbk", standalone_mode=False)
+        flush_output()
     except click.exceptions.Exit as ending:
         code = ending.exit_code
     except click.Abort:

@@ -154,11 +154,15 @@ class Examined(NamedTuple):
 
 
 class DiskUsage(NamedTuple):
-    """Bytes that the workers may still write, all that the disk has, and whether it is mounted read-only."""
+    """Bytes that the workers may still write, all that the disk has, and whether it is mounted read-only.
+
+    `files_left` is how many more files it can hold (inodes); None if there is no such limit.
+    """
 
     free: int
     total: int
     read_only: bool
+    files_left: int | None = None
 
 
 class Archive:
@@ -202,8 +206,8 @@ class Archive:
                     self._seen = (version, _identity_in(Path(path).read_bytes()))
                 return self._seen[1]
             except (FileNotFoundError, NotADirectoryError):
-                hint = f"is the backup disk mounted at {self.root}? a new disk is prepared by `cbk init`"
-                raise RootMissing(f"{path} is missing", hint=hint) from None
+                hint = f"see that the disk is mounted there (`findmnt {self.root}`); only one that is new is prepared by `cbk init`"
+                raise RootMissing(f"no backup disk is mounted at {self.root}: {path} is missing", hint=hint) from None
 
     def require(self, identity: str | None = None) -> None:
         """Raise RootMissing unless this is the disk `identity`, or the one that was worked with so far. Costs one stat."""
@@ -219,8 +223,10 @@ class Archive:
         self.require()
         with _disk_errors(f"measure {self.root}"):
             usage = shutil.disk_usage(self.root)
-            read_only = bool(os.statvfs(self.root).f_flag & os.ST_RDONLY)
-        return DiskUsage(free=usage.free, total=usage.total, read_only=read_only)
+            room = os.statvfs(self.root)
+        files_left = room.f_favail if room.f_files else None
+        read_only = bool(room.f_flag & os.ST_RDONLY)
+        return DiskUsage(free=usage.free, total=usage.total, read_only=read_only, files_left=files_left)
 
     # ---- in ------------------------------------------------------------------------------------------------------------------
 

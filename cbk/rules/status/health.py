@@ -275,6 +275,16 @@ def _poll_problems(polled_at: datetime | None, poll_problem: str | None, now: da
     return []
 
 
+def is_poll_due(polled_at: datetime | None, now: datetime, poll_interval: timedelta) -> bool:
+    """Whether two polls could have been and were not: reason enough to ask Redis whether it is there."""
+    return polled_at is None or now - polled_at > 2 * poll_interval
+
+
+def blame_broker(problems: list[Problem], message: str, hint: str) -> list[Problem]:
+    """The problems, with Redis before them as the cause of polls that do not come."""
+    return [Problem(kind=Kind.POLL, message=f"no poll comes: {message}", hint=hint, about="redis"), *problems]
+
+
 def describe_age(age: timedelta) -> str:
     """A duration for people: "42 s", "17 min", "3 h", "5 days"."""
     seconds = age.total_seconds()
