@@ -14,6 +14,7 @@ from cbk.cli.ls import ls
 from cbk.cli.mirror import mirror
 from cbk.cli.notify import notify
 from cbk.cli.overrides import bandwidth, pause, resume
+from cbk.cli.overview import GroupedCommands
 from cbk.cli.page import page
 from cbk.cli.prune import hold, prune, release, undelete
 from cbk.cli.quarantine import quarantine
@@ -35,7 +36,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or settings; 3 finished, but some it
 """
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=GroupedCommands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -16,7 +16,7 @@ from cbk.settings import Settings
 THREADS = 8
 # Whoever takes nothing of an answer for so long is not waited for.
 STALLED_SECONDS = 60.0
-LOOK_EVERY_SECONDS = 10
+STALLED_LOOK_SECONDS = 10
 
 
 def serve(app: Flask, settings: Settings, *, started: str) -> None:
@@ -40,7 +40,7 @@ def make_server(app: Flask, settings: Settings) -> Any:
             ident=None,
             max_request_body_size=1024,
             channel_timeout=60,
-            cleanup_interval=LOOK_EVERY_SECONDS,
+            cleanup_interval=STALLED_LOOK_SECONDS,
         )
     except (OSError, ValueError) as error:
         where = f"{settings.page_address}:{settings.page_port}"

@@ -20,7 +20,7 @@ MEGABYTES = 64  # more than Waitress and the kernel take in
 def page(monkeypatch):
     """The port of a server with one long answer, and an event that is set once an answer has ended, however that was."""
     monkeypatch.setattr(module, "STALLED_SECONDS", 1.0)
-    monkeypatch.setattr(module, "LOOK_EVERY_SECONDS", 1)
+    monkeypatch.setattr(module, "STALLED_LOOK_SECONDS", 1)
     app, ended = Flask("long"), threading.Event()
 
     @app.get("/long")

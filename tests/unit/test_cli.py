@@ -102,6 +102,16 @@ def files_below(folder):
 # ---- help and usage --------------------------------------------------------------------------------------------------------
 
 
+def test_help_names_each_command_once_in_a_group_with_a_line_that_is_whole(cbk, environment):
+    environment.setenv("COLUMNS", "80")
+    code, out, _ = cbk("--help")
+    assert code == 0
+    listed = [line.split()[0] for line in out.partition("Set up:")[2].splitlines() if re.match(r"  [a-z]+ +[a-z]", line)]
+    assert sorted(listed) == COMMANDS
+    assert max(len(line) for line in out.partition("Set up:")[2].partition("Exit codes")[0].splitlines()) < 80
+    assert "..." not in out.partition("Set up:")[2]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command_has_an_example_on_lines_of_its_own(cbk, command):
     code, out, _ = cbk(command, "--help")

@@ -74,6 +74,8 @@ _STATE_KINDS = {
     VersionState.MISMATCH: Kind.MISMATCH,
     VersionState.DECLINED: Kind.ROWS,
 }
+# Of one file, and of several, if a state's name does not make a sentence.
+_STATE_WORDS = {VersionState.MISMATCH: ("file is not what its row's Hash says", "files are not what their rows' Hash says")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,8 @@ def judge(
         count = by_state.get(state, 0)
         if count and state is not VersionState.STORED:
             hint = HINTS.get(state, "its newest version has no copy: `cbk ls` tells more")
-            message = f"{count} {'file is' if count == 1 else 'files are'} {state.value}"
+            one, many = _STATE_WORDS.get(state, (f"file is {state.value}", f"files are {state.value}"))
+            message = f"{count} {one if count == 1 else many}"
             problems.append(Problem(kind=_STATE_KINDS.get(state, Kind.UNFETCHED), message=message, hint=hint))
     if declined_rows:
         problems.append(
@@ -287,7 +290,7 @@ def blame_broker(problems: list[Problem], message: str, hint: str) -> list[Probl
 
 def describe_age(age: timedelta) -> str:
     """A duration for people: "42 s", "17 min", "3 h", "5 days"."""
-    seconds = age.total_seconds()
+    seconds = max(age.total_seconds(), 0.0)  # what a clock that was set back makes younger than nothing is no age
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:
             return f"{int(seconds / unit)} {name}"
