@@ -90,7 +90,7 @@ class Context:
         context = cls(place, root, catalog_url, environment)
         with redis.Redis.from_url(place.valkey.url) as client:
             client.flushall()
-        context.cbk("init")
+        context.cbk("init", "--on-system-disk")
         return context
 
     def cbk(self, *arguments: str) -> str:

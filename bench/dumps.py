@@ -93,7 +93,7 @@ def measure_memory(stack: ExitStack, folder: Path, size: int) -> int:
         "CBK_DUMPS": json.dumps({"large": {"command": command, "kind": "raw", "end_mark": "THE END"}}),
     }
     cbk = [str(Path(sys.executable).with_name("cbk"))]
-    subprocess.run([*cbk, "init"], env=os.environ | environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*cbk, "init", "--on-system-disk"], env=os.environ | environment, check=True, stdout=subprocess.DEVNULL)
     worker = stack.enter_context(Celery(folder, "worker", environment))
     wait_until(worker.is_consuming, 120, worker.log_tail)
     call = [sys.executable, "-m", "celery", "-A", "cbk", "call", "cbk.dump", "--args", '["large"]']

@@ -103,7 +103,7 @@ def main() -> int:
         valkey, postgres = stack.enter_context(Valkey(folder)), stack.enter_context(Postgres(folder))
         environment = make_environment(folder, valkey, postgres, origin, options.files)
         write_tables(postgres)
-        cbk(environment, "init")
+        cbk(environment, "init", "--on-system-disk")
         worker = stack.enter_context(Celery(folder, "worker", environment))
         wait_until(worker.is_consuming, WORKER_START_SECONDS, "the worker to be ready")
         memory = Memory(psutil.Process(worker.pid))

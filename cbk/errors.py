@@ -3,12 +3,15 @@
     CbkError
     ├── UsageError                 the command cannot be understood                    exit 2
     ├── SettingsError              one or more settings are wrong (all are listed)     exit 2
+    ├── OutputLost                 what a command prints cannot be written
     ├── SourceError                the application's database
     │   ├── SourceUnavailable        away, slow, or refusing us now                    retryable
     │   └── SourceSchemaError        a table or a required column is missing
     ├── CatalogError               the kit's own database
     │   ├── CatalogUnavailable       away or locked now                                retryable
     │   ├── CatalogOutdated          not made yet, or of another release
+    │   │   └── CatalogMissing         not where it should be
+    │   ├── CatalogDamaged           a file that is no catalog, or is broken
     │   └── CatalogMisplaced         SQLite on a network share
     ├── BrokerUnavailable          Redis is away                                       retryable
     ├── ArchiveError               the backup disk
@@ -98,6 +101,10 @@ class SettingsError(CbkError):
         super().__init__(f"settings are not valid:{lines}", hint=hint)
 
 
+class OutputLost(CbkError):
+    """What a command prints cannot be written: its disk is full, or it has gone."""
+
+
 class SourceError(CbkError):
     """The application's database."""
 
@@ -124,6 +131,14 @@ class CatalogUnavailable(CatalogError):
 
 class CatalogOutdated(CatalogError):
     """Its tables are not there, or are those of another release."""
+
+
+class CatalogMissing(CatalogOutdated):
+    """It is not where it should be: not made yet, or lost."""
+
+
+class CatalogDamaged(CatalogError):
+    """Its file is no database, or a broken one: a retry does not help."""
 
 
 class CatalogMisplaced(CatalogError):

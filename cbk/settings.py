@@ -30,12 +30,12 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from cbk.errors import SettingsError
 from cbk.rules.backup.bandwidth import Timetable
 from cbk.rules.backup.links import AllowedHosts
+from cbk.rules.broker_url import parse_broker_url
+from cbk.rules.database_url import DatabaseTls, Tls, parse_database_url
 from cbk.rules.dump.spec import DumpSpec, parse_dumps
 from cbk.rules.durations import parse_duration
 from cbk.rules.sizes import parse_size
@@ -111,25 +111,31 @@ def _check_remote(value: object) -> object:
 
 
 def _check_url(value: object) -> object:
-    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    try:
-        make_url(text)
-    except ArgumentError:
-        raise ValueError("expected a database URL such as postgresql+psycopg://user:password@host/database") from None
+    parse_database_url(_revealed(value))
+    return value
+
+
+def _check_authorities(value: object) -> object:
+    if value is not None and not Path(str(value)).is_file():
+        raise ValueError("expected a file of certificates (PEM) that this user can see")
     return value
 
 
 def _check_broker(value: object) -> object:
-    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    if not text.startswith(("redis://", "rediss://", "redis+socket://")):
-        raise ValueError("expected a Redis URL such as redis://127.0.0.1:6379/0")
+    parse_broker_url(_revealed(value))
     return value
+
+
+def _revealed(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def _check_flower_auth(value: object) -> object:
     text = value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
     if text and not re.fullmatch(r"[^:,\s]+:[^,\s]+", text):
         raise ValueError("expected user:password, without commas and blanks")
+    if not text.isascii():
+        raise ValueError("expected letters, digits and signs of ASCII: browsers and Flower spell others differently")
     return value or None
 
 
@@ -244,11 +250,24 @@ class Settings(BaseSettings):
         default=None,
         description="The kit's own database. Default: SQLite at <backup root>/.cbk/catalog.db; several machines need PostgreSQL.",
     )
+    database_tls: Literal["verify", "encrypt", "off"] = Field(
+        default="verify",
+        description=(
+            "Lines to databases on other machines: verify (encrypted, and the certificate is that of the host), encrypt, or off. "
+            "What a URL itself says (`?sslmode=`) goes before it."
+        ),
+    )
+    database_ca: Annotated[Path | None, BeforeValidator(_check_authorities)] = Field(
+        default=None, description="Certificate authorities for databases, where they are not those of the system."
+    )
     broker_url: Annotated[SecretStr, BeforeValidator(_check_broker)] = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey, the courier between beat and workers."
     )
     backup_root: Path = Field(
         default=Path("/backups"), description="The folder that holds the copies: the mount point of the backup disk."
+    )
+    on_system_disk: bool = Field(
+        default=False, description="Whether `cbk init` may make a backup disk of a folder on the system's own disk."
     )
     buckets: Annotated[dict[str, str], NoDecode, BeforeValidator(_parse_buckets)] = Field(
         default_factory=dict,
@@ -349,7 +368,9 @@ class Settings(BaseSettings):
     statement_timeout: PositiveDuration = Field(
         default=timedelta(seconds=30), description="For each query to the application's database."
     )
-    ca_bundle: Path | None = Field(default=None, description="Certificate authorities for origins, where they are not public ones.")
+    ca_bundle: Annotated[Path | None, BeforeValidator(_check_authorities)] = Field(
+        default=None, description="Certificate authorities for origins, where they are not public ones."
+    )
     notify: Annotated[SecretStr, BeforeValidator(_check_notify)] = Field(
         default=SecretStr(""),
         description="Who is told what needs a person: Apprise URLs, apart by commas or blanks. They may hold passwords.",
@@ -411,8 +432,13 @@ class Settings(BaseSettings):
 
     @property
     def broker(self) -> str:
-        """The broker's URL; may hold a password."""
+        """The broker's URL; may hold a password. `rules.broker_url` says what is in it."""
         return self.broker_url.get_secret_value()
+
+    @property
+    def tls(self) -> DatabaseTls:
+        """What lines to databases on other machines have to be."""
+        return DatabaseTls(default=Tls(self.database_tls), ca=str(self.database_ca) if self.database_ca else None)
 
     @property
     def notify_urls(self) -> list[str]:
@@ -541,5 +567,5 @@ def _describe(detail: dict[str, Any], values: dict[str, Any]) -> str:
 
 
 def _suggest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"{name} (did you mean {close[0]}?)" if close else name

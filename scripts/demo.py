@@ -129,7 +129,7 @@ def demonstrate(stack: ExitStack, options: argparse.Namespace) -> None:
     say(f"the application uploads {len(wanted)} files and writes a row for each version")
     fill_application(postgres, s3, wanted)
     kit = make_kit(folder, valkey, postgres, s3)
-    for arguments in (["init"], ["doctor"]):
+    for arguments in (["init", "--on-system-disk"], ["doctor"]):
         if kit.run(*arguments) != 0:
             raise DemoFailed(f"cbk {arguments[0]} found something wrong")
     processes = start_kit(stack, folder, kit)

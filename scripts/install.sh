@@ -256,8 +256,9 @@ prepare_disk() {
     if [ "$(stat -c %U "$root")" = root ] && [ ! -e "$root/.cbk" ]; then
         run chown cbk:cbk "$root"
     fi
-    if as_cbk upgrade --dry-run >/dev/null 2>&1; then
-        as_cbk upgrade
+    # Settings that were there before belong to a disk that was prepared: where that is not mounted, nothing is made in its place.
+    if [ -n "$had_settings" ]; then
+        as_cbk upgrade || fail "the backup disk or the catalog is not as it was left" "what it says above comes first; then $0 again"
     else
         as_cbk init
     fi
@@ -489,6 +490,8 @@ settings=$answers
     *) redis='' ;;
 esac
 
+had_settings=''
+[ ! -e $CONFIG ] || had_settings=yes
 decide
 install_packages
 [ -z "$join" ] || root=$(setting "$answers" backup_root /backups)

@@ -17,7 +17,15 @@ from cbk.settings import PREFIX, Mirror, Settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 
-_KINDS = {timedelta: "duration", SecretStr: "text, secret", Path: "path", dict: "JSON object", int: "number", str: "text"}
+_KINDS = {
+    timedelta: "duration",
+    SecretStr: "text, secret",
+    Path: "path",
+    dict: "JSON object",
+    int: "number",
+    str: "text",
+    bool: "yes or no",
+}
 
 _INTRODUCTION = """\
 # Settings
@@ -96,7 +104,7 @@ def render() -> str:
 def _mirror_rows() -> list[str]:
     rows = ["| name | what it is | value | default |", "|---|---|---|---|"]
     for name, field in Mirror.model_fields.items():
-        kind = "path, or a list" if field.alias == "path" else "yes or no" if field.annotation is bool else _kind(field)
+        kind = "path, or a list" if field.alias == "path" else _kind(field)
         rows.append(f"| `{field.alias or name}` | {_meaning(field)} | {kind} | {_default(field)} |")
     return rows
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from pathlib import Path
@@ -14,6 +15,9 @@ from local_servers import S3, Postgres, Valkey
 from tests.dump_servers import MariaDB
 from tests.dump_tools import reachable_programs
 from tests.sshd import Sshd
+
+# Whoever starts the tests with `&` has them ignore ^C, and with them all that they start: what is interrupted in a test must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # pytest-xdist runs several of us at once: nobody may take the port of another one's server that is down for a moment.
 _NUMBER, _COUNT = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")

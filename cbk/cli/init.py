@@ -11,23 +11,28 @@ from rich.markup import escape
 
 from cbk.cli.context import opened
 from cbk.jobs.admin.doctor import DoctorFinding, Level, examine
-from cbk.jobs.admin.init import initialise
+from cbk.jobs.admin.init import initialise, require_own_disk
 from cbk_app.schema import ddl, grants
 
 COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
 
 
 @click.command()
+@click.option(
+    "--on-system-disk", is_flag=True, help="Make a backup disk of a folder on the system's own disk. Default: that is refused."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.pass_obj
-def init(config: Path | None, dry_run: bool) -> None:  # noqa: FBT001 - click hands options over like this
-    """Prepare the backup disk and the catalog; safe to repeat, and the way to migrate after an upgrade.
+def init(config: Path | None, *, on_system_disk: bool, dry_run: bool) -> None:
+    """Prepare the backup disk and the catalog. Safe to repeat; a disk that is prepared stays as it is.
 
     \b
     Example:
       CBK_BACKUP_ROOT=/backups CBK_SOURCE_URL=postgresql+psycopg://cbk_reader:...@db/app cbk init
     """
     with opened(config) as context:
+        if not (on_system_disk or context.settings.on_system_disk):
+            require_own_disk(context)
         for step in initialise(context, dry_run=dry_run):
             click.echo(step)
 

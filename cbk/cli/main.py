@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from cbk.cli.ls import ls
 from cbk.cli.mirror import mirror
 from cbk.cli.notify import notify
 from cbk.cli.overrides import bandwidth, pause, resume
+from cbk.cli.overview import GroupedCommands
 from cbk.cli.page import page
 from cbk.cli.prune import hold, prune, release, undelete
 from cbk.cli.quarantine import quarantine
@@ -23,7 +23,9 @@ from cbk.cli.restore import cat, restore
 from cbk.cli.resync import resync
 from cbk.cli.setup import setup, upgrade
 from cbk.cli.status import status
+from cbk.cli.streams import flush_output, guard_output
 from cbk.cli.verify import drill, verify
+from cbk.cluster import operator_file
 from cbk.edges.host import name_files_in_utf8
 from cbk.errors import CbkError
 
@@ -35,7 +37,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or settings; 3 finished, but some it
 """
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=GroupedCommands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -89,11 +91,11 @@ for command in (
 def main() -> None:
     """Run the command and exit with its code."""
     name_files_in_utf8()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name still shows the rest
+    guard_output()
+    operator_file.look_in_working_folder = False
     try:
         code = cli.main(prog_name="cbk", standalone_mode=False)
+        flush_output()
     except click.exceptions.Exit as ending:
         code = ending.exit_code
     except click.Abort:

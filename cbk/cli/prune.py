@@ -22,9 +22,12 @@ from cbk.jobs.context import Context
 from cbk.jobs.dump.upkeep import PlannedDump, plan_dumps
 from cbk.jobs.retention.clock_guard import trust_clock
 from cbk.jobs.retention.holds import Placed, list_holds, place_hold, release_holds
-from cbk.jobs.retention.plan import PlannedVersion, decide_brake, plan, prune_due
+from cbk.jobs.retention.plan import PlannedVersion, decide_brake, files_of_brake, plan, prune_due
 from cbk.jobs.retention.undelete import undelete as undelete_job
 from cbk.model import Summary
+
+# How many files that a brake holds are named when a person has decided; `--plan` names all.
+NAMES_SHOWN = 10
 
 storage_option = click.option("--storage", help="Only this storage.")
 json_option = click.option("--json", "as_json", is_flag=True, help="One object per line; docs/commands.md documents its shape.")
@@ -109,12 +112,18 @@ def _decide(context: Context, approve: int | None, reject: int | None, *, dry_ru
     approved = approve is not None
     outcome = ("would approve" if dry_run else "approved") if approved else ("would reject" if dry_run else "rejected")
     brakes = {brake.id: brake.removals for brake in context.catalog.brakes.all()}
+    named = files_of_brake(context, brake_id)  # before: what is rejected is no removal any more
     removals = brakes.get(brake_id, 0) if dry_run else decide_brake(context, brake_id, approve=approved)
     if as_json:
         click.echo(json.dumps({"outcome": outcome, "brake": brake_id, "removals": removals}))
     else:
         goes = "goes when it is" if removals == 1 else "go when they are"
         click.echo(f"{outcome}: {counted(removals, 'removal')}" + (f", which {goes} due" if approved else ""))
+        for name in named[:NAMES_SHOWN]:
+            click.echo(f"  {as_text(name)}")
+        if len(named) > NAMES_SHOWN:
+            shows = f": `cbk prune --plan` shows {'it' if len(named) == NAMES_SHOWN + 1 else 'them'}" if approved else ""
+            click.echo(f"  and {counted(len(named) - NAMES_SHOWN, 'file')} more{shows}")
 
 
 def _show(items: Iterable[dict[str, Any]], *, as_json: bool) -> None:

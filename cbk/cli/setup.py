@@ -91,7 +91,7 @@ def _values_from(answers: Path) -> dict[str, Any]:
             f"needs a yes: {'; '.join(finding.message for finding in missing)}; nothing was written",
             hint=f"mend it, or say yes at the top of the answers file: {ACCEPT} = [{names}]",
         )
-    return values
+    return setup_job.with_consents(values, findings)
 
 
 def _interview(known: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _interview(known: Mapping[str, Any]) -> dict[str, Any]:
                 findings = [DoctorFinding(part="settings", level=Level.FAIL, message=error.message, hint=error.hint or "")]
             _tell(findings)
             if all(finding.level is not Level.FAIL and (not finding.consent or _consents(finding)) for finding in findings):
-                values = answered
+                values = setup_job.with_consents(answered, findings)
                 break
     return values
 

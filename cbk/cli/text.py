@@ -19,9 +19,12 @@ def parse_instant(text: str, *, now: datetime, forward: bool) -> datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        pass
-    else:
-        return instant.astimezone(UTC)
+        instant = None
+    try:
+        if instant is not None:
+            return instant.astimezone(UTC)
+    except (OverflowError, ValueError):  # the first or the last day of the calendar, which is another one in UTC
+        raise UsageError(f"{text!r} is beyond the calendar", hint='such as "2027-01-31", or "30d"') from None
     try:
         if text.strip().isdecimal():
             raise ValueError("a bare number could be a year as well as seconds")

@@ -13,9 +13,13 @@ from types import ModuleType
 from typing import Any
 
 from celery import Celery, signals
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from cbk.cluster import gc_tuning, logs, message_guard, watchdog  # noqa: F401 - memory and the watchdog listen to Celery's signals
 from cbk.cluster.config import kit_config
+from cbk.cluster.operator_file import find_unnamed
+from cbk.cluster.outage_log import trouble_of
 from cbk.edges.host import name_files_in_utf8
 from cbk.errors import CbkError, SettingsError
 from cbk.settings import Settings, load_settings
@@ -49,14 +53,15 @@ def _is_option(value: object) -> bool:
 
 
 def _find_celeryconfig() -> ModuleType | None:
-    """`CBK_CELERY_CONFIG` (a file or a module), else `celeryconfig.py` in the working folder, which `--workdir` sets."""
+    """`CBK_CELERY_CONFIG` (a file or a module), else what is found without being named (`cluster/operator_file.py`)."""
     named = os.environ.get("CBK_CELERY_CONFIG")  # noqa: TID251 - where the configuration is cannot be a setting in it
-    path = (Path(named) if named else Path("celeryconfig.py")).absolute()
+    path = Path(named).absolute() if named else find_unnamed()
+    if path is None:
+        return None
     try:
         if named and not named.endswith(".py"):
             return importlib.import_module(named)
-        # In a folder that this user may not enter, there is none either.
-        return _run(path) if named or os.path.isfile(path) else None  # noqa: PTH113 - Path.is_file raises PermissionError there
+        return _run(path)
     except CbkError:
         raise  # it starts from the kit's own configuration
     except Exception as error:
@@ -121,8 +126,9 @@ def _poll_at_once(**_ignored: object) -> None:
     entry = app.conf.beat_schedule["poll"]
     try:
         app.send_task("cbk.poll", **entry["options"], retry=False)
-    except app.connection_for_write().recoverable_connection_errors as error:
-        logs.get("beat").warning("first poll not sent", extra={"facts": {"reason": type(error).__name__}})
+    except (RedisError, OperationalError, OSError) as error:
+        trouble = trouble_of(error)
+        logs.get("beat").warning("first poll not sent", extra={"facts": {"reason": trouble.message, "hint": trouble.hint}})
 
 
 app = make_app()

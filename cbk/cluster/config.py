@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from kombu import Queue
 
 from cbk.jobs.context import threads
+from cbk.rules.broker_url import parse_broker_url
 from cbk.rules.verification import slice_interval
 from cbk.settings import Settings, load_settings
 
@@ -64,8 +64,11 @@ def _every(interval: timedelta, task: str, /, **kwargs: object) -> dict[str, Any
 
 
 def _broker(settings: Settings) -> dict[str, Any]:
-    return _broker_tls(settings.broker) | {
-        "broker_url": settings.broker,
+    # Without `broker_use_ssl`, Kombu takes any certificate for that of a rediss:// server.
+    broker = parse_broker_url(settings.broker)
+    encrypted = {"broker_use_ssl": dict(broker.tls)} if broker.tls else {}
+    return encrypted | {
+        "broker_url": broker.celery,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         # Tasks publish from every thread of a worker.
@@ -84,15 +87,6 @@ def _broker(settings: Settings) -> dict[str, Any]:
             "priority_steps": [0],
         },
     }
-
-
-def _broker_tls(url: str) -> dict[str, Any]:
-    """Without this, Kombu takes any certificate for that of a rediss:// server. The URL's own `ssl_...` parameters come first."""
-    parts = urlsplit(url)
-    if parts.scheme != "rediss":
-        return {}
-    given = {name: value for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
-    return {"broker_use_ssl": {"ssl_cert_reqs": "required"} | given}
 
 
 def _delivery() -> dict[str, Any]:

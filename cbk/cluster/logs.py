@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from logging.handlers import WatchedFileHandler
 
+from cbk.cluster.outage_log import OneLineOutages
 from cbk.model import Summary
 
 # Characters of a message, of a fact and of a traceback: more is no line for people, and would fill the disk of whoever keeps it.
@@ -64,6 +65,7 @@ def configure(level: int | str | None = None, file: str | None = None) -> None:
     """
     handler = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace") if file else logging.StreamHandler(sys.stderr)
     handler.setFormatter(FactsFormatter())
+    handler.addFilter(OneLineOutages())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level or logging.INFO)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from cbk.cluster.outage_log import trouble_of
 from cbk.edges.catalog import Planned
 from cbk.errors import BrokerUnavailable
 from cbk.model import Version
@@ -94,7 +95,8 @@ class CeleryPublisher:
                         retry=False,
                     )
         except self._errors as error:
-            raise BrokerUnavailable(f"the messages could not be sent: {type(error).__name__}", hint="is Redis running?") from error
+            trouble = trouble_of(error)
+            raise BrokerUnavailable(f"the messages could not be sent: {trouble.message}", hint=trouble.hint) from error
 
     def waiting_backups(self) -> set[str]:
         """Row ids in the queue `backup`. Raises BrokerUnavailable."""
@@ -113,7 +115,8 @@ class CeleryPublisher:
                 channel: Any = connection.default_channel
                 return ask(channel.client, channel.global_keyprefix)
         except self._errors as error:
-            raise BrokerUnavailable(f"the queue could not be read: {type(error).__name__}", hint="is Redis running?") from error
+            trouble = trouble_of(error)
+            raise BrokerUnavailable(f"the queue could not be read: {trouble.message}", hint=trouble.hint) from error
 
 
 def _row_ids(arguments: list[object]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from celery.worker import state
 from cbk.cluster import logs
 from cbk.cluster.app import app
 from cbk.cluster.publisher import CeleryPublisher
-from cbk.cluster.worker_context import catalog_outage_alert, context
+from cbk.cluster.worker_context import catalog_outage_alert, context, unchecked_context
 from cbk.errors import Busy, CbkError
 from cbk.jobs.backup import backup as backup_job
 from cbk.jobs.backup.backup import BackupFailure
@@ -188,4 +188,4 @@ def mirror(self: Any, name: str) -> str:
 @app.task(bind=True, name="cbk.watch", throws=(CbkError,))
 def watch(self: Any) -> str:
     """Tell people what needs them, and the dead man's switch that all is well."""
-    return _run(self, "watch", lambda: alerts_job.send_alerts(context(), catalog_outage_alert()))
+    return _run(self, "watch", lambda: alerts_job.send_alerts(unchecked_context(), catalog_outage_alert()))

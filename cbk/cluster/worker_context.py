@@ -17,8 +17,21 @@ def _open() -> Context:
     return open_context(load_settings())
 
 
+@cache
+def _checked() -> Context:
+    opened = _open()
+    opened.catalog.require_current()
+    return opened
+
+
 def context() -> Context:
-    """The kit, checked to be of this release when it is opened. Raises SettingsError or CatalogError."""
+    """The kit, once its catalog was seen to be of this release. Raises SettingsError, CatalogError or RootMissing."""
+    with _lock:
+        return _checked()
+
+
+def unchecked_context() -> Context:
+    """The same, for who tells people that the catalog or the disk is away. Raises SettingsError."""
     with _lock:
         return _open()
 

@@ -7,6 +7,7 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from cbk.cluster.outage_log import trouble_of
 from cbk.errors import BrokerUnavailable
 
 # Workers answer at once; one that is busy with the interpreter's lock needs a moment.
@@ -22,5 +23,6 @@ def ask_workers(app: Celery) -> dict[str, int]:
             connection.ensure_connection(max_retries=1, interval_start=0)
             answer = app.control.inspect(timeout=PATIENCE_SECONDS, connection=connection).active()
     except broken as error:
-        raise BrokerUnavailable(f"the workers cannot be asked: {type(error).__name__}", hint="is Redis running?") from error
+        trouble = trouble_of(error)
+        raise BrokerUnavailable(f"the workers cannot be asked: {trouble.message}", hint=trouble.hint) from error
     return {name: len(tasks) for name, tasks in (answer or {}).items()}

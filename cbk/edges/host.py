@@ -59,6 +59,19 @@ def shares_system_disk(root: Path) -> bool:
     return here == system or bool(_disks(here) & _disks(system))
 
 
+def unmounted_place(root: Path, fstab: Path = Path("/etc/fstab")) -> Path | None:
+    """The mount point at or above the folder that fstab(5) names, and where nothing is mounted now; None where there is none."""
+    lines = [line.split() for line in _read(fstab).splitlines()]
+    places = [Path(_unescaped(fields[1])) for fields in lines if len(fields) > 1 and not fields[0].startswith("#")]
+    wanted = [place for place in places if place != Path("/") and place.is_absolute() and root.absolute().is_relative_to(place)]
+    return next((place for place in wanted if not os.path.ismount(place)), None)
+
+
+def _unescaped(name: str) -> str:
+    """A name as fstab(5) and proc(5) write it, with blanks in octal."""
+    return name.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+
+
 def is_on_sd_card(root: Path) -> bool:
     """Whether the folder is on an SD card or built-in flash memory (mmcblk0, mmcblk1 ...)."""
     return any(disk.startswith("mmcblk") for disk in _disks(root.stat().st_dev))
@@ -86,6 +99,12 @@ def usage(folder: Path) -> tuple[int, int]:
     """The free bytes of the filesystem that a folder is on, for whoever is not root, and all of them. Raises OSError."""
     room = shutil.disk_usage(folder)
     return room.free, room.total
+
+
+def files_left(folder: Path) -> int | None:
+    """How many more files the filesystem can hold (inodes) for whoever is not root; None if there is no limit. Raises OSError."""
+    room = os.statvfs(folder)
+    return room.f_favail if room.f_files else None
 
 
 def is_writable(root: Path) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
+from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Protocol
 from uuid import uuid4
@@ -91,19 +92,37 @@ def threads(settings: Settings) -> int:
     return downloads(settings) + 1 + ceil(downloads(settings) / DOWNLOADS_PER_STORING) + len(settings.mirrors)
 
 
+def _lies_on(catalog: str, root: Path) -> bool:
+    """Whether a catalog is a file below the backup root."""
+    if not catalog.startswith("sqlite"):
+        return False
+    path = Path(catalog.partition("://")[2].partition("?")[0][1:])
+    return path.absolute().is_relative_to(root.absolute())
+
+
 def open_context(settings: Settings) -> Context:
     """Put the kit together. Nothing is connected yet: this may happen before a fork, or where a part is away."""
     holder = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     connect_timeout = settings.connect_timeout.total_seconds()
+    archive = Archive(settings.backup_root)
     return Context(
         settings=settings,
         source=Source(
             settings.source,
             statement_timeout_seconds=settings.statement_timeout.total_seconds(),
             connect_timeout_seconds=connect_timeout,
+            tls=settings.tls,
         ),
-        catalog=Catalog(settings.catalog, holder=holder, pool_size=threads(settings) + 2, timeout_seconds=connect_timeout),
-        archive=Archive(settings.backup_root),
+        catalog=Catalog(
+            settings.catalog,
+            holder=holder,
+            pool_size=threads(settings) + 1,
+            timeout_seconds=connect_timeout,
+            tls=settings.tls,
+            # A catalog that lies on the backup disk is not looked for where that is not mounted.
+            require_place=archive.identity if _lies_on(settings.catalog, settings.backup_root) else None,
+        ),
+        archive=archive,
         downloader=Downloader(
             AllowedHosts.parse(settings.allowed_hosts),
             connect_timeout_seconds=connect_timeout,

@@ -74,7 +74,9 @@ def is_our_name(host: str | None, names: Iterable[str]) -> bool:
     if not host:
         return False
     bracketed = _IN_BRACKETS.fullmatch(host)
-    name = bracketed[1] if bracketed else host.partition(":")[0]
+    name, _, port = (bracketed[1], "", "") if bracketed else host.partition(":")
+    if port and not port.isdecimal():  # "localhost:5556@evil.example" is a name of evil's
+        return False
     try:
         ipaddress.ip_address(name)
     except ValueError:

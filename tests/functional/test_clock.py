@@ -44,7 +44,7 @@ def site(make_site, libfaketime, request):
         catalog = {"CBK_CATALOG_URL": request.getfixturevalue("postgres").url(request.getfixturevalue("pg_database"))}
     site = make_site(CBK_GRACE_PERIOD=f"{GRACE}s", CBK_LEASE="3s", **catalog)
     site.clock = Clock(site, libfaketime)
-    site.cbk("init")
+    site.cbk("init", "--on-system-disk")
     site.rows = {name: site.upload(f"{name}.txt", name.encode()) for name in ("a", "b", "c", "d")}
     site.worker(concurrency=2)
     site.beat()

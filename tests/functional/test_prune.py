@@ -52,7 +52,7 @@ def make_stored(make_site):
 
     def make(count, **settings):
         site = make_site(CBK_GRACE_PERIOD=f"{GRACE}s", CBK_LEASE="3s", CBK_BRAKE_FILES="1000", **settings)
-        site.cbk("init")
+        site.cbk("init", "--on-system-disk")
         rows = [site.upload(f"f/{i}.txt", b"%d" % i) for i in range(count)]
         site.workers, site.beats = [site.worker(concurrency=4)], [site.beat()]
         site.wait_protected(count)
@@ -160,7 +160,7 @@ def test_what_is_taken_back_held_created_again_or_the_only_good_version_keeps_it
 @pytest.mark.nightly
 def test_mass_deletion_is_held_until_a_person_approves(make_site):
     site = make_site(CBK_GRACE_PERIOD="4s", CBK_BRAKE_WINDOW="1h")
-    site.cbk("init")
+    site.cbk("init", "--on-system-disk")
     site.upload_many((f"m/{i}.bin", b"%d" % i, None) for i in range(300))
     site.worker(concurrency=4)
     site.beat()

@@ -14,7 +14,7 @@ def test_worker_outlives_redis_dying_while_a_message_is_unacknowledged(site, val
     site.beat()
     wait_until(lambda: origin.count("/car-erp/slow.bin") == 1, 90, lambda: f"a download under way\n{site.logs()}")
     valkey.kill()
-    wait_until(lambda: "Connection to broker lost" in worker.log or not worker.is_running(), 90, lambda: worker.log)
+    wait_until(lambda: "Redis is away" in worker.log or not worker.is_running(), 90, lambda: worker.log)
     valkey.start()
     origin.release()
     site.upload("after.txt", b"after")

@@ -129,7 +129,7 @@ def test_rebuilt_catalog_lists_the_same(site):
     site.context.close()
     for path in (site.root / ".cbk").glob("catalog.db*"):
         path.unlink()
-    cbk(site, "init")
+    cbk(site, "init", "--on-system-disk")
     cbk(site, "rebuild")
     after = listed(site)
     assert len(after) == 2000

@@ -67,7 +67,7 @@ def outcomes(site):
 
 def test_beat_and_a_worker_find_each_kind_of_damage_and_make_it_whole_again(make_site):
     site = make_site(CBK_VERIFY_EVERY="40s", CBK_DRILL_EVERY="1h")
-    site.cbk("init")
+    site.cbk("init", "--on-system-disk")
     site.worker()
     site.beat()
     store(site)
@@ -88,7 +88,7 @@ def test_beat_and_a_worker_find_each_kind_of_damage_and_make_it_whole_again(make
 
 def test_worker_that_is_to_stop_does_not_wait_for_the_end_of_a_copy(make_site):
     site = make_site(CBK_VERIFY_EVERY="40s", CBK_VERIFY_RATE="1kB")
-    site.cbk("init")
+    site.cbk("init", "--on-system-disk")
     worker = site.worker()
     site.beat()
     site.upload("slow.bin", random.Random(1).randbytes(300_000))  # five minutes, at this rate

@@ -97,12 +97,14 @@ def test_upgrade_a_second_time_changes_nothing(catalog):
 def test_require_current_names_the_command_where_there_are_no_tables(catalog_url):
     with closing(Catalog(catalog_url, holder="one")) as catalog, pytest.raises(errors.CatalogOutdated) as caught:
         catalog.require_current()
-    assert caught.value.hint == "run `cbk init`"
+    assert "run `cbk init`" in caught.value.hint
 
 
 def test_sqlite_catalog_is_kept_in_wal_mode(tmp_path):
-    with closing(Catalog(f"sqlite:///{tmp_path}/c.db", holder="one")) as catalog, catalog.engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    with closing(Catalog(f"sqlite:///{tmp_path}/c.db", holder="one")) as catalog:
+        catalog.upgrade()
+        with catalog.engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
 @pytest.mark.parametrize(("kind", "refused"), [("nfs4", True), ("cifs", True), ("ext4", False)])

@@ -83,10 +83,9 @@ def test_broker_that_throws_messages_away_is_odd(site, broker_url):
     assert hint == "set maxmemory-policy noeviction"
 
 
-@pytest.mark.parametrize("url", ["redis://:hunter2@127.0.0.1:1/0", "redis://:hunter2@127.0.0.1:notaport/0"])
-def test_broker_that_is_away_is_broken_and_its_password_not_told(make_site, url):
-    [(message, hint)] = found(make_site(broker_url=url), "broker", Level.FAIL)
-    assert "Redis does not answer" in message
+def test_broker_that_is_away_is_broken_and_its_password_not_told(make_site):
+    [(message, hint)] = found(make_site(broker_url="redis://:hunter2@127.0.0.1:1/0"), "broker", Level.FAIL)
+    assert "Redis is away" in message
     assert "hunter2" not in message + hint
 
 
@@ -146,8 +145,9 @@ def test_catalog_that_is_not_made_is_broken(site):
     with site.context.catalog.database.writing() as connection:
         connection.exec_driver_sql("DROP TABLE alembic_version")
     [(message, hint)] = found(site, "catalog", Level.FAIL)
-    assert "revision none" in message
-    assert hint == "run `cbk init`"
+    assert "has no tables" in message
+    assert "`cbk rebuild`" in hint
+    assert "run `cbk init`" in hint
 
 
 def test_disk_that_is_not_mounted_is_broken(site):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -349,9 +350,8 @@ def test_undelete_asks_which_storage_is_meant(make_site):
 
 def cbk(site, *arguments, expect=0):
     command = [sys.executable, "-m", "cbk.cli", *arguments]
-    done = subprocess.run(
-        command, env=site.environment | {"PATH": ""}, capture_output=True, text=True, check=False, cwd=site.folder
-    )
+    env = site.environment | {"PATH": "", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=site.folder)
     assert done.returncode == expect, done.stderr
     return done
 
@@ -369,6 +369,22 @@ def test_commands_show_one_object_per_line(stored):
     undeleted = json.loads(cbk(site, "undelete", "cars/a.txt", "--json").stdout)
     assert (undeleted["outcome"], undeleted["deletes"]) == ("undeleted", 1)
     assert cbk(site, "prune", "--plan").stdout == ""
+
+
+@pytest.mark.parametrize(("word", "outcome"), [("--approve", "approved"), ("--reject", "rejected")])
+def test_who_decides_about_a_brake_is_told_which_files_it_is_about(make_site, word, outcome):
+    site = make_site(brake_files=1, brake_share=0)
+    rows = [site.upload(f"{number:02}.txt", b"x") for number in range(12)]
+    site.work()
+    for row in rows:
+        site.delete(row)
+    site.poll()
+    site.pass_grace()
+    list(prune_due(site.context, site.publisher))
+    first, *named, last = cbk(site, "prune", word, "1").stdout.splitlines()
+    assert first.startswith(f"{outcome}: 12 removals")
+    assert named == [f"  s3/{number:02}.txt" for number in range(10)]
+    assert last.startswith("  and 2 files more")
 
 
 @pytest.mark.parametrize(

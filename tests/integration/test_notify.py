@@ -141,7 +141,7 @@ def test_one_service_that_took_it_is_enough(receiver, log):
 
 
 def test_urls_are_shown_by_nothing(receiver):
-    settings = Settings(source_url="sqlite://", notify=receiver.url)
+    settings = Settings(source_url="sqlite:////none.db", notify=receiver.url)
     assert "sesame" not in repr(settings) + str(settings) + repr(Notifier(settings.notify_urls))
 
 

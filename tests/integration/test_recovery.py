@@ -134,7 +134,7 @@ def test_unexpected_error_in_a_poll_is_seen_in_status(site, monkeypatch):
     monkeypatch.setattr(site.context.source, "rows_after", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         site.poll()
-    assert "unexpected ZeroDivisionError" in gather_status(site.context).problems[0].message
+    assert any("unexpected ZeroDivisionError" in problem.message for problem in gather_status(site.context).problems)
 
 
 def test_clock_that_was_once_a_year_ahead_stops_nothing(site):

@@ -14,7 +14,9 @@ from click.testing import CliRunner
 
 from cbk.cli.main import cli
 from cbk.edges import host
+from cbk.edges.archive.archive import Archive
 from cbk.edges.catalog.catalog import MIGRATIONS, Catalog
+from cbk.edges.catalog.connection import make_file
 from cbk.settings import load_settings
 from cbk_app.schema import ddl, grants
 
@@ -108,7 +110,7 @@ def test_dry_run_tries_and_shows_without_secrets_and_writes_nothing(answers, con
     [
         ({"source_url": "sqlite:////nowhere/app.db"}, "fail source"),
         ({"backup_root": "/nowhere"}, "fail disk     /nowhere is no folder"),
-        ({"broker_url": "redis://127.0.0.1:1/0"}, "fail broker   Redis does not answer"),
+        ({"broker_url": "redis://127.0.0.1:1/0"}, "fail broker   Redis is away"),
         ({"catalog_url": "postgresql+psycopg://cbk@127.0.0.1:1/cbk"}, "fail catalog"),
         ({"notify": "nonsense://"}, "fail settings URL 1 is of no service"),
     ],
@@ -258,6 +260,8 @@ def old_catalog(tmp_path, answers):
     cbk("setup", "--answers", answers(catalog_url=f"sqlite:///{file}"))
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
+    Archive.create(tmp_path / "backups", now=host.now())
+    make_file(file)
     with closing(Catalog(f"sqlite:///{file}", holder="old")) as catalog, catalog.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
@@ -303,4 +307,4 @@ def test_upgrade_without_a_copy_migrates_nothing(old_catalog):
 def test_upgrade_of_nothing_asks_for_init(answers):
     cbk("setup", "--answers", answers())
     code, said = cbk("upgrade")
-    assert (code, "run `cbk init`" in said) == (1, True)
+    assert (code, "no backup disk is mounted" in said, "only one that is new is prepared by `cbk init`" in said) == (1, True, True)

@@ -275,8 +275,14 @@ def test_standing_counts_what_is_overdue_and_names_the_last_that_were_bad(catalo
     standing = catalog.verification.standing(now - 2 * HOUR)
     assert (standing.oldest_at, standing.overdue, standing.found) == (oldest.verified_at, 1, module.REMEMBERED + 3)
     assert [one["key"] for one in standing.latest] == [f"k{number}\udcff" for number in range(3, module.REMEMBERED + 3)]
-    store("never", verified_at=None)
-    assert catalog.verification.standing(now - 2 * HOUR).overdue == 2
+
+
+def test_copy_that_a_rebuild_found_is_overdue_by_when_it_was_written(catalog, store):
+    now = catalog.database.now()
+    store("just written", verified_at=None)
+    assert catalog.verification.standing(now - 2 * HOUR).overdue == 0
+    store("long ago", ago=5 * HOUR, verified_at=None)
+    assert catalog.verification.standing(now - 2 * HOUR).overdue == 1
 
 
 def test_longest_unread_copies_are_found_by_the_index(catalog, store):

@@ -380,5 +380,5 @@ def test_catalog_on_a_disk_that_is_not_mounted_is_told_as_well(make_site, receiv
     site.root.rename(tmp_path / "elsewhere")
     site.root.mkdir()
     assert wait_until(lambda: site.send_alerts() == "told", 10, "it to be told")
-    assert told(receiver) == ["the catalog cannot be read, nothing is backed up"]
+    assert told(receiver) == ["the backup disk is away, nothing is backed up"]
     assert list(site.root.iterdir()) == []

@@ -270,3 +270,21 @@ def test_emptying_where_there_never_was_a_trash_is_fine(archive):
 
 def test_trash_is_no_part_of_what_the_disk_holds(trashed):
     assert list(trashed.walk()) == []
+
+
+# ---- what root makes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files for others")
+def test_all_that_root_makes_belongs_to_who_has_the_backup_root(tmp_path):
+    workers = (1234, 1235)
+    root = tmp_path / "backups"
+    root.mkdir()
+    os.chown(root, *workers)
+    archive = Archive.create(root, now=NOW)
+    store(archive)
+    archive.write_note("journal", b"{}")
+    assert archive.trash(LOCATION, NAME)
+    made = [root, *root.rglob("*")]
+    assert {root / ".cbk/trash" / NAME, root / ".cbk/identity", root / ".cbk/lock"} <= set(made)
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {workers}

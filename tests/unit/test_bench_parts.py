@@ -210,12 +210,14 @@ def test_head_is_answered_without_a_body(files):
 
 UNSAFE = """
 import tempfile
+from pathlib import Path
 from bench import unsafe
 from cbk.edges.catalog.database import Database
-from cbk.edges.catalog.connection import open_engine
+from cbk.edges.catalog.connection import make_file, open_engine
 
 unsafe.let_nothing_be_flushed()
 with tempfile.TemporaryDirectory() as folder:
+    make_file(Path(folder) / "catalog.db")
     database = Database(open_engine(f"sqlite:///{folder}/catalog.db", pool_size=1, timeout_seconds=1))
     for durable in (False, True):
         with database.writing(durable=durable) as connection:

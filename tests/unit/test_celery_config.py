@@ -42,7 +42,7 @@ def routed(task):
     [
         ("", {"ssl_cert_reqs": "required"}),
         ("?ssl_ca_certs=/etc/cbk/ca.pem", {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/cbk/ca.pem"}),
-        ("?ssl_cert_reqs=none&other=1", {"ssl_cert_reqs": "none"}),
+        ("?ssl_cert_reqs=none", {"ssl_cert_reqs": "none", "ssl_check_hostname": False}),
     ],
 )
 def test_certificate_of_a_broker_with_tls_is_checked_unless_the_url_says_otherwise(query, expected):

@@ -102,6 +102,16 @@ def files_below(folder):
 # ---- help and usage --------------------------------------------------------------------------------------------------------
 
 
+def test_help_names_each_command_once_in_a_group_with_a_line_that_is_whole(cbk, environment):
+    environment.setenv("COLUMNS", "80")
+    code, out, _ = cbk("--help")
+    assert code == 0
+    listed = [line.split()[0] for line in out.partition("Set up:")[2].splitlines() if re.match(r"  [a-z]+ +[a-z]", line)]
+    assert sorted(listed) == COMMANDS
+    assert max(len(line) for line in out.partition("Set up:")[2].partition("Exit codes")[0].splitlines()) < 80
+    assert "..." not in out.partition("Set up:")[2]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command_has_an_example_on_lines_of_its_own(cbk, command):
     code, out, _ = cbk(command, "--help")
@@ -182,11 +192,11 @@ def test_interrupt_ends_with_130_and_no_traceback(cbk, site, environment):
 def test_init_prepares_disk_and_catalog_and_a_second_time_changes_nothing(cbk, site, environment, tmp_path):
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "disk"))
     environment.delenv("CBK_CATALOG_URL")
-    code, out, _ = cbk("init")
+    code, out, _ = cbk("init", "--on-system-disk")
     assert code == 0
     assert out.splitlines()[1] == f"the catalog at sqlite:///{tmp_path}/disk/.cbk/catalog.db is ready"
     identity = (tmp_path / "disk/.cbk/identity").read_text()
-    code, out, _ = cbk("init")
+    code, out, _ = cbk("init", "--on-system-disk")
     assert (code, (tmp_path / "disk/.cbk/identity").read_text()) == (0, identity)
     assert out.splitlines()[1].endswith("was ready")
 
@@ -195,7 +205,7 @@ def test_dry_init_says_what_would_be_done_and_does_nothing(cbk, site, environmen
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "disk"))
     environment.setenv("CBK_CATALOG_URL", f"sqlite:///{tmp_path}/fresh.db")
     before = files_below(tmp_path)
-    code, out, _ = cbk("init", "--dry-run")
+    code, out, _ = cbk("init", "--on-system-disk", "--dry-run")
     assert code == 0
     assert out.splitlines() == [
         f"would give {tmp_path}/disk an identity, unless it has one, and put a README and a restore script beside it",
@@ -208,7 +218,7 @@ def test_init_puts_the_readme_and_the_restore_script_on_the_disk_and_refreshes_t
     for name in ("README.txt", "restore.sh"):
         assert (site.root / ".cbk" / name).read_bytes() == (Path(disk_tools.__file__).parent / name).read_bytes()
         (site.root / ".cbk" / name).write_text("of an earlier release")
-    assert cbk("init")[0] == 0
+    assert cbk("init", "--on-system-disk")[0] == 0
     for name in ("README.txt", "restore.sh"):
         assert (site.root / ".cbk" / name).read_bytes() == (Path(disk_tools.__file__).parent / name).read_bytes()
 
@@ -216,14 +226,14 @@ def test_init_puts_the_readme_and_the_restore_script_on_the_disk_and_refreshes_t
 def test_init_of_a_new_catalog_says_that_the_disk_has_copies_already(cbk, site, environment, tmp_path):
     site.leave_copy("a.txt", b"content", location="car-erp/a/v1.gzip")
     environment.setenv("CBK_CATALOG_URL", f"sqlite:///{tmp_path}/fresh.db")
-    assert "let `cbk rebuild` take them in before workers start" in cbk("init")[1]
+    assert "let `cbk rebuild` take them in before workers start" in cbk("init", "--on-system-disk")[1]
 
 
 def test_init_where_no_folder_can_be_made_ends_with_1_and_a_hint(cbk, site, environment, tmp_path):
     (tmp_path / "file").write_text("")
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "file" / "disk"))
     environment.setenv("CBK_CATALOG_URL", f"sqlite:///{tmp_path}/fresh.db")
-    code, _, err = cbk("init")
+    code, _, err = cbk("init", "--on-system-disk")
     assert code == 1
     assert err.startswith("cbk: cannot prepare ")
     assert "\nHINT: " in err
@@ -231,7 +241,7 @@ def test_init_where_no_folder_can_be_made_ends_with_1_and_a_hint(cbk, site, envi
 
 def test_init_of_another_disk_than_the_catalogs_ends_with_1(cbk, site, environment, tmp_path):
     environment.setenv("CBK_BACKUP_ROOT", str(tmp_path / "disk"))
-    code, _, err = cbk("init")
+    code, _, err = cbk("init", "--on-system-disk")
     assert code == 1
     assert "the catalog belongs to the disk" in err
     assert "HINT: mount the right disk" in err
@@ -676,7 +686,8 @@ def test_doctor_looks_at_every_part_and_ends_with_1_where_one_is_broken(cbk, sit
     parts = {line[5:13].strip(): line[:4].strip() for line in reversed(out.splitlines()) if not line.startswith(" ")}
     assert list(reversed(parts)) == ["settings", "source", "catalog", "broker", "disk", "clock"]
     assert (parts["source"], parts["catalog"], parts["broker"]) == ("ok", "ok", "fail")
-    assert "\n              HINT: is it running, is CBK_BROKER_URL right?\n" in out
+    assert "Redis is away: " in out
+    assert "\n              HINT: start it " in out
 
 
 def test_doctor_as_json_is_one_object_per_line(cbk, site):
@@ -751,7 +762,8 @@ def test_resync_without_a_broker_ends_with_1_and_uses_that_of_the_named_file(sit
     environment.setenv("CBK_CELERY_CONFIG", str(tmp_path / "impatient.py"))
     done = real("--config", str(file), "resync", "--storage", "s3", "--key", "a.txt")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "cbk: the messages could not be sent: OperationalError\nHINT: is Redis running?\n"
+    assert done.stderr.startswith("cbk: the messages could not be sent: Redis is away: ")
+    assert "\nHINT: start it " in done.stderr
 
 
 # ---- secrets -----------------------------------------------------------------------------------------------------------------

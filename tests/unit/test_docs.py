@@ -227,7 +227,7 @@ def full_site(tmp_path, monkeypatch):
             " VALUES ('thumbnail.png', 'cars/id-1/', 's3', 1, ?, 'https://objects.example.com/thumbnail.png')",
             [HASH],
         )
-    assert CliRunner().invoke(cli, ["init"]).exit_code == 0
+    assert CliRunner().invoke(cli, ["init", "--on-system-disk"]).exit_code == 0
     with closing(open_context(load_settings())) as context:
         record_rows(context, context.source.rows_after(None, 10))
     return environment

@@ -30,7 +30,7 @@ def test_everything_stored_and_read_a_moment_ago_is_protected():
     assert problems(states={VersionState.STORED: 5}) == []
 
 
-@pytest.mark.parametrize("state", sorted(set(VersionState) - HARMLESS))
+@pytest.mark.parametrize("state", sorted(set(VersionState) - HARMLESS - {VersionState.MISMATCH}))
 def test_file_whose_newest_version_is_in_any_other_state_is_a_problem(state):
     assert problems(states={VersionState.STORED: 5, state: 1}) == [f"1 file is {state}"]
     assert problems(states={state: 2}) == [f"2 files are {state}"]
@@ -95,6 +95,13 @@ def test_gravest_problem_comes_first():
     assert found == ["the application's tables were never read", "1 file is pending", "1 file is failed", "1 row was declined"]
 
 
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "1 file is not what its row's Hash says"), (2, "2 files are not what their rows' Hash says")]
+)
+def test_files_that_are_a_mismatch_are_told_in_words(count, said):
+    assert problems(states={VersionState.MISMATCH: count}) == [said]
+
+
 def idle(*, waiting=3, waited=60 * MINUTE, at_work=False, taken=None, lease=2 * MINUTE):
     since, taken_at = waiting and NOW - waited, taken and NOW - taken
     found = judge_workers(
@@ -125,7 +132,16 @@ def test_short_lease_does_not_make_status_nervous():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (172_799, "47 h"), (172_800, "2 days")],
+    [
+        (-34_559_996, "0 s"),
+        (0, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "119 min"),
+        (7200, "2 h"),
+        (172_799, "47 h"),
+        (172_800, "2 days"),
+    ],
 )
 def test_age_is_told_in_the_unit_that_fits(seconds, text):
     assert describe_age(timedelta(seconds=seconds)) == text

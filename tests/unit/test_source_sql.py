@@ -87,7 +87,7 @@ def test_mysql_session_is_read_only_and_limited_in_time():
         ("postgres://cbk@host/shop", "postgresql+psycopg"),
         ("postgresql://cbk@host/shop", "postgresql+psycopg"),
         ("sqlite:///shop.db", "sqlite+pysqlite"),
-        ("mysql+mysqldb://cbk@host/shop", "mysql+mysqldb"),
+        ("mysql+mysqldb://cbk@host/shop", "mysql+pymysql"),
     ],
 )
 def test_url_without_a_driver_gets_ours(given, driver):

@@ -154,11 +154,15 @@ class Examined(NamedTuple):
 
 
 class DiskUsage(NamedTuple):
-    """Bytes that the workers may still write, all that the disk has, and whether it is mounted read-only."""
+    """Bytes that the workers may still write, all that the disk has, and whether it is mounted read-only.
+
+    `files_left` is how many more files it can hold (inodes); None if there is no such limit.
+    """
 
     free: int
     total: int
     read_only: bool
+    files_left: int | None = None
 
 
 class Archive:
@@ -202,8 +206,8 @@ class Archive:
                     self._seen = (version, _identity_in(Path(path).read_bytes()))
                 return self._seen[1]
             except (FileNotFoundError, NotADirectoryError):
-                hint = f"is the backup disk mounted at {self.root}? a new disk is prepared by `cbk init`"
-                raise RootMissing(f"{path} is missing", hint=hint) from None
+                hint = f"see that the disk is mounted there (`findmnt {self.root}`); only one that is new is prepared by `cbk init`"
+                raise RootMissing(f"no backup disk is mounted at {self.root}: {path} is missing", hint=hint) from None
 
     def require(self, identity: str | None = None) -> None:
         """Raise RootMissing unless this is the disk `identity`, or the one that was worked with so far. Costs one stat."""
@@ -219,8 +223,10 @@ class Archive:
         self.require()
         with _disk_errors(f"measure {self.root}"):
             usage = shutil.disk_usage(self.root)
-            read_only = bool(os.statvfs(self.root).f_flag & os.ST_RDONLY)
-        return DiskUsage(free=usage.free, total=usage.total, read_only=read_only)
+            room = os.statvfs(self.root)
+        files_left = room.f_favail if room.f_files else None
+        read_only = bool(room.f_flag & os.ST_RDONLY)
+        return DiskUsage(free=usage.free, total=usage.total, read_only=read_only, files_left=files_left)
 
     # ---- in ------------------------------------------------------------------------------------------------------------------
 
@@ -381,6 +387,7 @@ class Archive:
             new = f"{name}.new"  # under the lock, so what a killed process left is nobody's
             descriptor = os.open(new, _REPLACE_FLAGS, _FILE_MODE, dir_fd=folder)
             try:
+                _give_to_owner(descriptor, os.fstat(folder))
                 _write_all(descriptor, content)
                 os.fsync(descriptor)
             finally:
@@ -596,6 +603,7 @@ class Archive:
         with _folder(self._root, folder_name) as folder:
             descriptor = os.open(temporary, _CREATE_FLAGS, _FILE_MODE, dir_fd=folder)
             try:
+                _give_to_owner(descriptor, os.fstat(folder))
                 _write_all(descriptor, content)
                 os.fsync(descriptor)
                 _move(folder, temporary, folder, name)
@@ -662,6 +670,7 @@ class IncomingCopy:
         self._published = False
         self._readback: _StreamingReadback | None = None
         self._descriptor: int | None = os.open(self._path, _CREATE_FLAGS, _FILE_MODE)
+        _give_to_owner(self._descriptor, os.stat(os.path.dirname(self._path)))  # noqa: PTH116, PTH120 - Path costs more
 
     @property
     def bytes_in(self) -> int:
@@ -1241,6 +1250,7 @@ def _folders_held(root: str) -> Iterator[None]:
     """While this lasts, nobody else removes empty folders, on any machine that shares the disk (flock(2))."""
     descriptor = os.open(f"{root}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
     try:
+        _give_to_owner(descriptor, os.stat(f"{root}/{_KIT}"))  # noqa: PTH116 - as above
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -1255,7 +1265,16 @@ def _enter(parent: int, segment: str, *, create: bool) -> tuple[int, bool]:
             raise
     with contextlib.suppress(FileExistsError):  # another worker was faster, but may not have flushed it yet: so do we
         os.mkdir(segment, _FOLDER_MODE, dir_fd=parent)
-    return os.open(segment, _FOLDER_FLAGS, dir_fd=parent), True
+    made = os.open(segment, _FOLDER_FLAGS, dir_fd=parent)
+    _give_to_owner(made, os.fstat(parent))
+    return made, True
+
+
+def _give_to_owner(descriptor: int, folder: os.stat_result) -> None:
+    """What root makes belongs to whoever has the folder that it is in: workers, who are not root, have to go on with it."""
+    if os.geteuid() == 0 and (folder.st_uid, folder.st_gid) != (0, 0):
+        with contextlib.suppress(OSError):  # a share on which root is nobody
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
 
 
 def _sync_folder(descriptor: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cache
@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cbk.edges.catalog.brakes import Brakes
-from cbk.edges.catalog.connection import catalog_errors, open_engine
+from cbk.edges.catalog.connection import catalog_errors, make_file, open_engine
 from cbk.edges.catalog.database import Database
 from cbk.edges.catalog.dumps import Dumps
 from cbk.edges.catalog.folders import Folders
@@ -32,6 +32,7 @@ from cbk.edges.catalog.samples import Samples
 from cbk.edges.catalog.verification import Verification
 from cbk.edges.catalog.work_queue import Work
 from cbk.errors import CatalogOutdated, CatalogUnavailable
+from cbk.rules.database_url import DatabaseTls, parse_database_url
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -39,8 +40,18 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 class Catalog:
     """The catalog at `url`, a SQLAlchemy URL. `holder` names this process in leases. Nothing is connected before it is needed."""
 
-    def __init__(self, url: str, *, holder: str, pool_size: int = 10, timeout_seconds: float = 10.0) -> None:
-        self.engine = open_engine(url, pool_size=pool_size, timeout_seconds=timeout_seconds)
+    def __init__(
+        self,
+        url: str,
+        *,
+        holder: str,
+        pool_size: int = 10,
+        timeout_seconds: float = 10.0,
+        tls: DatabaseTls | None = None,
+        require_place: Callable[[], object] | None = None,
+    ) -> None:
+        self.engine = open_engine(url, pool_size=pool_size, timeout_seconds=timeout_seconds, tls=tls, require_place=require_place)
+        self._require_place = require_place
         self.database = Database(self.engine)
         self.intake = Intake(self.database)
         self.work = Work(self.database, holder)
@@ -67,7 +78,12 @@ class Catalog:
         from alembic import command  # noqa: PLC0415
         from alembic.config import Config  # noqa: PLC0415
 
+        if self.file is not None and not self.exists:
+            if self._require_place is not None:
+                self._require_place()
+            make_file(self.file)
         before = self.revision
+        self._refuse_newer(before)
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         # SQLite alters a table by making it anew, which leaves references to it in the air for a moment.
@@ -99,9 +115,26 @@ class Catalog:
     def require_current(self) -> None:
         """Raise CatalogOutdated unless the tables are those of this release."""
         current = self.revision
-        if current != _head():
+        if current == _head():
+            return
+        self._refuse_newer(current)
+        if current is None:
             raise CatalogOutdated(
-                f"the catalog is at revision {current or 'none'}, this release needs {_head()}", hint="run `cbk init`"
+                f"the catalog at {self.place} has no tables",
+                hint="`cbk rebuild` fills it from the copies on the disk; on a disk without any, run `cbk init`",
+            )
+        raise CatalogOutdated(
+            f"the catalog is at revision {current}, of an older release: this release needs {_head()}",
+            hint="run `cbk init` once the workers are stopped, or `cbk upgrade`, which keeps a copy of the catalog first",
+        )
+
+    def _refuse_newer(self, current: str | None) -> None:
+        """Raise CatalogOutdated for a catalog that this release cannot know. Its own numbers count up."""
+        head = _head()
+        if current is not None and head is not None and current > head:
+            raise CatalogOutdated(
+                f"the catalog is of a newer release (revision {current}, this release knows up to {head})",
+                hint="install the newer release again, as on the machine that upgraded the catalog; nothing was changed",
             )
 
     @property
@@ -160,8 +193,8 @@ class Catalog:
 
     @property
     def place(self) -> str:
-        """Where it is, without any password."""
-        return sa.make_url(self.engine.url).render_as_string(hide_password=True)
+        """Where it is, without user and password."""
+        return parse_database_url(self.engine.url.render_as_string(hide_password=False)).place
 
 
 @cache

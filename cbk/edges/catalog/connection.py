@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +15,18 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
 from cbk.edges.catalog.schema import Instant
+from cbk.edges.database_tls import line_arguments
 from cbk.edges.postgres import ENCODING, limit_waiting
-from cbk.errors import CatalogMisplaced, CatalogOutdated, CatalogUnavailable
+from cbk.errors import (
+    CatalogDamaged,
+    CatalogError,
+    CatalogMisplaced,
+    CatalogMissing,
+    CatalogOutdated,
+    CatalogUnavailable,
+    SettingsError,
+)
+from cbk.rules.database_url import DatabaseTls, parse_database_url
 
 BUSY_TIMEOUT_SECONDS = 30.0
 # How often in a row the other end of a connection to PostgreSQL may miss the timeout.
@@ -25,6 +35,7 @@ _TIMES_SILENT = 3
 _TIMES_UNANSWERED = 30
 # What SQLite needs room for before it reads anything: the index of its log.
 _LOG_INDEX_BYTES = 32 * 1024
+_FILE_MODE = 0o640
 # Filesystem types on which SQLite's locks or shared memory do not hold between machines (proc(5), mounts).
 NETWORK_FILESYSTEMS = frozenset(
     {
@@ -48,20 +59,32 @@ NETWORK_FILESYSTEMS = frozenset(
 )
 
 
-def open_engine(url: str, *, pool_size: int, timeout_seconds: float) -> sa.Engine:
-    """An engine that has not connected yet. Raises CatalogMisplaced, or CatalogUnavailable for a kind that is not supported."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return _open_sqlite(parsed)
-    if parsed.get_backend_name() == "postgresql":
-        return _open_postgresql(parsed, pool_size, timeout_seconds)
-    raise CatalogUnavailable(
-        f"a catalog cannot be kept in {parsed.get_backend_name()}",
-        hint="use sqlite:///... on one machine, postgresql+psycopg://... for several",
-    )
+def open_engine(
+    url: str,
+    *,
+    pool_size: int,
+    timeout_seconds: float,
+    tls: DatabaseTls | None = None,
+    require_place: Callable[[], object] | None = None,
+) -> sa.Engine:
+    """An engine that has not connected yet. Raises CatalogMisplaced, or SettingsError for a URL that no catalog can have.
+
+    `require_place` is called before a file is opened, and raises if the disk that it lies on is not the right one.
+    """
+    try:
+        understood = parse_database_url(url)
+        if understood.backend not in {"sqlite", "postgresql"}:
+            raise ValueError(f"a catalog cannot be kept in {understood.backend}")
+    except ValueError as error:
+        hint = "use sqlite:////path on one machine, postgresql+psycopg://user:password@host/database for several"
+        raise SettingsError([f"CBK_CATALOG_URL: {error}"], hint=hint) from None
+    parsed = make_url(understood.url)
+    if understood.backend == "sqlite":
+        return _open_sqlite(parsed, require_place or (lambda: None))
+    return _open_postgresql(parsed, pool_size, timeout_seconds, line_arguments(url, tls or DatabaseTls()))
 
 
-def _open_postgresql(url: URL, pool_size: int, timeout_seconds: float) -> sa.Engine:
+def _open_postgresql(url: URL, pool_size: int, timeout_seconds: float, line: dict[str, object]) -> sa.Engine:
     """Whoever falls silent is given up after three times the timeout, by both ends, and an answer that does not come after thirty.
 
     Without that, a worker that is cut off waits for a quarter of an hour, and one that dies, or is stopped, within a transaction
@@ -73,9 +96,10 @@ def _open_postgresql(url: URL, pool_size: int, timeout_seconds: float) -> sa.Eng
         url,
         hide_parameters=True,
         pool_size=pool_size,
-        max_overflow=pool_size,
+        max_overflow=0,  # a thread waits for a connection rather than take more than the role may have
         pool_pre_ping=True,
-        connect_args=ENCODING
+        connect_args=line
+        | ENCODING
         | {
             "connect_timeout": seconds,
             "application_name": "cbk-catalog",
@@ -103,7 +127,7 @@ def _open_postgresql(url: URL, pool_size: int, timeout_seconds: float) -> sa.Eng
     return limit_waiting(engine, _TIMES_UNANSWERED * timeout_seconds)
 
 
-def _open_sqlite(url: URL) -> sa.Engine:
+def _open_sqlite(url: URL, require_place: Callable[[], object]) -> sa.Engine:
     path = url.database
     if path and path != ":memory:":
         refuse_network_share(Path(path))
@@ -117,6 +141,8 @@ def _open_sqlite(url: URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(dialect: Any, record: Any, _arguments: list[Any], options: dict[str, Any]) -> Any:
+        require_place()
+        _require_file(file)
         record.info["frozen"] = is_frozen(file)
         if record.info["frozen"]:
             return dialect.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True, **options)
@@ -124,6 +150,7 @@ def _open_sqlite(url: URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "checkout")
     def _check(_connection: Any, record: Any, _proxy: Any) -> None:
+        require_place()
         if record.info["frozen"] != is_frozen(file):
             raise sa_exc.DisconnectionError  # the pool opens another one
 
@@ -141,6 +168,32 @@ def _open_sqlite(url: URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if options.get("reading") else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def make_file(path: Path) -> None:
+    """Make the empty file that a new SQLite catalog begins as, which nobody but its user and group may read.
+
+    Raises CatalogUnavailable.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        hint = "make the folder of CBK_CATALOG_URL, and let this user write there"
+        raise CatalogUnavailable(f"the catalog {path} cannot be made: {reason}", hint=hint) from None
+
+
+def _require_file(path: Path) -> None:
+    """Raise CatalogMissing if there is nothing to open: SQLite would make an empty file, which knows of nothing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CatalogMissing(
+            f"there is no catalog at {path}",
+            hint="`cbk rebuild` makes it again from the copies on the disk; on a disk without any, run `cbk init`",
+        ) from None
+    except OSError:
+        return  # SQLite is about to say what is wrong
 
 
 def is_frozen(path: Path) -> bool:
@@ -214,7 +267,7 @@ def catalog_errors() -> Iterator[None]:
         raise _translated(error) from None
 
 
-def _translated(error: Exception) -> CatalogOutdated | CatalogUnavailable:
+def _translated(error: Exception) -> CatalogError:
     said = _first_line(error)
     # 42P01 and 42703: no such table, no such column (PostgreSQL, Appendix A).
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
@@ -225,9 +278,19 @@ def _translated(error: Exception) -> CatalogOutdated | CatalogUnavailable:
             f"the catalog's database cannot hold a name: {said}",
             hint="make a database with ENCODING 'UTF8', name it in CBK_CATALOG_URL, run `cbk init` and `cbk rebuild`",
         )
+    if "malformed" in said or "not a database" in said:
+        return CatalogDamaged(
+            f"the catalog is damaged: {said}",
+            hint="stop the workers, move the file away, and let `cbk rebuild` make it again from the copies on the disk",
+        )
+    if "too many connections" in said or "remaining connection slots" in said or state == "53300":
+        return CatalogUnavailable(
+            "the catalog's server has no connection left for this user",
+            hint="raise the CONNECTION LIMIT of its role or max_connections, or run fewer workers; work goes on by itself",
+        )
     return CatalogUnavailable(
         f"the catalog does not answer: {said}",
-        hint="is its server up, is its disk mounted and writable? a new one is made by `cbk init`",
+        hint="start its server, or make its disk writable; `cbk doctor` looks at each part",
     )
 
 

@@ -167,8 +167,12 @@ class Verification:
                 connection.execute(sa.insert(facts).values(name=_FOUND, value=value))
 
     def standing(self, before: datetime) -> Standing:
-        """How verification stands; copies last verified before that instant, or never, are overdue."""
-        overdue = sa.or_(versions.c.verified_at < before, versions.c.verified_at.is_(None))
+        """How verification stands; copies last verified before that instant are overdue.
+
+        One that a rebuild found was verified at the latest when it was written.
+        """
+        unread = sa.and_(versions.c.verified_at.is_(None), sa.or_(versions.c.stored_at.is_(None), versions.c.stored_at < before))
+        overdue = sa.or_(versions.c.verified_at < before, unread)
         with self._database.reading() as connection:
             number, latest = _found_in(connection.scalar(sa.select(facts.c.value).where(facts.c.name == _FOUND)))
             return Standing(

@@ -69,9 +69,17 @@ class Heartbeat:
 def _post(url: str, text: str) -> str:
     """Why the call was not taken; empty where it was. The answer's body is not read, and no redirect followed with the secret."""
     try:
-        with requests.post(
-            url, data=text.encode(), timeout=HEARTBEAT_TIMEOUT_SECONDS, allow_redirects=False, stream=True
-        ) as answer:
+        with (
+            _direct_session() as session,
+            session.post(url, data=text.encode(), timeout=HEARTBEAT_TIMEOUT_SECONDS, allow_redirects=False, stream=True) as answer,
+        ):
             return "" if answer.ok and not answer.is_redirect else f"the answer is {answer.status_code}"
     except (requests.RequestException, ValueError) as error:
         return type(error).__name__
+
+
+def _direct_session() -> requests.Session:
+    """The switch is called in the way that is configured, and not by a proxy that somebody's shell names."""
+    session = requests.Session()
+    session.trust_env = False
+    return session

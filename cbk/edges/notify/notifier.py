@@ -76,4 +76,8 @@ class Notifier:
             return []
         import apprise  # noqa: PLC0415 - as above
 
-        return [apprise.Apprise.instantiate(url) for url in self._urls]
+        services = [apprise.Apprise.instantiate(url) for url in self._urls]
+        for service in services:
+            if service is not None:
+                service.overflow_mode = apprise.OverflowMode.SPLIT  # one that is longer than the service takes comes in parts
+        return services

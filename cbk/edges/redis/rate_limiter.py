@@ -17,6 +17,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from cbk.rules.broker_url import parse_broker_url
+
 REDIS_TIMEOUT_SECONDS = 1.0
 # Without Redis, each worker keeps to its share; whether it is there again is tried so often.
 RETRY_SECONDS = 5.0
@@ -51,7 +53,7 @@ class RateLimiter:
     """
 
     def __init__(self, url: str, *, holder: str, uptime: Callable[[], float] = monotonic) -> None:
-        self._url = url.replace("redis+socket://", "unix://").replace("virtual_host=", "db=")
+        self._url = parse_broker_url(url).redis
         self._holder = holder
         self.uptime = uptime
         self._lock = threading.Lock()

@@ -6,27 +6,20 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from cbk.edges.postgres import ENCODING, keep_odd_text, limit_waiting, text_or_raw
 from cbk.errors import SettingsError
+from cbk.rules.database_url import parse_database_url
 
 SETTING = "CBK_SOURCE_URL"
 _EXAMPLE = "such as postgresql+psycopg://cbk_reader:password@host/database"
-_DRIVERS = {
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
-    "sqlite": "sqlite+pysqlite",
-}
 _POOL_SIZE = 4
 _RECYCLE_SECONDS = 600
 _SQLITE_STEPS_BETWEEN_LOOKS_AT_THE_CLOCK = 10_000
@@ -60,25 +53,22 @@ class Timeouts:
 def read_url(text: str) -> URL:
     """The URL of a database that we can read, with its driver; raise SettingsError without repeating the URL."""
     try:
-        url = make_url(text.replace("postgres://", "postgresql://", 1))
-    except ArgumentError:
-        raise SettingsError([f"{SETTING}: expected a database URL"], hint=_EXAMPLE) from None
-    backend = url.drivername.partition("+")[0]
-    if backend not in _DRIVERS:
-        raise SettingsError([f"{SETTING}: no support for {backend}: expected postgresql, mysql, mariadb or sqlite"], hint=_EXAMPLE)
-    if backend == "sqlite" and url.database in {None, "", ":memory:"}:
-        raise SettingsError([f"{SETTING}: expected the path of a SQLite file"], hint="such as sqlite:////var/lib/app/app.db")
-    return url if "+" in url.drivername else url.set(drivername=_DRIVERS[backend])
+        return make_url(parse_database_url(text).url)
+    except ValueError as error:
+        problem = str(error).partition(" such as")[0].rstrip(",")
+        raise SettingsError([f"{SETTING}: {problem}"], hint=_EXAMPLE) from None
 
 
-def open_engine(url: URL, timeouts: Timeouts) -> Engine:
+def open_engine(url: URL, timeouts: Timeouts, line: Mapping[str, object] | None = None) -> Engine:
     """An engine that connects when it is first used; each statement is a transaction of its own.
 
-    Raise SettingsError where the driver is not installed.
+    `line` is what the driver takes for the line to the server. Raise SettingsError if the driver is not installed.
     """
-    openers: dict[str, Callable[[URL, Timeouts], Engine]] = {"sqlite": _open_sqlite, "postgresql": _open_postgresql}
     try:
-        return openers.get(url.get_backend_name(), _open_mysql)(url, timeouts)
+        if url.get_backend_name() == "sqlite":
+            return _open_sqlite(url, timeouts)
+        opener = _open_postgresql if url.get_backend_name() == "postgresql" else _open_mysql
+        return opener(url, timeouts, dict(line or {}))
     except ModuleNotFoundError as error:
         problem = f"{SETTING}: the driver {error.name} is not installed"
         raise SettingsError([problem], hint="pip install 'cloud-backup-kit[mysql]' brings the one for MySQL and MariaDB") from None
@@ -100,29 +90,33 @@ def _open_server(url: URL, timeouts: Timeouts, connect_args: dict[str, Any]) -> 
     )
 
 
-def _open_postgresql(url: URL, timeouts: Timeouts) -> Engine:
+def _open_postgresql(url: URL, timeouts: Timeouts, line: dict[str, object]) -> Engine:
     # As start-up options, not by SET: behind a connection pooler SET would turn the application's own sessions read-only,
     # and this is refused instead.
     session = _POSTGRESQL_SESSION | {"statement_timeout": str(_milliseconds(timeouts.statement))}
     options = " ".join(f"-c {name}={value}" for name, value in session.items())
     given = url.query.get("options", "")
-    arguments = ENCODING | {
-        "options": f"{given if isinstance(given, str) else ' '.join(given)} {options}".strip(),
-        "connect_timeout": max(2, math.ceil(timeouts.connect)),  # libpq takes whole seconds, and 1 for 2
-        "application_name": "cbk",
-        "prepare_threshold": None,  # a prepared statement breaks when a column is added, and behind a connection pooler
-        "keepalives_idle": 15,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": _milliseconds(timeouts.connect + timeouts.statement),
-    }
+    arguments = (
+        line
+        | ENCODING
+        | {
+            "options": f"{given if isinstance(given, str) else ' '.join(given)} {options}".strip(),
+            "connect_timeout": max(2, math.ceil(timeouts.connect)),  # libpq takes whole seconds, and 1 for 2
+            "application_name": "cbk",
+            "prepare_threshold": None,  # a prepared statement breaks when a column is added, and behind a connection pooler
+            "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": _milliseconds(timeouts.connect + timeouts.statement),
+        }
+    )
     # The server ends a statement by itself before that, if it can be reached.
     return limit_waiting(keep_odd_text(_open_server(url, timeouts, arguments)), timeouts.connect + timeouts.statement)
 
 
-def _open_mysql(url: URL, timeouts: Timeouts) -> Engine:
+def _open_mysql(url: URL, timeouts: Timeouts, line: dict[str, object]) -> Engine:
     answer = math.ceil(timeouts.connect + timeouts.statement)
-    arguments = {
+    arguments = line | {
         "connect_timeout": max(1, math.ceil(timeouts.connect)),
         "read_timeout": answer,
         "write_timeout": answer,

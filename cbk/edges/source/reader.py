@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 
+from cbk.edges.database_tls import line_arguments
 from cbk.edges.source.doubts import SourceDoubt, duplicates, unreadable_rows
 from cbk.edges.source.engine import Timeouts, open_engine, read_url
 from cbk.edges.source.errors import source_errors
@@ -27,6 +28,7 @@ from cbk.edges.source.tables import (
 )
 from cbk.errors import SourceSchemaError
 from cbk.model import DeleteRow, SourceRow
+from cbk.rules.database_url import DatabaseTls
 from cbk.rules.intake.layout import object_key
 from cbk.rules.intake.rows import KEY_MAX_BYTES
 
@@ -73,8 +75,16 @@ class Source:
     and SettingsError where the driver is not installed.
     """
 
-    def __init__(self, url: str, *, statement_timeout_seconds: float = 30.0, connect_timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        statement_timeout_seconds: float = 30.0,
+        connect_timeout_seconds: float = 10.0,
+        tls: DatabaseTls | None = None,
+    ) -> None:
         self._url = read_url(url)
+        self._line = line_arguments(url, tls or DatabaseTls())
         self._timeouts = Timeouts(connect=connect_timeout_seconds, statement=statement_timeout_seconds)
         self._opened: _Opened | None = None
 
@@ -244,7 +254,7 @@ class Source:
         if (
             opened is None or opened.process != os.getpid()
         ):  # what a parent opened is its own: two processes on one socket mix answers
-            self._opened = opened = _Opened(os.getpid(), open_engine(self._url, self._timeouts))
+            self._opened = opened = _Opened(os.getpid(), open_engine(self._url, self._timeouts, self._line))
         return opened
 
     def _forget_tables(self) -> None:

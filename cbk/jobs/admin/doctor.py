@@ -14,6 +14,7 @@ from cbk.jobs.context import Context
 from cbk.jobs.dump.doctor import look_at_dumps
 from cbk.jobs.mirror.doctor import look_at_mirrors
 from cbk.jobs.retention.clock_guard import check_clock
+from cbk.rules.backup.disk_space import judge_disk_space
 from cbk.rules.status.health import CLOCK_HINT, describe_age
 from cbk.settings import unknown_names
 
@@ -102,6 +103,13 @@ def look_at_broker(url: str) -> Iterator[DoctorFinding]:
     """What there is to say of Redis. Raises BrokerUnavailable."""
     report = check_broker(url)
     yield ok("broker", f"{report.version} answers")
+    if report.denied:
+        yield DoctorFinding(
+            part="broker",
+            level=Level.FAIL,
+            message=f"Redis denies the kit's user: {', '.join(report.denied)}",
+            hint="docs/threat-model.md has the line for `users.acl` that gives what is needed",
+        )
     if report.eviction not in {"", "noeviction"}:
         yield warn(
             "broker", f"it throws messages away when its memory is full ({report.eviction})", "set maxmemory-policy noeviction"
@@ -116,20 +124,20 @@ def _disk(context: Context) -> Iterator[DoctorFinding]:
         yield DoctorFinding(
             part="disk", level=Level.FAIL, message=f"{root} is not writable", hint="who owns it, is it mounted read-only?"
         )
-    yield from look_at_place(root)
+    yield from look_at_place(root, context.settings.min_free_space)
 
 
-def look_at_place(root: Path) -> Iterator[DoctorFinding]:
+def look_at_place(root: Path, least_free: int | None = None) -> Iterator[DoctorFinding]:
     """What there is to say of the folder that is to be the backup root: its disk, and the room there. Raises DiskFailed."""
     try:
-        yield from _look_at_place(root)
+        yield from _look_at_place(root, least_free)
     except OSError as error:
         raise DiskFailed(
             f"{root} cannot be looked at: {error.strerror}", hint="is it mounted? the system's log tells more"
         ) from error
 
 
-def _look_at_place(root: Path) -> Iterator[DoctorFinding]:
+def _look_at_place(root: Path, least_free: int | None) -> Iterator[DoctorFinding]:
     if host.shares_system_disk(root):
         yield DoctorFinding(
             part="disk",
@@ -147,6 +155,10 @@ def _look_at_place(root: Path) -> Iterator[DoctorFinding]:
             consent="sd-card",
         )
     free, total = host.usage(root)
+    problem = judge_disk_space(free=free, total=total, read_only=False, least_free=least_free, files_left=host.files_left(root))
+    if problem is not None:
+        yield DoctorFinding(part="disk", level=Level.FAIL, message=problem.message, hint=problem.hint)
+        return
     message = f"{free / BYTES_PER_GB:.1f} GB free of {total / BYTES_PER_GB:.1f} GB"
     is_low = free < FREE_SHARE_LOW * total
     yield warn("disk", message, "make room before it is full") if is_low else ok("disk", message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cbk.edges import host
@@ -36,6 +37,29 @@ def initialise(context: Context, *, dry_run: bool = False) -> Iterator[str]:
         yield f"holds that the disk remembers: {prepared.holds}"
     if context.catalog.report.counts().copies == 0 and next(context.archive.walk(), None) is not None:
         yield "the disk has copies that this catalog does not know: let `cbk rebuild` take them in before workers start"
+
+
+def require_own_disk(context: Context) -> None:
+    """Raise RootMissing if the root is no backup disk yet, and is not a disk of its own.
+
+    Most likely its disk is not mounted: a folder of the system's own disk that became one would be filled, and look well.
+    """
+    root = context.archive.root
+    with suppress(RootMissing):
+        context.archive.identity()
+        return
+    unmounted = host.unmounted_place(root)
+    if unmounted is not None:
+        raise RootMissing(
+            f"no disk is mounted at {unmounted}, where /etc/fstab says that one belongs",
+            hint=f"plug it in and `mount {unmounted}`; `cbk init` prepares it then, if it is new",
+        )
+    place = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    if host.shares_system_disk(place):
+        raise RootMissing(
+            f"{root} is on the system's own disk: no backup disk is mounted there",
+            hint="mount the backup disk there; if copies are to be on the system's disk, `cbk init --on-system-disk`",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ def try_answers(values: Mapping[str, Any], names: Iterable[str]) -> Iterator[Doc
 
 def _source(settings: Settings) -> Iterator[DoctorFinding]:
     connect, statement = settings.connect_timeout.total_seconds(), settings.statement_timeout.total_seconds()
-    source = Source(settings.source, statement_timeout_seconds=statement, connect_timeout_seconds=connect)
+    source = Source(settings.source, statement_timeout_seconds=statement, connect_timeout_seconds=connect, tls=settings.tls)
     with closing(source):
         yield from look_at_source(source)
 
@@ -56,7 +56,7 @@ def _source(settings: Settings) -> Iterator[DoctorFinding]:
 def _disk(settings: Settings) -> Iterator[DoctorFinding]:
     root = settings.backup_root
     if root.is_dir():
-        yield from look_at_place(root)
+        yield from look_at_place(root, settings.min_free_space)
     else:
         yield DoctorFinding(
             part="disk",
@@ -67,7 +67,7 @@ def _disk(settings: Settings) -> Iterator[DoctorFinding]:
 
 
 def _catalog(settings: Settings) -> Iterator[DoctorFinding]:
-    catalog = Catalog(settings.catalog, holder="setup", timeout_seconds=settings.connect_timeout.total_seconds())
+    catalog = Catalog(settings.catalog, holder="setup", timeout_seconds=settings.connect_timeout.total_seconds(), tls=settings.tls)
     with closing(catalog):
         try:
             if catalog.exists:
@@ -84,6 +84,12 @@ def _notify(settings: Settings) -> Iterator[DoctorFinding]:
         yield DoctorFinding(
             part="settings", level=Level.FAIL, message=f"URL {number} is of no service that Apprise knows", hint="correct it"
         )
+
+
+def with_consents(values: Mapping[str, Any], findings: Iterable[DoctorFinding]) -> dict[str, Any]:
+    """The answers, with what a person said yes to on the way as a setting, if `cbk init` asks for it."""
+    on_system_disk = any(finding.consent == "system-disk" for finding in findings)
+    return {**values, "on_system_disk": True} if on_system_disk else dict(values)
 
 
 def lacks_password(url: str) -> bool:

@@ -12,10 +12,14 @@ from cbk.jobs.context import Context
 def upgrade(context: Context, *, dry_run: bool = False) -> Iterator[str]:
     """Do what this release needs and say it, step by step; a second time changes nothing.
 
-    Raises CatalogOutdated where there is no catalog yet, and what `initialise` raises.
+    Raises RootMissing if the disk is not mounted, CatalogOutdated where there is no catalog yet, and what `initialise` raises.
     """
+    context.archive.identity()
     if not context.catalog.exists or context.catalog.revision is None:
-        raise CatalogOutdated(f"there is no catalog at {context.catalog.place} to bring to this release", hint="run `cbk init`")
+        raise CatalogOutdated(
+            f"there is no catalog at {context.catalog.place} to bring to this release",
+            hint="`cbk rebuild` makes it again from the copies on the disk; on a disk without any, run `cbk init`",
+        )
     if not context.catalog.is_current:
         yield from _keep(context, dry_run=dry_run)
     yield from initialise(context, dry_run=dry_run)

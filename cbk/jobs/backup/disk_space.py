@@ -15,7 +15,11 @@ def check_disk_space(context: Context) -> Problem | None:
     """Why no new download may start, None where it may. Raises RootMissing, or ArchiveError where the disk does not answer."""
     usage = context.archive.usage()
     return judge_disk_space(
-        free=usage.free, total=usage.total, read_only=usage.read_only, least_free=context.settings.min_free_space
+        free=usage.free,
+        total=usage.total,
+        read_only=usage.read_only,
+        least_free=context.settings.min_free_space,
+        files_left=usage.files_left,
     )
 
 

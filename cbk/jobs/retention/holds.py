@@ -29,6 +29,9 @@ def place_hold(
     everything.
     """
     context.require_disk()
+    if key.endswith("/") and not is_prefix:
+        # No object's key ends like this: such a hold would keep nothing, and look as if it did.
+        raise UsageError(f"{key} is no file, but where keys begin", hint=f"hold all files below it: `cbk hold --prefix {key}`")
     key = object_key("", key)
     if not key and not is_prefix:
         raise UsageError("a hold needs a key", hint="the key is Path + Name, as in the application's table")

@@ -119,6 +119,12 @@ def prune_due(
         yield prune(context, publisher, delete_id=removal.delete_id, version_id=removal.version_id)
 
 
+def files_of_brake(context: Context, brake_id: int) -> list[str]:
+    """Which files a brake keeps from going, as "storage/key", those that are due first in front."""
+    braked = (each for each in context.catalog.removals.planned() if each.removal.brake_id == brake_id)
+    return list(dict.fromkeys(f"{each.storage}/{each.key}" for each in braked))
+
+
 def decide_brake(context: Context, brake_id: int, *, approve: bool) -> int:
     """A person's word on a mass deletion; gives the number of removals. Raises UsageError where no such brake is held."""
     brake = next((brake for brake in context.catalog.brakes.all() if brake.id == brake_id), None)

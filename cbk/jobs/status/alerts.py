@@ -55,20 +55,23 @@ class CatalogOutageAlert:
         """The catalog answers."""
         self._since = None
 
-    def say(self, context: Context, error: CatalogError) -> Summary:
-        """The catalog does not answer: once that has lasted, tell people, and the dead man's switch."""
+    def say(self, context: Context, error: CatalogError | ArchiveError) -> Summary:
+        """The catalog, or the disk that it lies on, is away: once that has lasted, tell people, and the dead man's switch."""
         now = self._uptime()
         self._since = now if self._since is None else self._since
         if now - self._since < min(SOON, context.settings.alert_after).total_seconds():
             return Summary(outcome="not told yet", facts={"reason": error.message})
-        heartbeat = context.heartbeat.fail([Kind.CATALOG])
+        is_disk = isinstance(error, ArchiveError)
+        heartbeat = context.heartbeat.fail([Kind.DISK_MISSING if is_disk else Kind.CATALOG])
         if now - self._told_at < REPEAT_OUTAGE_ALERT_AFTER.total_seconds() or not context.notifier.is_configured:
             return Summary(outcome="quiet", facts={"reason": error.message, "heartbeat": heartbeat})
         self._told_at = now
         text = f"{error.message}.\n    {error.hint or 'is its database up, is the backup disk mounted? `cbk doctor`'}"
         outcome = (
             "told"
-            if context.notifier.notify(f"{SENDER}: the catalog cannot be read, nothing is backed up", text)
+            if context.notifier.notify(
+                f"{SENDER}: {'the backup disk is away' if is_disk else 'the catalog cannot be read'}, nothing is backed up", text
+            )
             else "nobody took it"
         )
         return Summary(outcome=outcome, facts={"reason": error.message, "heartbeat": heartbeat})
@@ -80,7 +83,7 @@ def send_alerts(context: Context, catalog_outage_alert: CatalogOutageAlert) -> S
         with alone(context, ALERTS_LEASE) as leases:
             catalog_outage_alert.forget()
             return Summary(outcome="skipped", facts={"reason": "another one looks"}) if leases is None else _look(context)
-    except CatalogError as error:
+    except (CatalogError, ArchiveError) as error:
         return catalog_outage_alert.say(context, error)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from cbk.edges import host
 from cbk.edges.archive.archive import DiskUsage
 from cbk.edges.catalog import BucketCounts, Counts, Standing, Unprotected
+from cbk.edges.redis.broker import ping_broker
+from cbk.errors import BrokerUnavailable
 from cbk.jobs.backup.disk_space import check_disk_space
 from cbk.jobs.backup.overrides import refresh_overrides
 from cbk.jobs.context import Context
@@ -27,7 +29,16 @@ from cbk.rules.backup.overrides import BANDWIDTH_FACT, judge_pause
 from cbk.rules.intake.reading import CAME_OR_WENT
 from cbk.rules.mirror import MirrorStanding, judge_mirrors
 from cbk.rules.retention.brake import Allowance
-from cbk.rules.status.health import LATE_AT_LEAST, LATE_INTERVALS, Problem, judge, judge_retention, judge_source
+from cbk.rules.status.health import (
+    LATE_AT_LEAST,
+    LATE_INTERVALS,
+    Problem,
+    blame_broker,
+    is_poll_due,
+    judge,
+    judge_retention,
+    judge_source,
+)
 from cbk.rules.status.samples import TREND_WINDOW, days_left
 from cbk.rules.verification import drill_problems, overdue_before, verification_problems
 
@@ -239,6 +250,8 @@ def gather_status(context: Context) -> Status:
             find_doomed(context.catalog.links.deadlines(), now=counts.now, horizon=horizon(poll_interval, context.settings.lease))
         ),
     )
+    if is_poll_due(polled_at, counts.now, poll_interval):
+        problems = _look_at_broker(context, problems)
     reading, doubts = reading_of(context, "files"), doubts_of(context)
     if polled_at is not None:
         problems += judge_source(
@@ -296,6 +309,14 @@ def gather_status(context: Context) -> Status:
         mirrors=mirrors,
         compared_at=reading.last.started_at if reading.last and reading.why == CAME_OR_WENT else None,
     )
+
+
+def _look_at_broker(context: Context, problems: list[Problem]) -> list[Problem]:
+    try:
+        ping_broker(context.settings.broker)
+    except BrokerUnavailable as error:
+        return blame_broker(problems, error.message, error.hint or "")
+    return problems
 
 
 def _ordered(context: Context, facts: dict[str, str]) -> OverridesInForce:

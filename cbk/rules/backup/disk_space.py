@@ -6,6 +6,8 @@ from cbk.rules.status.health import Kind, Problem
 
 LARGEST_RESERVE = 1 << 30
 RESERVED_SHARE = 50
+# A copy takes a file and up to a folder for each segment of its key; a batch of them is under way at a time.
+LEAST_FILES = 1000
 _BYTES_PER_MB = 1e6
 
 
@@ -14,8 +16,13 @@ def reserve(total: int, least_free: int | None) -> int:
     return min(LARGEST_RESERVE, total // RESERVED_SHARE) if least_free is None else least_free
 
 
-def judge_disk_space(*, free: int, total: int, read_only: bool, least_free: int | None) -> Problem | None:
-    """Why nothing new is fetched now; None where it may be. Sizes are in bytes, `least_free` as in `reserve`."""
+def judge_disk_space(
+    *, free: int, total: int, read_only: bool, least_free: int | None, files_left: int | None = None
+) -> Problem | None:
+    """Why nothing new is fetched now; None where it may be. Sizes are in bytes, `least_free` as in `reserve`.
+
+    `files_left` is how many more files the disk can hold (inodes); None if there is no limit.
+    """
     if read_only:
         return Problem(
             kind=Kind.DISK_READ_ONLY,
@@ -29,5 +36,11 @@ def judge_disk_space(*, free: int, total: int, read_only: bool, least_free: int 
             kind=Kind.DISK_FULL,
             message=f"the backup disk is almost full ({left}): nothing new is fetched",
             hint="make room on it, or prune; work goes on by itself. CBK_MIN_FREE_SPACE is what stays free",
+        )
+    if files_left is not None and files_left < LEAST_FILES:
+        return Problem(
+            kind=Kind.DISK_FULL,
+            message=f"the backup disk can hold only {files_left} more files (inodes): nothing new is fetched",
+            hint="remove what is not the kit's from it, or move to a disk with more inodes; work goes on by itself then",
         )
     return None

@@ -177,12 +177,17 @@ def _text(value: object) -> str:
 
 def _url(value: object) -> str:
     text = _text(value)
-    kind = kind_of_url(text)
-    if kind is None or not urlsplit(text).path.strip("/"):
+    try:
+        kind, parts = kind_of_url(text), urlsplit(text)
+        _ = parts.port  # raises ValueError, whose text is what stands there: a part of a password, where that has a / in it
+    except ValueError:
+        raise ValueError("cannot be understood: in a user or a password, @ : / ? # and % must be %-encoded") from None
+    if kind is None or not parts.path.strip("/"):
         raise ValueError(
             "expected the URL of a database: postgresql://, mysql:// or mariadb://user:password@host/name, sqlite:///path"
         )
-    _ = urlsplit(text).port  # raises ValueError
+    if "@" in parts.path + parts.query + parts.fragment and kind is not DumpKind.SQLITE:
+        raise ValueError("a password with / ? or # in it must be %-encoded")
     return text
 
 

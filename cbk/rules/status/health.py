@@ -74,6 +74,8 @@ _STATE_KINDS = {
     VersionState.MISMATCH: Kind.MISMATCH,
     VersionState.DECLINED: Kind.ROWS,
 }
+# Of one file, and of several, if a state's name does not make a sentence.
+_STATE_WORDS = {VersionState.MISMATCH: ("file is not what its row's Hash says", "files are not what their rows' Hash says")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,8 @@ def judge(
         count = by_state.get(state, 0)
         if count and state is not VersionState.STORED:
             hint = HINTS.get(state, "its newest version has no copy: `cbk ls` tells more")
-            message = f"{count} {'file is' if count == 1 else 'files are'} {state.value}"
+            one, many = _STATE_WORDS.get(state, (f"file is {state.value}", f"files are {state.value}"))
+            message = f"{count} {one if count == 1 else many}"
             problems.append(Problem(kind=_STATE_KINDS.get(state, Kind.UNFETCHED), message=message, hint=hint))
     if declined_rows:
         problems.append(
@@ -275,9 +278,19 @@ def _poll_problems(polled_at: datetime | None, poll_problem: str | None, now: da
     return []
 
 
+def is_poll_due(polled_at: datetime | None, now: datetime, poll_interval: timedelta) -> bool:
+    """Whether two polls could have been and were not: reason enough to ask Redis whether it is there."""
+    return polled_at is None or now - polled_at > 2 * poll_interval
+
+
+def blame_broker(problems: list[Problem], message: str, hint: str) -> list[Problem]:
+    """The problems, with Redis before them as the cause of polls that do not come."""
+    return [Problem(kind=Kind.POLL, message=f"no poll comes: {message}", hint=hint, about="redis"), *problems]
+
+
 def describe_age(age: timedelta) -> str:
     """A duration for people: "42 s", "17 min", "3 h", "5 days"."""
-    seconds = age.total_seconds()
+    seconds = max(age.total_seconds(), 0.0)  # what a clock that was set back makes younger than nothing is no age
     for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:
             return f"{int(seconds / unit)} {name}"

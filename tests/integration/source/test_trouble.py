@@ -1,6 +1,7 @@
 """Never written, and read on whatever happened: a database that is away, slow, refusing or restarted."""
 
 import sqlite3
+import sys
 
 import psycopg
 import pytest
@@ -219,9 +220,10 @@ def test_url_that_leads_nowhere_is_a_setting_to_mend(url, problem):
     assert_tells_no_secret(wrong.value)
 
 
-def test_driver_that_is_not_installed_is_a_setting_to_mend():
-    with pytest.raises(SettingsError, match="CBK_SOURCE_URL: the driver psycopg2 is not installed"):
-        Source("postgresql+psycopg2://cbk@host/app").latest_id()
+def test_driver_that_is_not_installed_is_a_setting_to_mend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    with pytest.raises(SettingsError, match="CBK_SOURCE_URL: the driver pymysql is not installed"):
+        Source("mysql://cbk@host/app").latest_id()
 
 
 def test_url_of_heroku_and_others_is_understood(postgres, pg_database):
