@@ -212,3 +212,33 @@ def test_node_makes_and_answers_the_same_links(tmp_path):
     made, answers, refused = json.loads(done.stdout)
     assert (made, refused) == (mine, 403)
     assert [(answer["status"], answer["headers"]["Location"]) for answer in answers] == [(302, f"s3:{key}") for key in keys]
+
+
+@pytest.mark.skipif(shutil.which("php") is None, reason="this machine has no php to run it with")
+def test_laravel_makes_and_answers_the_same_links(tmp_path):
+    links = Links("https://app.example.com/cbk-links", secrets=[SECRET])
+    keys = ["a", "cars/id-1/ä b.png", "line\nbreak", "a//b?#%"]
+    (tmp_path / "links.php").write_text(CODE["php laravel-links"])
+    (tmp_path / "run.php").write_text(
+        """<?php
+        require 'links.php';
+        [$url, $secret, $keys, $links] = json_decode($argv[1]);
+        $read = fn ($link) => App\\CbkLinks::read(['old', $secret], ...array_slice(explode('/', $link), -2));
+        echo json_encode([
+            array_map(fn ($key) => App\\CbkLinks::link($url, $secret, 's3', $key), $keys),
+            array_map($read, $links),
+            $read(str_repeat('0', 64) . '/' . basename($links[0])),
+            $read('0/***'),
+        ]);
+        """
+    )
+    mine = [links.link("s3", key) for key in keys]
+    told = json.dumps(["https://app.example.com/cbk-links", SECRET, keys, mine])
+    done = subprocess.run(["php", "run.php", told], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [mine, [["s3", key] for key in keys], None, None]
+
+
+@pytest.mark.skipif(shutil.which("php") is None, reason="this machine has no php to check the syntax with")
+def test_laravels_route_is_php(tmp_path):
+    (tmp_path / "web.php").write_text(CODE["php laravel-route"])
+    subprocess.run(["php", "-l", "web.php"], cwd=tmp_path, check=True, capture_output=True)
