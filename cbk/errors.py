@@ -34,6 +34,7 @@
     │   └── DrillFailed              it does not restore to what was dumped
     ├── MirrorError                a further place for copies
     │   └── MirrorUnavailable        away, not the one that is known, or refusing us now   retryable
+    ├── InventoryUnreadable        the application's list of its bucket makes no sense
     ├── ClockDistrusted            the clock went back, jumped ahead, or is not kept
     ├── Busy                       as much is under way as this process may have       retryable
     ├── LeaseLost                  another worker holds this piece of work now
@@ -241,6 +242,10 @@ class MirrorUnavailable(MirrorError):
     """It is away, is not the one that is known, or refuses us now; the next pass carries on."""
 
     retryable = True
+
+
+class InventoryUnreadable(CbkError):
+    """The application's list of what its bucket holds makes no sense, or is not whole."""
 
 
 class ClockDistrusted(CbkError):

@@ -345,6 +345,10 @@ class Settings(BaseSettings):
     verify_rate: Size = Field(
         default=50_000_000, description="Bytes per second at the most that workers read to verify copies. 0: no limit."
     )
+    inventory_max_age: Duration = Field(
+        default=timedelta(days=3),
+        description="A storage whose last inventory (`cbk-app inventory`) is older than that is a problem.",
+    )
     drill_every: Duration = Field(
         default=timedelta(0), description="How often some copies are restored for a test (`cbk drill`). 0: only when asked to."
     )

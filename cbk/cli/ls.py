@@ -16,9 +16,11 @@ from rich.table import Table
 
 from cbk.cli.context import opened
 from cbk.cli.text import as_line, as_size, as_text, parse_instant
+from cbk.jobs.context import Context
 from cbk.jobs.status.listing import VersionFilter, find
 from cbk.model import DeclinedRow, Version, VersionState
 from cbk.rules.intake.layout import location_of, object_key
+from cbk.rules.inventory import FindingKind
 
 EXIT_SOME_FAILED = 3
 TABLE_ROWS = 1000
@@ -45,6 +47,7 @@ _MORE_HEADINGS = ("on disk", "stored", "verified", "row")
     "--refresh", is_flag=True, help="Only what waits for a fresh link, and of that only the rows' Ids, as SQL takes them."
 )
 @click.option("--gone", is_flag=True, help="Only what has a copy here and no row any more, though nobody deleted it.")
+@click.option("--unrecorded", is_flag=True, help="Only what the last inventories name and no row does: objects, not versions.")
 @click.option("--long", "is_long", is_flag=True, help="More columns.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line; docs/commands.md documents its shape.")
 @click.pass_obj
@@ -63,6 +66,7 @@ def ls(
     until: str | None,
     refresh: bool,
     gone: bool,
+    unrecorded: bool,
     is_long: bool,
     as_json: bool,
 ) -> None:
@@ -79,6 +83,9 @@ def ls(
     """
     with opened(config) as context:
         context.catalog.require_current()
+        if unrecorded:
+            _print_unrecorded(context, as_json=as_json)
+            return
         now = context.catalog.database.now()
         filters = VersionFilter(
             storage=storage,
@@ -106,6 +113,13 @@ def ls(
             _print_ids(item["row"] for item in listed)
         else:
             _print_table(listed, is_long=is_long)
+
+
+def _print_unrecorded(context: Context, *, as_json: bool) -> None:
+    """Objects that have no row, as far as they are known by name: the bucket's name for each, and its size."""
+    for kept in context.catalog.inventories.findings(FindingKind.UNRECORDED):
+        found = {"storage": kept.storage, "key": kept.finding.key, "size": kept.finding.size}
+        click.echo(as_line(found) if as_json else "\t".join(as_text(value) for value in found.values()))
 
 
 def _nothing_hint(filters: VersionFilter) -> str:

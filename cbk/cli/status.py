@@ -109,6 +109,7 @@ def _lines(taken: Status) -> Iterator[str]:
     for standing in taken.dumps:
         yield f"dump        {escape(as_text(standing_line(standing, counts.now)))}"
     yield from _mirror_lines(taken)
+    yield from map(escape, _inventory_lines(taken))
     yield f"last poll   {describe_age(counts.now - taken.polled_at) + ' ago' if taken.polled_at else 'never'}"
     if taken.ordered.paused_until:
         until = f"{taken.ordered.paused_until.astimezone():%Y-%m-%d %H:%M %Z}"
@@ -148,6 +149,15 @@ def _retention_lines(retention: Retention) -> Iterator[str]:
             f"brake       {allowance.used} of {allowance.allowed} copies went without a person's word "
             f"since {allowance.since:%Y-%m-%d}; {allowance.waiting} wait"
         )
+
+
+def _inventory_lines(taken: Status) -> Iterator[str]:
+    """What the last inventory of each storage is of, or that there is none: then the kit answers for the rows alone."""
+    if not taken.inventories:
+        yield "inventory   none: what is in the bucket without a row is not known; `cbk-app inventory` tells"
+    for each in taken.inventories:
+        age = f", {describe_age(taken.counts.now - each.as_of)} old" if each.as_of else ""
+        yield f"inventory   {as_text(each.storage)}: {counted(each.objects, 'object')}{age}"
 
 
 def _bucket_lines(taken: Status) -> Iterator[str]:

@@ -19,6 +19,7 @@ from cbk.edges.catalog.dumps import Dumps
 from cbk.edges.catalog.folders import Folders
 from cbk.edges.catalog.holds import Holds
 from cbk.edges.catalog.intake import Intake
+from cbk.edges.catalog.inventory import Inventories
 from cbk.edges.catalog.leases import Facts, Leases
 from cbk.edges.catalog.link_deadlines import Links
 from cbk.edges.catalog.mirrors import Mirrors
@@ -71,6 +72,7 @@ class Catalog:
         self.verification = Verification(self.database, holder)
         self.selection = Selection(self.database)
         self.mirrors = Mirrors(self.database, holder, self.dumps)
+        self.inventories = Inventories(self.database)
 
     def upgrade(self) -> bool:
         """Make or migrate the tables; True where anything changed. Raises CatalogUnavailable."""

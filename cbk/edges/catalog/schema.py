@@ -335,6 +335,37 @@ samples = sa.Table(
     sa.Column("total", sa.BigInteger, nullable=False),
 )
 
+# The last inventory of each storage: `rules/inventory.py`. What is more than the findings that are kept by name is `beyond`.
+inventories = sa.Table(
+    "inventories",
+    metadata,
+    sa.Column("storage", AnyText, primary_key=True),
+    # Which one was compared; NULL: none yet.
+    sa.Column("version_id", sa.BigInteger),
+    sa.Column("as_of", Instant),
+    sa.Column("objects", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("unrecorded_beyond", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("absent_beyond", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("other_size_beyond", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("problem", AnyText, nullable=False, server_default=""),
+)
+
+# Objects without rows, files without objects, objects of another size.
+inventory_findings = sa.Table(
+    "inventory_findings",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("storage", AnyText, nullable=False),
+    # A `FindingKind`.
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("key", AnyText, nullable=False),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("number", sa.BigInteger),
+    # When it was last looked at again.
+    sa.Column("checked_at", Instant),
+    sa.Index("ix_inventory_findings_kind", "kind", "storage"),
+)
+
 # Rows that cannot become a version, until the application mends them.
 declined = sa.Table(
     "declined",

@@ -17,6 +17,7 @@ from cbk.jobs.dump.take import DUMP_LEASE, PART_PREFIX
 from cbk.jobs.intake.doubts import note_doubts
 from cbk.jobs.intake.rows import POLL_NUMBER, forget_rows, poll_number, record_rows, record_rows_of, settle_files
 from cbk.jobs.intake.table_reader import Table, TableReader, reading_of
+from cbk.jobs.inventory.compare import compare_inventories, note_inventories
 from cbk.jobs.mirror.call import call_mirrors
 from cbk.jobs.poll.samples import note_sample
 from cbk.jobs.retention import sweep
@@ -65,6 +66,7 @@ class _Poll:
 
     def record(self, rows: list[SourceRow]) -> int:
         taken = record_rows(self.context, rows)
+        note_inventories(self.context, rows)
         self.read += len(rows)
         self.new += taken.new
         self.declined += len(taken.declined)
@@ -111,6 +113,7 @@ def poll(context: Context, publisher: Publisher, *, pause: Pause) -> Summary:
         run.between_pages()
         _sweep(context)
         sweep.purge_leftovers(context, clock_is_trusted=clock_problem is None)
+        compare_inventories(context, run.between_pages)
         context.catalog.facts.set(**{"poll.finished_at": context.catalog.now().isoformat(), "poll.problem": None})
         call_mirrors(context, publisher)
         note_sample(context)

@@ -27,6 +27,7 @@ from cbk.rules.backup.disk_space import reserve
 from cbk.rules.backup.link_deadlines import find_doomed, horizon, judge_links
 from cbk.rules.backup.overrides import BANDWIDTH_FACT, judge_pause
 from cbk.rules.intake.reading import CAME_OR_WENT
+from cbk.rules.inventory import FindingKind, Inventory, inventory_problems
 from cbk.rules.mirror import MirrorStanding, judge_mirrors
 from cbk.rules.retention.brake import Allowance
 from cbk.rules.status.health import (
@@ -105,6 +106,7 @@ class Status:
     retention: Retention
     verification: Standing
     drill: Drill | None
+    inventories: list[Inventory]
     ordered: OverridesInForce
     dumps: list[DumpStanding]
     mirrors: list[MirrorStanding]
@@ -191,6 +193,15 @@ def status_object(taken: Status) -> dict[str, Any]:
         "last_drill_passed": taken.drill.passed if taken.drill else None,
         "dumps": [dump_object(standing, counts.now) for standing in taken.dumps],
         "elsewhere": elsewhere_object(taken.mirrors),
+        "inventories": [
+            {
+                "storage": each.storage,
+                "as_of": _text(each.as_of),
+                "objects": each.objects,
+                **{kind.value: each.counts.get(kind, 0) for kind in FindingKind},
+            }
+            for each in taken.inventories
+        ],
         "paused_until": _text(taken.ordered.paused_until),
         "bandwidth": taken.ordered.bandwidth,
         "last_poll_at": _text(taken.polled_at),
@@ -275,6 +286,8 @@ def gather_status(context: Context) -> Status:
         overdue=verification.overdue, problem=facts.get("verify.problem"), every=context.settings.verify_every
     )
     problems += drill_problems(failed=drill.problem if drill else None)
+    inventories = context.catalog.inventories.all()
+    problems += inventory_problems(inventories, now=counts.now, max_age=context.settings.inventory_max_age)
     problem = check_disk_space(context)
     ordered = _ordered(context, facts)
     if problem is not None:
@@ -304,6 +317,7 @@ def gather_status(context: Context) -> Status:
         retention=retention,
         verification=verification,
         drill=drill,
+        inventories=inventories,
         ordered=ordered,
         dumps=dumps.dumps,
         mirrors=mirrors,

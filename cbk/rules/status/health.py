@@ -55,6 +55,10 @@ class Kind(StrEnum):
     DRILL = "drill"
     DUMP = "dump"
     DUMP_DRILL = "dump_drill"
+    UNRECORDED = "unrecorded"
+    ABSENT = "absent"
+    OTHER_SIZE = "other_size"
+    INVENTORY = "inventory"
     DISK_READ_ONLY = "disk_read_only"
     DISK_FULL = "disk_full"
     # Known to whoever looks by itself (`rules.voice`), where `status` ends with an error, has a line of its own, or shows a note.

@@ -1,0 +1,1 @@
+"""What the buckets hold, compared with what the catalog knows."""
