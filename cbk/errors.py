@@ -10,7 +10,7 @@
     ├── CatalogError               the kit's own database
     │   ├── CatalogUnavailable       away or locked now                                retryable
     │   ├── CatalogOutdated          not made yet, or of another release
-    │   │   └── CatalogMissing         not where it should be
+    │   │   └── CatalogMissing         not where it should be; CatalogUnavailable as well  retryable
     │   ├── CatalogDamaged           a file that is no catalog, or is broken
     │   └── CatalogMisplaced         SQLite on a network share
     ├── BrokerUnavailable          Redis is away                                       retryable
@@ -134,8 +134,8 @@ class CatalogOutdated(CatalogError):
     """Its tables are not there, or are those of another release."""
 
 
-class CatalogMissing(CatalogOutdated):
-    """It is not where it should be: not made yet, or lost."""
+class CatalogMissing(CatalogOutdated, CatalogUnavailable):
+    """It is not where it should be: not made yet, lost, or on a disk that is away now."""
 
 
 class CatalogDamaged(CatalogError):
