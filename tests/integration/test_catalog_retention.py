@@ -5,6 +5,7 @@ import threading
 import uuid
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -710,6 +711,8 @@ def test_key_that_no_database_can_hold_is_held_as_it_is(catalog):
 def migrate(catalog, revision):
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
+    if not catalog.is_shared:
+        Path(catalog.engine.url.database).touch()  # a catalog makes its file itself, and only where it is to be made
     with catalog.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
