@@ -12,8 +12,9 @@ COPY appside/cbk_app appside/cbk_app
 RUN /opt/cbk/bin/pip install --no-deps --no-build-isolation .
 
 FROM python:3.11-slim-bookworm
-# The copies belong to this user: its number is fixed, so that they still do after an update of the image.
-RUN useradd --system --uid 10001 --home-dir /var/lib/cbk --create-home --shell /usr/sbin/nologin cbk \
+# The copies belong to this user and group: their numbers are fixed, so that they still do after an update of the image.
+RUN groupadd --gid 10001 cbk \
+    && useradd --uid 10001 --gid cbk --no-log-init --home-dir /var/lib/cbk --create-home --shell /usr/sbin/nologin cbk \
     && install -d -o cbk -g cbk /backups
 COPY --from=build /opt/cbk /opt/cbk
 # celery reads celeryconfig.py from the working folder; mount another one over it to override the kit's configuration.
@@ -21,5 +22,5 @@ COPY celeryconfig.py /var/lib/cbk/
 ENV PATH=/opt/cbk/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /var/lib/cbk
 USER cbk
-# `cbk …` and `celery -A cbk …` are run as they are, without a shell or an init around them, so that SIGTERM reaches them.
+# `cbk …` and `celery -A cbk …` are run as they are, without a shell around them, so that SIGTERM reaches them; `docker run --init` hands it on.
 CMD ["celery", "-A", "cbk", "worker"]

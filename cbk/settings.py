@@ -43,7 +43,7 @@ from cbk.rules.sizes import parse_size
 DEFAULT_CONFIG = Path("/etc/cbk/cbk.toml")
 PREFIX = "CBK_"
 # Read by other parts of the kit than this model, so that they are no typing errors.
-OTHER_NAMES = frozenset({"CBK_CONFIG", "CBK_CELERY_CONFIG", "CBK_VENV"})
+OTHER_NAMES = frozenset({"CBK_CONFIG", "CBK_CELERY_CONFIG", "CBK_VENV", "CBK_ALIVE_FILE"})
 
 
 def _parse_buckets(value: object) -> object:

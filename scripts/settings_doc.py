@@ -66,6 +66,9 @@ _UNITS = """\
 - `CBK_CONFIG`: the TOML file, see above.
 - `CBK_CELERY_CONFIG`: where `celery` finds the operator's `celeryconfig.py` (a path that ends in `.py`, or a module's name).
   Without it, the one in the working folder is used, where there is one.
+- `CBK_ALIVE_FILE`: a file that a worker, and beat, touch every 10 seconds while they are in order: also while they wait for Redis,
+  and not where messages wait and the worker takes none. In the environment only. For health checks of
+  [containers](containers.md#health).
 - `CBK_VENV`: where `scripts/bootstrap` puts the virtual environment. Default: `.venv`.
 
 ## As a file

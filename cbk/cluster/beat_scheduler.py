@@ -27,4 +27,6 @@ class Scheduler(beat.Scheduler):
             self._heap = None
         self._last_look = look
         systemd_notify.tell("WATCHDOG=1")
-        return super().tick(*args, **kwargs)
+        systemd_notify.touch_alive_file()
+        pause = super().tick(*args, **kwargs)
+        return pause if systemd_notify.alive_file() is None else min(pause, systemd_notify.TOUCH_EVERY.total_seconds())

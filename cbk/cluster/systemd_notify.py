@@ -1,5 +1,8 @@
 """Telling the service manager how this process is: sd_notify(3), a few lines of text to a Unix datagram socket.
 
+A container has no such manager: there the file that CBK_ALIVE_FILE names is touched now and then, and its age is the answer to a
+health check that costs nothing.
+
 A worker is ready when it consumes, and alive while its consumer's own loop turns, or while it tries to reach Redis again. A beat is
 ready once it began, and alive while it looks at its schedule. Without a service manager that listens, all of this does nothing.
 """
@@ -8,7 +11,9 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from celery import signals
@@ -19,6 +24,7 @@ from cbk.cluster import watchdog
 LOOKS_PER_WATCHDOG = 3
 # Redis is tried again every 35 seconds at the most: 30 of pause, 5 until a connection is given up.
 PATIENCE = timedelta(minutes=2)
+TOUCH_EVERY = timedelta(seconds=10)
 
 
 def tell(*lines: str) -> None:
@@ -35,6 +41,20 @@ def tell(*lines: str) -> None:
             return
 
 
+def alive_file() -> Path | None:
+    """The file that is as old as this process has been silent. None where nobody looks at one."""
+    name = os.environ.get("CBK_ALIVE_FILE")  # noqa: TID251 - of this process, as the manager's variables are
+    return Path(name) if name else None
+
+
+def touch_alive_file() -> None:
+    """Show that this process is in order, where somebody looks."""
+    file = alive_file()
+    if file is not None:
+        with suppress(OSError):  # whoever looks sees that it grows old
+            file.touch()
+
+
 def watchdog_interval() -> timedelta | None:
     """How often the manager wants to hear from this process. None where it does not ask (sd_watchdog_enabled(3))."""
     asked = os.environ.get("WATCHDOG_USEC", "")  # noqa: TID251 - as above
@@ -47,6 +67,7 @@ def watchdog_interval() -> timedelta | None:
 def tell_waiting(reason: str) -> None:
     """Redis is away: this process is in order, has nothing to do, and is neither to be killed for it nor for starting slowly."""
     tell(f"STATUS=waits for Redis: {reason}", "WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={PATIENCE // timedelta(microseconds=1)}")
+    touch_alive_file()
 
 
 @signals.worker_ready.connect
@@ -56,6 +77,9 @@ def _consumes(sender: Any, **_ignored: object) -> None:
     if interval is not None:
         # The timer is turned by the loop that takes messages from Redis: where that hangs, nothing is told any more.
         sender.timer.call_repeatedly(interval.total_seconds(), _tell_alive, ())
+    if alive_file() is not None:
+        touch_alive_file()
+        sender.timer.call_repeatedly(TOUCH_EVERY.total_seconds(), _show_alive, ())
 
 
 def _tell_alive() -> None:
@@ -64,9 +88,15 @@ def _tell_alive() -> None:
         tell("WATCHDOG=1", "STATUS=consumes")
 
 
+def _show_alive() -> None:
+    if watchdog.is_consuming():
+        touch_alive_file()
+
+
 @signals.beat_init.connect
 def _begins(**_ignored: object) -> None:
     tell("READY=1")
+    touch_alive_file()
 
 
 @signals.worker_shutting_down.connect

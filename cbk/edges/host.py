@@ -67,6 +67,21 @@ def unmounted_place(root: Path, fstab: Path = Path("/etc/fstab")) -> Path | None
     return next((place for place in wanted if not os.path.ismount(place)), None)
 
 
+def is_disk_read_only(root: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether the filesystem that the folder is on takes nothing from anybody on this machine, as after an error of the disk.
+
+    A mount that is read-only by itself, as `:ro` makes one for a container, says nothing of the others.
+    Format: proc_pid_mountinfo(5).
+    """
+    place, options = Path(), ""
+    for line in _read(mounts).splitlines():
+        mount, _, filesystem = line.partition(" - ")
+        point = Path(_unescaped(mount.split(" ")[4]))
+        if root.absolute().is_relative_to(point) and len(point.parts) >= len(place.parts):  # the last one lies over the others
+            place, options = point, filesystem.split(" ")[-1]
+    return "ro" in options.split(",")
+
+
 def _unescaped(name: str) -> str:
     """A name as fstab(5) and proc(5) write it, with blanks in octal."""
     return name.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")

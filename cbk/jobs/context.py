@@ -62,6 +62,8 @@ class Context:
     slots: BoundedSemaphore
     # When this process last noted that it is at work (`jobs/status/workers.py`), on a clock that only goes forward.
     noted_at_work: float = float("-inf")
+    # When it last noted how it sees the disk (`jobs/backup/disk_space.py`), on the same clock, and whether that was read-only.
+    noted_disk: tuple[float, bool | None] = (float("-inf"), None)
     # What a person ordered, as this process saw it last (`jobs/backup/overrides.py`), and when, on the same clock.
     overrides: RuntimeOverrides | None = None
     overrides_read_at: float = float("-inf")

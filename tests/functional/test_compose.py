@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from fnmatch import fnmatch
 from pathlib import Path
@@ -92,6 +94,26 @@ def test_kit_settings_are_valid_and_known(monkeypatch):
         monkeypatch.setenv(name, value)
     Settings()
     assert unknown_names(kit_settings()) == []
+
+
+def test_image_is_built_once_for_all_of_the_kit():
+    assert [name for name in KIT_SERVICES if "build" in SERVICES[name]] == ["init"]
+    assert len({SERVICES[name]["image"] for name in KIT_SERVICES}) == 1
+    assert all("init" in SERVICES[name]["depends_on"] for name in KIT_SERVICES if name != "init")
+
+
+def test_something_reaps_what_health_checks_leave_behind():
+    assert all(SERVICES[name]["init"] is True for name in KIT_SERVICES)
+
+
+def test_health_check_of_the_kit_starts_no_python():
+    for name in KIT_SERVICES[1:]:
+        assert not re.search(r"\b(python|celery|cbk)\b", " ".join(health_command_of(name)).replace("CBK_", "")), name
+
+
+def test_only_servers_of_the_file_have_a_place_of_their_own():
+    """What has no volume named here, and wants one, gets an anonymous one with each container."""
+    assert SERVICES["valkey"]["tmpfs"] == "/data"
 
 
 def test_backup_disk_is_one_volume_at_the_backup_root():
@@ -254,8 +276,9 @@ def initialised(kit_environment, kit_folder):
 def test_service_runs_and_its_health_check_says_so(service, kit_environment, kit_folder, tmp_path):
     port = free_port()
     command = command_of(service) + ([f"--port={port}"] if service == "flower" else [])
-    health = [re.sub("555[56]", str(port), word) for word in health_command_of(service)]
-    environment = kit_environment | {"CBK_PAGE_PORT": str(port)}
+    alive = str(tmp_path / "alive")
+    health = [re.sub("555[56]", str(port), word).replace("/tmp/alive", alive) for word in health_command_of(service)]
+    environment = kit_environment | {"CBK_PAGE_PORT": str(port), "CBK_ALIVE_FILE": alive}
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(command, env=environment, cwd=kit_folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -272,9 +295,34 @@ def test_service_runs_and_its_health_check_says_so(service, kit_environment, kit
 
 @pytest.mark.usefixtures("initialised")
 @pytest.mark.parametrize("service", ["worker", "beat", "flower", "page"])
-def test_health_check_of_a_service_that_does_not_run_fails(service, kit_environment, kit_folder):
-    health = [re.sub("555[56]", str(free_port()), word) for word in health_command_of(service)]
+def test_health_check_of_a_service_that_does_not_run_fails(service, kit_environment, kit_folder, tmp_path):
+    port, alive = str(free_port()), str(tmp_path / "alive")
+    health = [re.sub("555[56]", port, word).replace("/tmp/alive", alive) for word in health_command_of(service)]
     assert subprocess.run(health, env=kit_environment, cwd=kit_folder, capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.parametrize("service", ["worker", "beat"])
+def test_health_check_of_a_service_that_fell_silent_fails(service, tmp_path):
+    health = [word.replace("/tmp/alive", str(tmp_path / "alive")) for word in health_command_of(service)]
+    (tmp_path / "alive").touch()
+    assert subprocess.run(health, check=False).returncode == 0
+    two_minutes_ago = time.time() - 120
+    os.utime(tmp_path / "alive", (two_minutes_ago, two_minutes_ago))
+    assert subprocess.run(health, check=False).returncode != 0
+
+
+def test_health_check_of_a_page_that_answers_with_an_error_fails():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse():
+            with server.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.0 503 Service Unavailable\r\n\r\n")
+
+        answering = threading.Thread(target=refuse)
+        answering.start()
+        health = [word.replace("5556", str(server.getsockname()[1])) for word in health_command_of("page")]
+        assert subprocess.run(health, check=False).returncode != 0
+        answering.join()
 
 
 # --- the image ---
@@ -331,6 +379,13 @@ def test_image_installs_by_hash_and_compiles_nothing():
     installs = [argument for instruction, argument in dockerfile() if instruction == "RUN" and "pip install" in argument]
     assert any("--require-hashes --only-binary :all: -r constraints/runtime.txt" in install for install in installs)
     assert all("--no-deps" in install or "--require-hashes" in install for install in installs)
+
+
+def test_image_fixes_the_numbers_of_user_and_group():
+    (making,) = [argument for instruction, argument in dockerfile() if instruction == "RUN" and "useradd" in argument]
+    assert "groupadd --gid 10001 cbk" in making
+    assert re.search(r"useradd .*--uid 10001 .*--gid cbk ", making)
+    assert "--system" not in making  # numbers of the system's own are below 1000
 
 
 def test_image_does_not_run_as_root():

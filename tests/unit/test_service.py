@@ -111,3 +111,50 @@ def test_beat_tells_with_every_look_at_its_schedule(manager, monkeypatch):
     assert isinstance(beat, Scheduler)
     beat.run(3)
     assert manager().count("WATCHDOG=1") >= 3
+
+
+# ---- for who looks at a file ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alive(tmp_path, monkeypatch):
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("CBK_ALIVE_FILE", str(tmp_path / "alive"))
+    return tmp_path / "alive"
+
+
+def test_worker_touches_its_file_once_it_consumes_and_goes_on_from_its_own_loop(alive):
+    consumer = Consumer()
+    systemd_notify._consumes(sender=consumer)
+    assert alive.exists()
+    assert consumer.timer.repeated == [10.0]
+
+
+def test_worker_that_takes_nothing_of_what_waits_does_not_touch_its_file(alive, monkeypatch):
+    monkeypatch.setattr(watchdog, "is_consuming", lambda: False)
+    systemd_notify._show_alive()
+    assert not alive.exists()
+
+
+def test_worker_that_waits_for_redis_touches_its_file(alive):
+    systemd_notify.tell_waiting("ConnectionError")
+    assert alive.exists()
+
+
+def test_beat_touches_its_file_with_every_look_at_its_schedule_and_looks_often(alive, monkeypatch):
+    beat = Beat(monkeypatch)
+    alive.unlink(missing_ok=True)
+    assert beat.tick() <= 10
+    assert alive.exists()
+
+
+def test_file_that_cannot_be_touched_is_no_reason_to_stop_working(monkeypatch):
+    monkeypatch.setenv("CBK_ALIVE_FILE", "/nowhere/alive")
+    systemd_notify.touch_alive_file()
+
+
+def test_worker_touches_nothing_where_nobody_looks(monkeypatch):
+    monkeypatch.delenv("CBK_ALIVE_FILE", raising=False)
+    consumer = Consumer()
+    systemd_notify._consumes(sender=consumer)
+    assert consumer.timer.repeated == []

@@ -35,7 +35,7 @@ from cbk.errors import (
     RootMissing,
     SourceError,
 )
-from cbk.jobs.backup.disk_space import fetch_blocker
+from cbk.jobs.backup.disk_space import fetch_blocker, note_disk
 from cbk.jobs.backup.dispatch import dispatch
 from cbk.jobs.backup.throttle import Throttle
 from cbk.jobs.context import Context, Publisher, downloads
@@ -134,6 +134,7 @@ def back_up_together(context: Context, source_ids: Sequence[str], publisher: Pub
                 source_ids, context.settings.lease
             )  # their message is in hand: nobody need send another
             raise Busy(f"all {downloads(context.settings)} downloads of this worker are under way")
+        note_disk(context)
         reason = fetch_blocker(context)
         if reason is not None:  # their dispatch runs out, and they are sent again once nothing is in the way
             put_off = [Summary(outcome="put off", facts={"row": source_id, "reason": reason}) for source_id in source_ids]

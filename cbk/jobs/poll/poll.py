@@ -10,6 +10,7 @@ from time import monotonic
 
 from cbk.edges.catalog import Leases
 from cbk.errors import CbkError, ClockDistrusted, LeaseLost
+from cbk.jobs.backup.disk_space import note_disk
 from cbk.jobs.backup.dispatch import dispatch
 from cbk.jobs.context import Context, Publisher
 from cbk.jobs.copies import find_in_place
@@ -100,6 +101,7 @@ def poll(context: Context, publisher: Publisher, *, pause: Pause) -> Summary:
     run = _Poll(context, publisher, leases, number=poll_number(context) + 1)
     try:
         context.catalog.facts.set(**{POLL_NUMBER: str(run.number)})
+        note_disk(context)
         files = _files_of(run)
         context.catalog.work.clamp_future_times(context.settings.lease, LONGEST_WAIT)
         files.read_new()

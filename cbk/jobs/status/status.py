@@ -11,7 +11,7 @@ from cbk.edges.archive.archive import DiskUsage
 from cbk.edges.catalog import BucketCounts, Counts, Standing, Unprotected
 from cbk.edges.redis.broker import ping_broker
 from cbk.errors import BrokerUnavailable
-from cbk.jobs.backup.disk_space import check_disk_space
+from cbk.jobs.backup.disk_space import DISK_FACT, judge_usage, usage_for_workers
 from cbk.jobs.backup.overrides import refresh_overrides
 from cbk.jobs.context import Context
 from cbk.jobs.dump.listing import DumpStanding, dump_object, gather_dumps
@@ -288,7 +288,8 @@ def gather_status(context: Context) -> Status:
     problems += drill_problems(failed=drill.problem if drill else None)
     inventories = context.catalog.inventories.all()
     problems += inventory_problems(inventories, now=counts.now, max_age=context.settings.inventory_max_age)
-    problem = check_disk_space(context)
+    usage = usage_for_workers(context, facts.get(DISK_FACT), counts.now)
+    problem = judge_usage(context, usage)
     ordered = _ordered(context, facts)
     if problem is not None:
         problems.append(problem)
@@ -309,7 +310,7 @@ def gather_status(context: Context) -> Status:
     return Status(
         counts=counts,
         buckets=context.catalog.report.buckets(),
-        disk=_disk(context, counts.now),
+        disk=_disk(context, usage, counts.now),
         refresh=Refresh(count=to_refresh, first=first),
         unprotected=context.catalog.report.unprotected(),
         problems=problems,
@@ -355,8 +356,7 @@ def _retention(context: Context, now: datetime) -> Retention:
     )
 
 
-def _disk(context: Context, now: datetime) -> Disk:
-    usage = context.archive.usage()
+def _disk(context: Context, usage: DiskUsage, now: datetime) -> Disk:
     kept_free = reserve(usage.total, context.settings.min_free_space)
     left = days_left(context.catalog.samples.since(now - TREND_WINDOW), now=now, free=usage.free, kept_free=kept_free)
     return Disk(usage=usage, kept_free=kept_free, days_left=left)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from cbk.rules.status.health import Kind, Problem
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cbk.rules.status.health import LATE_AT_LEAST, LATE_INTERVALS, Kind, Problem
 
 LARGEST_RESERVE = 1 << 30
 RESERVED_SHARE = 50
@@ -14,6 +18,27 @@ _BYTES_PER_MB = 1e6
 def reserve(total: int, least_free: int | None) -> int:
     """Bytes that stay free on a disk of `total` bytes: `least_free`; where that is None, 1 GiB or a fiftieth of a smaller disk."""
     return min(LARGEST_RESERVE, total // RESERVED_SHARE) if least_free is None else least_free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """How a worker found the backup disk when it last looked."""
+
+    at: datetime
+    read_only: bool
+
+
+def is_read_only(sightings: Iterable[Sighting], *, now: datetime, poll_interval: timedelta, disk_is: bool, shares: bool) -> bool:
+    """Whether the backup disk is read-only for the workers, as far as one who only looks can tell.
+
+    What workers saw of late counts, and never how the looker's own mount is. `disk_is` says that the disk takes nothing from
+    anybody on the looker's machine: that counts where no worker looked of late, and always where they are on it too (`shares`).
+    """
+    if disk_is and shares:
+        return True
+    patience = max(poll_interval * LATE_INTERVALS, LATE_AT_LEAST)
+    recent = [sighting.read_only for sighting in sightings if abs(now - sighting.at) <= patience]
+    return any(recent) if recent else disk_is
 
 
 def judge_disk_space(
