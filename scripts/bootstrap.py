@@ -34,6 +34,8 @@ KEPT_PIP_SETTINGS = re.compile(
 )
 OUR_PIP_SETTINGS = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_USER": "0"}
 MINIMUM_PYTHON = (3, 11)
+NARROW = 2**32
+WIDER = "install the 64-bit Raspberry Pi OS (any Pi from the 3 on runs it), or another 64-bit Debian"
 LARGE_MB = 5
 TAIL_LINES = 25
 
@@ -52,6 +54,9 @@ def main(arguments: list[str]) -> int:
         print(f"usage: scripts/bootstrap {'|'.join(SETS + BEYOND)}", file=sys.stderr)
         return 2
     folder = (ROOT / (os.environ.get("CBK_VENV") or ".venv")).resolve()
+    if sys.maxsize <= NARROW:  # not what uname says: a 64-bit kernel may run the programs of a 32-bit system
+        print(f"this Python is a 32-bit one, and the kit needs 64 bits\nHINT: {WIDER}", file=sys.stderr)
+        return 1
     try:
         with one_at_a_time():
             make_ready(folder, arguments[0])

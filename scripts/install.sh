@@ -106,6 +106,9 @@ case $workers in
     '' | [1-9]) ;;
     *) fail "--workers takes a number from 1 to 9, not $workers" "one for each two processors is plenty; docs/operations.md says why" ;;
 esac
+# What the programs are made for, and not what the kernel could run.
+[ "$(getconf LONG_BIT)" = 64 ] || fail "this is a 32-bit system, and the kit needs 64 bits" \
+    "install the 64-bit Raspberry Pi OS (any Pi from the 3 on runs it), or another 64-bit Debian; nothing was changed here"
 [ "$(id -u)" = 0 ] || fail "only root can install a service" "sudo $0"
 for tool in apt-get systemctl runuser; do
     command -v $tool >/dev/null || fail "there is no $tool" "this script is for Debian and Raspberry Pi OS; docs/operations.md is for others"

@@ -1465,8 +1465,8 @@ def unreadable(archive, monkeypatch):
     store(archive, location="b/good/v1.gzip")
     scandir = os.scandir
 
-    def fail(path):
-        if path.endswith("b/bad"):
+    def fail(path="."):
+        if str(path).endswith("b/bad"):
             raise OSError(errno.EIO, "input/output error")
         return scandir(path)
 

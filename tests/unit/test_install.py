@@ -1,5 +1,6 @@
 """scripts/install.sh without a machine to install on: what can be known of it on any. scripts/test-install does the rest."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,8 +12,10 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 INSTALL = SCRIPTS / "install.sh"
 
 
-def install(*arguments):
-    return subprocess.run(["sh", str(INSTALL), *arguments], capture_output=True, text=True, check=False)
+def install(*arguments, **environment):
+    return subprocess.run(
+        ["sh", str(INSTALL), *arguments], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="this machine has no shellcheck; scripts/test-install installs it")
@@ -43,6 +46,15 @@ def test_wrong_usage_is_refused_before_anything_is_done(wrong):
     assert done.stderr.startswith("install.sh: ")
     assert "\nHINT: " in done.stderr
     assert done.stdout == ""
+
+
+def test_system_of_32_bits_is_refused_before_anything_is_done(tmp_path):
+    (tmp_path / "getconf").write_text('#!/bin/sh\n[ "$1" = LONG_BIT ] && echo 32\n')
+    (tmp_path / "getconf").chmod(0o755)
+    done = install("--dry-run", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "32-bit system" in done.stderr
+    assert "HINT: install the 64-bit Raspberry Pi OS" in done.stderr
 
 
 def test_every_option_that_is_taken_is_in_the_help():

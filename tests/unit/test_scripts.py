@@ -3,6 +3,7 @@
 import hashlib
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,16 @@ def test_larger_set_pins_all_of_the_smaller_one(smaller, larger):
         for name in (smaller, larger)
     }
     assert set(pins[smaller]) < set(pins[larger])
+
+
+def test_python_of_32_bits_is_refused_before_anything_is_made(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    monkeypatch.setenv("CBK_VENV", str(tmp_path / "venv"))
+    assert bootstrap.main(["runtime"]) == 1
+    said = capsys.readouterr().err
+    assert "32-bit" in said
+    assert "HINT: install the 64-bit Raspberry Pi OS" in said
+    assert not (tmp_path / "venv").exists()
 
 
 def test_pip_environment_keeps_where_packages_come_from():

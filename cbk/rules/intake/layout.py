@@ -30,6 +30,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from cbk.model import Version
+from cbk.rules.intake.unicode14 import UNASSIGNED
 
 COPY_NAME = re.compile(r"v[0-9]+(?:-[0-9a-f]{32})?\.gzip")
 # Folders of the root in which no copies lie.
@@ -121,12 +122,18 @@ def places(bucket: str, key: str, storage: str = "") -> tuple[str, ...]:
 def place_key(place: str) -> str:
     """What two places must differ in to be two folders on every disk: it ignores case, composition and invisible characters.
 
-    This is Unicode's canonical caseless match (Unicode Standard 3.13, D145), without the code points that some disks ignore.
+    This is Unicode's canonical caseless match (Unicode Standard 3.13, D145), without the code points that some disks ignore. It is
+    that of Unicode 14.0, whatever this Python knows: what came later is compared as it is.
     """
     if place.isascii():
         return place.lower()
-    visible = _IGNORABLE.sub("", place)
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", visible).casefold())
+    parts = UNASSIGNED.split(_IGNORABLE.sub("", place))  # every second one is of what came later
+    parts[::2] = map(_fold, parts[::2])
+    return "".join(parts)
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
 
 
 def bucket_folder(bucket: str) -> str:
