@@ -55,7 +55,7 @@ class DeleteRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedRow:
-    """A row that makes sense: `key` is Path + Name without outer slashes, `sha256` is 64 lower-case hex digits."""
+    """A row that makes sense: `key` is Path + Name as `object_key` has it, `sha256` is 64 lower-case hex digits."""
 
     source_id: str
     storage: str

@@ -90,8 +90,8 @@ def ls(
         filters = VersionFilter(
             storage=storage,
             key=None if key is None else object_key("", key),
-            prefix=prefix and prefix.lstrip("/"),
-            pattern=pattern and pattern.lstrip("/"),
+            prefix=prefix and object_key("", prefix),
+            pattern=pattern and object_key("", pattern),
             bucket=bucket,
             state=VersionState(state) if state else None,
             newest=newest or None,

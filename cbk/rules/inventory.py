@@ -18,7 +18,6 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from cbk.errors import InventoryUnreadable
-from cbk.rules.intake.layout import object_key
 from cbk.rules.status.health import Kind, Problem, describe_age
 from cbk.rules.text import counted
 
@@ -106,7 +105,7 @@ def is_settled(finding: InventoryFinding, known: CatalogFile | None) -> bool:
 
 
 def read_inventory(chunks: Iterable[bytes]) -> tuple[InventoryHeader, Iterator[InventoryEntry]]:
-    """The header of an inventory, and its objects, each as the catalog calls it.
+    """The header of an inventory, and its objects.
 
     Raise InventoryUnreadable for what is none; the objects raise it too, at the latest at their end, for one that is not whole.
     """
@@ -152,7 +151,7 @@ def _entries(lines: Iterator[bytes]) -> Iterator[InventoryEntry]:
                     raise InventoryUnreadable("the inventory counts other objects than it names", hint=_HINT)
                 return
             key, size, _etag, modified = value
-            yield InventoryEntry(key=object_key("", str(key)), size=int(size), modified=_instant(modified))
+            yield InventoryEntry(key=str(key), size=int(size), modified=_instant(modified))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InventoryUnreadable(f"line {count + 2} of the inventory makes no sense", hint=_HINT) from error
     raise InventoryUnreadable("the inventory ends in the middle", hint=_HINT)

@@ -14,6 +14,8 @@ from cbk.rules.intake.layout import (
     bucket_folder,
     contested_paths,
     copy_location,
+    former_key,
+    former_keys,
     object_key,
     place_key,
     places,
@@ -35,7 +37,7 @@ FOLDING = ["é", "e\u0301", "ß", "ss", "İ", "\u0131", "\u017f", "\u212a", "\u1
 BROKEN = ["\u202egpj.exe", "\u2028", "\ufeff", "\ud800", "\udfff"]
 PIECES = st.sampled_from([*SHAPES, *OURS, *COPIES, *DEVICES, *FOLDING, *BROKEN])
 TEXTS = st.one_of(st.lists(PIECES, max_size=6).map("".join), st.text(st.characters(), max_size=30))
-KEYS = st.lists(TEXTS, min_size=1, max_size=5).map("/".join).map(lambda key: key.lstrip("/")).filter(bool)
+KEYS = st.lists(TEXTS, min_size=1, max_size=5).map("/".join).filter(bool)
 BUCKETS = st.one_of(st.just("car-erp"), TEXTS)
 
 
@@ -77,13 +79,43 @@ def segments(bucket, key):
         ("/path/in/s3", "/FileName.jpg", "path/in/s3/FileName.jpg"),
         ("path", "FileName.jpg", "path/FileName.jpg"),
         ("", "FileName.jpg", "FileName.jpg"),
-        ("///", "//FileName.jpg", "FileName.jpg"),
+        ("", "/FileName.jpg", "FileName.jpg"),
+        ("/", "FileName.jpg", "FileName.jpg"),
         ("a//b/", "c//d.jpg", "a//b/c//d.jpg"),
+        ("a/", "/b", "a//b"),
+        ("a//", "b", "a//b"),
+        ("a", "//b", "a//b"),
+        ("", "/a//b", "a//b"),
+        ("/a/", "/b", "a//b"),
+        ("//a", "b", "/a/b"),
+        ("/", "/b", "/b"),
+        ("", "//b", "/b"),
+        ("///", "//FileName.jpg", "////FileName.jpg"),
         ("a", "folder/", "a/folder/"),
+        ("a", "folder//", "a/folder//"),
     ],
 )
-def test_object_key_joins_path_and_name_with_one_slash(path, name, key):
+def test_object_key_puts_a_slash_where_none_is_drops_one_in_front_and_changes_nothing_else(path, name, key):
     assert object_key(path, name) == key
+
+
+@pytest.mark.parametrize("key", ["cars/x.png", "cars//x.png", "/cars/x.png", "//cars/x.png", "cars/x.png/", "cars/x.png//"])
+def test_keys_that_differ_in_slashes_alone_have_places_and_restored_names_of_their_own(key):
+    others = {"cars/x.png", "cars//x.png", "/cars/x.png", "//cars/x.png", "cars/x.png/", "cars/x.png//"} - {key}
+    assert not set(places("b", key)) & {place for other in others for place in places("b", other)}
+    assert restore_path("b", key, "s3") not in {restore_path("b", other, "s3") for other in others}
+
+
+@NO_CLOCK
+@given(st.text("a/", max_size=8), st.text("a/", min_size=1, max_size=8))
+def test_key_that_an_earlier_release_gave_is_among_the_former_keys(path, name):
+    former, key = former_key(path, name), object_key(path, name)
+    assert former in {"", key, *former_keys(key)}
+
+
+@pytest.mark.parametrize("key", ["cars/x.png", "x.png", "cars/x/", "写真/a b.png"])
+def test_key_without_doubled_slashes_never_was_another_one(key):
+    assert former_keys(key) == ()
 
 
 @NO_CLOCK
@@ -102,7 +134,7 @@ def test_split_key_gives_two_halves_that_are_the_key_again(key):
     ("key", "number", "location"),
     [
         ("cars/id-1/thumbnail.png", 1, "car-erp/cars/id-1/thumbnail/v1.gzip"),
-        ("/cars/id-1/thumbnail.png", 1, "car-erp/cars/id-1/thumbnail/v1.gzip"),
+        ("/cars/id-1/thumbnail.png", 1, "car-erp/%2F/cars/id-1/thumbnail/v1.gzip"),
         ("cars/1ff7f0ca-7d5a-4ad5.png", 2, "car-erp/cars/1ff7f0ca-7d5a-4ad5/v2.gzip"),
         ("archive.tar.gz", 0, "car-erp/archive.tar/v0.gzip"),
         ("cars/README", 3, "car-erp/cars/README/v3.gzip"),

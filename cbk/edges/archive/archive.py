@@ -72,7 +72,7 @@ from cbk.rules.gzip_format import (
     encode_header,
     ends_with_size,
 )
-from cbk.rules.intake.layout import COPY_NAME, NOT_BUCKETS, PLACE_MAX_SEGMENTS, is_copy_location
+from cbk.rules.intake.layout import COPY_NAME, NOT_BUCKETS, PLACE_MAX_SEGMENTS, is_copy_location, names_file
 
 Tick = Callable[[], None]
 OnRead = Callable[[int], None]
@@ -336,7 +336,7 @@ class Archive:
                 raise CopySwapped(
                     f"is a good copy of other bytes: SHA-256 {header.sha256} ({header.size} bytes), expected {expected}"
                 )
-            if of not in {None, (header.storage, header.key, header.version)}:
+            if of is not None and not _is_of(header, *of):
                 raise CopySwapped(f"is the copy of {header.storage}/{header.key} v{header.version}")
             return written
 
@@ -1131,6 +1131,11 @@ def _header_of(descriptor: int) -> CopyHeader:
         return decode_header(prefix)[0]
     except CopyCorrupt:
         return decode_header(prefix + os.read(descriptor, HEADER_MAX_BYTES - len(prefix)))[0]
+
+
+def _is_of(header: CopyHeader, storage: str, key: str, version: int) -> bool:
+    """Whether it is the header of that version's copy, also one that an earlier release has written."""
+    return (header.storage, header.version) == (storage, version) and names_file(header.key, key)
 
 
 def _written_at(status: os.stat_result) -> datetime:

@@ -23,6 +23,7 @@ from cbk.edges.catalog.inventory import Inventories
 from cbk.edges.catalog.leases import Facts, Leases
 from cbk.edges.catalog.link_deadlines import Links
 from cbk.edges.catalog.mirrors import Mirrors
+from cbk.edges.catalog.names import FileNames
 from cbk.edges.catalog.pruned_copies import PrunedCopies
 from cbk.edges.catalog.rebuild import Rebuilding
 from cbk.edges.catalog.removals import Removals
@@ -55,6 +56,7 @@ class Catalog:
         self._require_place = require_place
         self.database = Database(self.engine)
         self.intake = Intake(self.database)
+        self.names = FileNames(self.database)
         self.work = Work(self.database, holder)
         self.rows = Rows(self.database)
         self.removals = Removals(self.database)

@@ -53,7 +53,8 @@ class RefusedRow:
 class RowChanges:
     """What a page of rows changes: what `plan` adds, what was `refused`, and the entries that are `gone`.
 
-    `created_at` has the accepted rows' own dates, by Id; `entries` the entries that rows have already which were declined before.
+    `created_at` has the accepted rows' own dates, by Id; `entries` the entries that rows have already which were declined before,
+    or which were taken for rows of another file: these are `moved`.
     """
 
     plan: IntakePlan
@@ -61,6 +62,7 @@ class RowChanges:
     gone: Sequence[int] = ()
     created_at: Mapping[str, str | None] = field(default_factory=dict)
     entries: Mapping[str, int] = field(default_factory=dict)
+    moved: Sequence[int] = ()
     poll: int = 0
 
 
@@ -212,6 +214,10 @@ class Intake:
             value | {"of_id": changes.entries[value["source_id"]]} for value in values if value["source_id"] in changes.entries
         ]
         added = [value | {"first_seen_at": now} for value in values if value["source_id"] not in changes.entries]
+        left: set[int] = set()
+        for batch in in_batches(sorted(changes.moved)):
+            query = sa.select(rows.c.version_id).where(rows.c.id.in_(batch), rows.c.version_id.is_not(None))
+            left |= set(connection.scalars(query))
         if known:
             columns: dict[str, Any] = {name: sa.bindparam(f"is_{name}") for name in ("version_id", "file_id", "number")}
             statement = sa.update(rows).where(rows.c.id == sa.bindparam("of_id")).values(**columns)
@@ -221,7 +227,8 @@ class Intake:
         if added:
             connection.execute(sa.insert(rows), added)
             count_rows(connection, FILES_STREAM, len(added), sum(number_in(value["source_id"]) for value in added))
-        return self._attach(connection, changes, brought)
+        changed = self._attach(connection, changes, brought)
+        return changed | (refresh_versions(self._database, connection, left) if left else set())
 
     def _versions_of(
         self, connection: sa.Connection, plan: IntakePlan, ids: Mapping[FileName, int]

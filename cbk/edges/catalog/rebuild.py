@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from cbk.errors import CatalogUnavailable
 from cbk.model import Hold, RemovalKind, Version, VersionState
 from cbk.rules.admin.rebuild import KnownFile, RebuildPlan
 from cbk.rules.intake.intake import FileName
-from cbk.rules.intake.layout import copy_location, location_of, place_key
+from cbk.rules.intake.layout import copy_location, former_keys, location_of, names_file, place_key
 from cbk.rules.retention.journal import JournalRemoval
 
 
@@ -167,9 +167,9 @@ class Rebuilding:
         with self._database.writing() as connection:
             for batch in in_batches(list(journalled)):
                 named = {(entry.storage, entry.key) for entry in batch if entry.storage is not None and entry.key is not None}
-                ids = _file_ids(connection, named)
+                ids = _file_ids(connection, {(storage, each) for storage, key in named for each in (key, *former_keys(key))})
                 for entry in batch:
-                    file_id = ids.get((entry.storage or "", entry.key or ""))
+                    file_id = _file_of(connection, entry, ids)
                     if entry.kind is RemovalKind.REPLACED:
                         added += _add_replaced(connection, entry, file_id)
                     else:
@@ -184,6 +184,22 @@ def _file_ids(connection: sa.Connection, names: Iterable[FileName]) -> dict[File
         query = sa.select(files.c.id, files.c.name_digest).where(files.c.name_digest.in_(batch))
         ids.update({digests[row.name_digest]: row.id for row in connection.execute(query)})
     return ids
+
+
+def _file_of(connection: sa.Connection, entry: JournalRemoval, ids: Mapping[FileName, int]) -> int | None:
+    """The file of a removal; it may have had another key when its copies were written, or when the journal was."""
+    if entry.storage is None or entry.key is None:
+        return None
+    for key in (entry.key, *former_keys(entry.key)):
+        if (entry.storage, key) in ids:
+            return ids[entry.storage, key]
+    for source_id, number, sha256 in entry.covers:
+        query = sa.select(versions.c.file_id, files.c.key).join_from(rows, versions, rows.c.version_id == versions.c.id).join(files)
+        brought = (rows.c.source_id == source_id, versions.c.number == number, versions.c.sha256 == sha256)
+        for row in connection.execute(query.where(*brought, files.c.storage == entry.storage)):
+            if names_file(entry.key, row.key):
+                return int(row.file_id)
+    return None
 
 
 def _add_deleted(database: Database, connection: sa.Connection, entry: JournalRemoval, file_id: int | None) -> bool:

@@ -197,11 +197,9 @@ class _Rebuild:
         if not self._catalog_is_there:
             return plan_rebuild(placed, known={}, owners={})
         rebuilding = self._context.catalog.rebuilding
-        return plan_rebuild(
-            placed,
-            known=rebuilding.known_files({copy.file_name for copy in placed}),
-            owners=rebuilding.owners({place_key(copy.place) for copy in placed}),
-        )
+        owners = rebuilding.owners({place_key(copy.place) for copy in placed})
+        known = rebuilding.known_files({copy.file_name for copy in placed} | set(owners.values()))
+        return plan_rebuild(placed, known=known, owners=owners)
 
     # What else there is to know
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cbk.edges.catalog import RefusedRow, RowChanges
+from cbk.edges.catalog.rows import PresentRow
 from cbk.errors import CatalogUnavailable
 from cbk.jobs.context import Context
+from cbk.jobs.intake.names import former_name, rename_files
 from cbk.model import AcceptedRow, DeclinedRow, SourceRow
 from cbk.rules.intake.intake import IntakePlan, candidate_place_keys, plan_intake
 from cbk.rules.intake.rows import name_of, number_of, read_row
@@ -82,11 +84,13 @@ def decide_files(context: Context, file_ids: Iterable[int]) -> list[Transition]:
 
 
 def _record(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
+    rename_files(context, rows)
     known = context.catalog.rows.present(row.id for row in rows)
     says: dict[str, set[tuple[str, str, int, str]]] = {}
     accepted: list[AcceptedRow] = []
     dates: dict[int, str | None] = {}
     refused: list[RefusedRow] = []
+    moved: dict[str, int] = {}
     for row in rows:
         parsed = read_row(row)
         if isinstance(parsed, DeclinedRow):
@@ -98,6 +102,7 @@ def _record(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
         same = next((each for each in known.get(parsed.source_id, ()) if each.says == said), None)
         if same is None:
             accepted.append(parsed)
+            moved |= _taken_for_another(row, parsed, known.get(row.id, ()))
         elif same.created_at != _text(row.created_at):
             dates[same.entry_id] = _text(row.created_at)
     if dates:
@@ -107,7 +112,7 @@ def _record(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
         each.entry_id
         for source_id, entries in known.items()
         for each in entries
-        if each.says is not None and each.says not in says.get(source_id, set())
+        if each.says is not None and each.says not in says.get(source_id, set()) and each.entry_id not in moved.values()
     ]
     if not accepted and not refused and not gone:
         return IntakeResult()
@@ -117,10 +122,18 @@ def _record(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
         refused=refused,
         gone=gone,
         created_at={row.id: _text(row.created_at) for row in rows},
-        entries=entries,
+        entries=entries | moved,
+        moved=list(moved.values()),
         poll=poll_number(context),
     )
     return _write(context, changes, accepted)
+
+
+def _taken_for_another(row: SourceRow, parsed: AcceptedRow, entries: Iterable[PresentRow]) -> dict[str, int]:
+    """The entry of a row that was taken for one of another file and is still the same: whatever covers it goes on covering it."""
+    former = former_name(row)
+    ours = [each for each in entries if former is not None and each.says == (*former, parsed.number, parsed.sha256)]
+    return {each.source_id: each.entry_id for each in ours}
 
 
 def _write(context: Context, changes: RowChanges, accepted: list[AcceptedRow]) -> IntakeResult:
@@ -148,7 +161,7 @@ def _write(context: Context, changes: RowChanges, accepted: list[AcceptedRow]) -
 def _plan(context: Context, changes: RowChanges, accepted: list[AcceptedRow]) -> IntakePlan:
     intake, bucket = context.catalog.intake, context.settings.bucket
     names, numbers = {(row.storage, row.key) for row in accepted}, {row.number for row in accepted}
-    known = intake.known_versions(names, numbers, without=changes.gone)
+    known = intake.known_versions(names, numbers, without=[*changes.gone, *changes.moved])
     newcomers = [row for row in accepted if (row.storage, row.key) not in known]
     taken = intake.occupied_places(candidate_place_keys(newcomers, bucket))
     return plan_intake(accepted, known=known, taken=taken, bucket_of=bucket)

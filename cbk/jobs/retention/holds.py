@@ -29,14 +29,12 @@ def place_hold(
     everything.
     """
     context.require_disk()
-    if key.endswith("/") and not is_prefix:
-        # No object's key ends like this: such a hold would keep nothing, and look as if it did.
-        raise UsageError(f"{key} is no file, but where keys begin", hint=f"hold all files below it: `cbk hold --prefix {key}`")
     key = object_key("", key)
     if not key and not is_prefix:
         raise UsageError("a hold needs a key", hint="the key is Path + Name, as in the application's table")
     if not is_prefix and key.endswith("/") and not context.catalog.holds.names_a_file(key, storage):
-        raise UsageError(f"no file has the key {key!r}: such a hold would never keep anything", hint="did you mean --prefix?")
+        # Hardly any object's key ends like this: such a hold would keep nothing, and look as if it did.
+        raise UsageError(f"{key} is no file, but where keys begin", hint=f"hold all files below it: `cbk hold --prefix {key}`")
     if until is not None and until <= context.catalog.database.now():
         raise UsageError(f"{until.isoformat()} is over already", hint="a hold ends in the future, or when it is released")
     if dry_run:

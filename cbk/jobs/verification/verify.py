@@ -99,7 +99,8 @@ def choose(
     """
     catalog = context.catalog
     before = catalog.database.now() - older_than if older_than is not None else None
-    scope = Scope(storage=storage, key=object_key("", key) if key else None, prefix=prefix, before=before)
+    key, prefix = (object_key("", name) if name else None for name in (key, prefix))
+    scope = Scope(storage=storage, key=key, prefix=prefix, before=before)
     copies, size = catalog.verification.total(scope)
     if not copies and before is None and (storage or key or prefix):
         raise UsageError("no stored copy is named like this", hint="`cbk ls --state stored` shows the names")

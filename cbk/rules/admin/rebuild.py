@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cbk.model import AcceptedRow, CopyHeader, SourceRow
 from cbk.rules.intake.intake import FileName, NewFile
-from cbk.rules.intake.layout import bucket_folder, copy_location, place_key, places, variant_of
+from cbk.rules.intake.layout import bucket_folder, copy_location, former_keys, names_file, place_key, places, variant_of
 from cbk.rules.intake.rows import read_row
 
 
@@ -38,6 +38,11 @@ class PlacedCopy:
     def file_name(self) -> FileName:
         """Whose copy it is."""
         return self.row.storage, self.row.key
+
+    def named(self, name: FileName) -> PlacedCopy:
+        """The same, as a copy of the file that has this name."""
+        storage, key = name
+        return replace(self, row=replace(self.row, storage=storage, key=key))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,7 @@ def place_copy(found: FoundCopy, bucket_of: Callable[[str], str]) -> PlacedCopy 
         SourceRow(
             id=header.source_id or "",
             storage=header.storage,
-            path="",
+            path="/",
             name=header.key,
             version=header.version,
             hash=header.sha256,
@@ -89,11 +94,17 @@ def place_copy(found: FoundCopy, bucket_of: Callable[[str], str]) -> PlacedCopy 
         return RebuildProblem(location=found.location, reason=f"its header makes no sense: {row.reason}")
     folder = found.location.partition("/")[0]
     for bucket in (bucket_of(row.storage), folder):
-        for place in places(bucket, row.key, row.storage):
+        for place in _places(bucket, row):
             for variant in ("", variant_of(row.sha256)):
                 if bucket_folder(bucket) == folder and copy_location(place, row.number, variant) == found.location:
                     return PlacedCopy(found=found, row=row, bucket=bucket, place=place, variant=variant)
     return RebuildProblem(location=found.location, reason=f"its header says that it is {_label(row)}, which does not belong there")
+
+
+def _places(bucket: str, row: AcceptedRow) -> Iterator[str]:
+    """Where a copy may lie. A file that an earlier release called otherwise keeps the place that it got then."""
+    for key in (row.key, *former_keys(row.key)):
+        yield from places(bucket, key, row.storage)
 
 
 def plan_rebuild(
@@ -101,8 +112,8 @@ def plan_rebuild(
 ) -> RebuildPlan:
     """What `copies` add to the catalog; what it knows already stays as it is.
 
-    `known` has an entry for each of the copies' files that is in the catalog, `owners` one for each of their place keys that is
-    some file's.
+    `known` has an entry for each of the copies' and the owners' files that is in the catalog, `owners` one for each of the copies'
+    place keys that is some file's.
     """
     plan = RebuildPlan()
     folders = {name: file.place for name, file in known.items()}
@@ -111,6 +122,10 @@ def plan_rebuild(
     for copy in copies:
         name, key = copy.file_name, place_key(copy.place)
         owner = owned.get(key, name)
+        if owner != name and _is_same_file(owner, name):
+            # Some of its copies were written when it was called otherwise. Its rows say which name is right.
+            copy = copy.named(owner)  # noqa: PLW2901 - the same copy
+            name = owner
         if folders.get(name, copy.place) != copy.place:
             where = copy_location(folders[name], copy.row.number)
             plan.problems.append(_left_out(copy, f"it is another copy of {_label(copy.row)}, which belongs to {where}"))
@@ -125,6 +140,10 @@ def plan_rebuild(
             versions.setdefault(name, set()).add((copy.row.number, copy.row.sha256))
             plan.copies.append(copy)
     return plan
+
+
+def _is_same_file(one: FileName, other: FileName) -> bool:
+    return one[0] == other[0] and (names_file(one[1], other[1]) or names_file(other[1], one[1]))
 
 
 def _new_file(copy: PlacedCopy, key_of_place: str) -> NewFile:

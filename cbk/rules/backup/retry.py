@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from cbk.errors import CbkError, DownloadError, HashMismatch
 from cbk.model import AcceptedRow, DeclinedRow, Version, VersionState
 from cbk.rules.backup.http_responses import FRESH_LINK
+from cbk.rules.intake.layout import names_file
 
 LONGEST_DELAY = timedelta(hours=6)
 # An object that is not there, or not yet the row's, may come: the application writes the row before or after the upload.
@@ -40,7 +41,7 @@ def decide_fetch(version: Version, row: AcceptedRow | DeclinedRow | None) -> Fet
         return FetchOutcome(state=VersionState.MISSING, reason="its row is gone from the application's table")
     if isinstance(row, DeclinedRow):
         return FetchOutcome(state=VersionState.DECLINED, reason=row.reason)
-    if (row.storage, row.key, row.number) != (version.storage, version.key, version.number):
+    if (row.storage, row.number) != (version.storage, version.number) or not names_file(version.key, row.key):
         return FetchOutcome(state=VersionState.MISSING, reason=f"row {version.source_id} is of another version now (v{row.number})")
     if row.sha256 != version.sha256:
         return FetchOutcome(

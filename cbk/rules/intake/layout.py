@@ -53,6 +53,7 @@ _IGNORABLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
     "\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_SLASHES = re.compile("//+")
 # What no name in a Linux folder can have, whatever the disk.
 _IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 _FULL_HASH_TAIL = re.compile(r"~[0-9a-f]{64}")
@@ -60,13 +61,32 @@ _WHOLE_SEGMENT = {"": "%2F", ".": "%2E", "..": "%2E%2E"}
 
 
 def object_key(path: str, name: str) -> str:
-    """The key of an object from its row's Path and Name, whichever of them brought the slash between the two.
+    """The key of an object from its row's Path and Name: a slash is put between them where neither has one, and one leading slash
+    is dropped. Nothing else changes: to object storage, `cars//x.png` and `cars/x.png` are two objects.
 
     >>> object_key("/cars/id-1", "thumbnail.png")
     'cars/id-1/thumbnail.png'
     """
+    between = "/" if path and not path.endswith("/") and not name.startswith("/") else ""
+    return f"{path}{between}{name}".removeprefix("/")
+
+
+def former_key(path: str, name: str) -> str:
+    """What earlier releases took for the key: they dropped slashes in front, and made one of those where Path and Name meet."""
     folder = path.strip("/")
     return f"{folder}/{name.lstrip('/')}" if folder else name.lstrip("/")
+
+
+def former_keys(key: str) -> tuple[str, ...]:
+    """Every other key that this file may have had in earlier releases: headers of its copies may name one of them."""
+    bare = key.lstrip("/")
+    joined = (f"{bare[: run.start()]}/{bare[run.end() :]}" for run in _SLASHES.finditer(bare))
+    return tuple(dict.fromkeys(former for former in (bare, *joined) if former not in {"", key}))
+
+
+def names_file(named: str, key: str) -> bool:
+    """Whether `named`, such as a copy's header has it, is the file `key`: by its key, or by one that it had before."""
+    return named == key or named in former_keys(key)
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -108,7 +128,7 @@ def places(bucket: str, key: str, storage: str = "") -> tuple[str, ...]:
     instead, `<bucket>/%long/<hash>`; its name is in the header of its copies.
     """
     folder = bucket_folder(bucket)
-    *parents, name = key.lstrip("/").split("/")
+    *parents, name = key.split("/")
     identity = hashlib.sha256(json.dumps([storage, bucket, key]).encode("ascii")).hexdigest()
     stem = posixpath.splitext(name)[0]
     above = "/".join([folder, *map(_segment, parents)])

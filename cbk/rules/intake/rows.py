@@ -93,9 +93,9 @@ def _storage(value: object) -> str:
 def _key(path: object, name: object) -> str:
     folder = "" if path is None or path == "" else _text("Path", path)
     name = _text("Name", name)
-    if not name.strip("/"):
-        raise _Declined(f"Name has nothing but slashes: {_shown(name)}")
     key = object_key(folder, name)
+    if not key:
+        raise _Declined(f"Name has nothing but a slash: {_shown(name)}")
     if _byte_length(key) > KEY_MAX_BYTES:
         raise _Declined(f"Path and Name are longer than {KEY_MAX_BYTES} bytes together: {_shown(key)}")
     return key

@@ -103,7 +103,7 @@ def test_latest_id_is_the_highest(application, source):
         ("cars/id 1", "/ü.png"),
         ("cars/", "id 1/ü.png"),
         ("", "cars/id 1/ü.png"),
-        ("/", "/cars/id 1/ü.png"),
+        ("", "/cars/id 1/ü.png"),
     ],
 )
 @pytest.mark.parametrize("key", ["cars/id 1/ü.png", "/cars/id 1/ü.png"])
@@ -111,6 +111,14 @@ def test_rows_of_key_finds_it_however_it_is_spelled(application, source, path, n
     application.upload(path=path, name=name)
 
     assert ids_of(source.rows_of_key("s3", key)) == ["1"]
+
+
+@pytest.mark.parametrize(("path", "name"), [("cars//", "a.png"), ("cars/", "/a.png"), ("cars", "//a.png"), ("/cars/", "/a.png")])
+def test_rows_of_key_tells_doubled_slashes_from_single_ones(application, source, path, name):
+    application.upload(path=path, name=name)
+    application.upload(path="cars/", name="a.png")
+    assert ids_of(source.rows_of_key("s3", "cars//a.png")) == ["1"]
+    assert ids_of(source.rows_of_key("s3", "cars/a.png")) == ["2"]
 
 
 def test_rows_of_key_finds_every_version_and_nothing_else(application, source):
