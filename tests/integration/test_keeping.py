@@ -503,3 +503,24 @@ def test_disk_that_fills_up_while_is_added_leaves_the_journal_as_it_was(many, mo
     monkeypatch.undo()
     site.poll()
     assert names(site) == [int(row) for row in rows[:41]]
+
+
+def test_worker_that_dies_between_adding_and_its_record_leaves_a_journal_that_the_next_one_mends(many, monkeypatch):
+    site, rows = many
+    note = site.context.catalog.facts.set
+
+    def die(**values):
+        if "journal.written" in values:
+            raise SystemExit
+        note(**values)
+
+    site.delete(rows[40])
+    monkeypatch.setattr(site.context.catalog.facts, "set", die)
+    with pytest.raises(SystemExit):
+        site.poll()
+    assert names(site) == [int(row) for row in rows[:41]]
+    monkeypatch.undo()
+    site.expire_leases()
+    site.delete(rows[41])
+    site.poll()
+    assert names(site) == [int(row) for row in rows]

@@ -46,6 +46,12 @@ def covered(named, *others, deleted_at=None, poll=9, ids_are_numbers=True):
         (entry(2, 2, row="2"), [entry(3, 2, row="3", poll=2)], [2], None),
         # Also within one poll, where its Id says so.
         (entry(2, 2, row="2"), [entry(3, 1, row="3")], [2], None),
+        # An Id between two others says as much; one that is no number among numbers says nothing, and keeps.
+        (entry(2, 2, row="2"), [entry(3, 1, row="2.5")], [2], None),
+        (entry(2, 2, row="2"), [entry(3, 1, row="1.5")], [2, 3], None),
+        (entry(2, 2, row="2"), [entry(3, 1, row="late")], [2], None),
+        (entry(2, 2, row="late"), [entry(3, 1, row="1")], [2], None),
+        (entry(2, 2, row="2"), [entry(3, 1, row="nan")], [2], None),
         # An earlier row of the same version goes with it; of two that were seen together nobody knows which was first.
         (entry(2, 1, row="2", poll=2), [entry(1, 1, row="1")], [1, 2], None),
         (entry(2, 1, row="2"), [entry(1, 1, row="1")], [2], None),

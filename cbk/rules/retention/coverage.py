@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal, InvalidOperation
 
 from cbk.model import RowEntry
 
@@ -78,7 +79,10 @@ def _covers(named: RowEntry, entry: RowEntry, deleted_at: str | None, *, ids_are
     if entry.number == named.number:
         return False  # two rows of one version that were first read together: which of them is later is not known
     # Read together: the lower Version was first, unless its Id says otherwise.
-    return not ids_are_numbers or _number(entry.source_id) <= _number(named.source_id)
+    if not ids_are_numbers:
+        return True
+    first, second = _number(entry.source_id), _number(named.source_id)
+    return first is not None and second is not None and first <= second
 
 
 def _doubt(named: RowEntry, under_its_id: Iterable[RowEntry], deleted_at: str | None, poll: int) -> str:
@@ -110,8 +114,10 @@ def instant_of(value: object) -> datetime | None:
         return None
 
 
-def _number(source_id: str) -> int:
+def _number(source_id: str) -> Decimal | None:
+    """An Id as a number, of which SQLite may have 1.5 between 1 and 2; None if it is none, as a text among numbers in SQLite."""
     try:
-        return int(source_id)
-    except ValueError:
-        return 0
+        number = Decimal(source_id)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
