@@ -30,6 +30,7 @@ def make_site(tmp_path, origin, monkeypatch):
     yield make
     for site in sites:
         site.close()
+        site.require_true_counts()
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ class Story:
 
     def close(self):
         self.site.close()
+        self.site.require_true_counts()
         self.app.close()
 
     # The application, in the words of a test

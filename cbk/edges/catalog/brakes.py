@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from cbk.edges.catalog.database import Database
 from cbk.edges.catalog.removals import close, hold_back
 from cbk.edges.catalog.schema import EPOCH, brakes, covers, facts, removals, rows, samples, versions
-from cbk.model import Brake, BrakeState, RemovalKind, RemovalOutcome
+from cbk.edges.catalog.version_counts import total_of, version_counts_in
+from cbk.model import Brake, BrakeState, RemovalKind, RemovalOutcome, VersionState
 from cbk.rules.retention.brake import Allowance, WindowStart
 
 # What a brake may hold: a removal that no brake was pulled on, of a file that the kit knows. Others would remove nothing.
@@ -99,7 +100,7 @@ class Brakes:
     def stored_copies(self) -> int:
         """How many copies there are."""
         with self._database.reading() as connection:
-            return _copies_in(connection)
+            return total_of(count for count in version_counts_in(connection) if count.state is VersionState.STORED)
 
     # Pulling
 

@@ -32,6 +32,7 @@ from cbk.edges.catalog.restore import Selection
 from cbk.edges.catalog.rows import Rows
 from cbk.edges.catalog.samples import Samples
 from cbk.edges.catalog.verification import Verification
+from cbk.edges.catalog.version_counts import VersionCounts
 from cbk.edges.catalog.work_queue import Work
 from cbk.errors import CatalogOutdated, CatalogUnavailable
 from cbk.rules.database_url import DatabaseTls, parse_database_url
@@ -69,6 +70,7 @@ class Catalog:
         self.facts = Facts(self.database)
         self.links = Links(self.database)
         self.report = Report(self.database)
+        self.version_counts = VersionCounts(self.database)
         self.folders = Folders(self.database)
         self.samples = Samples(self.database)
         self.verification = Verification(self.database, holder)

@@ -29,7 +29,8 @@ class Links:
             assert isinstance(now, datetime)
             dying = connection.execute(_by_minute(now)).all()
             too_late, too_late_at = connection.execute(_tried_too_late(now)).one()
-            stored, stored_last = connection.execute(_stored_since(now)).one()
+            # What was stored of late tells how many links will be used in time. Copies that were read again lie among it.
+            stored, stored_last = connection.execute(_stored_since(now)).one() if dying else (0, 0)
         return Deadlines(
             dying=[(max(EPOCH + timedelta(milliseconds=row.minute * _MINUTE), now), row.number) for row in dying],
             waiting_since=min((row.since for row in dying), default=None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,7 +13,8 @@ import sqlalchemy as sa
 from cbk.edges.catalog.database import BATCH, Database, begins_with, in_batches, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
 from cbk.edges.catalog.link_deadlines import needs_another_link
-from cbk.edges.catalog.schema import LOST, AnyText, declined, files, versions
+from cbk.edges.catalog.schema import LOST, declined, files, versions
+from cbk.edges.catalog.version_counts import VersionCount, total_of, version_counts_in
 from cbk.model import DeclinedRow, Version, VersionState
 from cbk.rules.status.glob import compile_pattern, literal_start
 
@@ -92,47 +94,37 @@ class Report:
 
     def counts(self) -> Counts:
         """The counts at this moment, from one transaction."""
-        newest = versions.c.newest.is_(True) & versions.c.deleted.is_(False)
-        # As it stands in the condition of its index: a plan is made before values are known.
-        stored = versions.c.state == sa.literal(VersionState.STORED.value, literal_execute=True)
-        deleted = versions.c.newest.is_(True) & versions.c.deleted.is_(True)
-        in_grace = deleted & _in_any_state_but(VersionState.PRUNED)
-        sizes = sa.select(sa.func.count(), sa.func.sum(versions.c.size), sa.func.sum(versions.c.stored_size)).where(stored)
         with self._database.reading() as connection:
-            states = connection.execute(sa.select(versions.c.state, sa.func.count()).where(newest).group_by(versions.c.state))
-            by_state = {VersionState(state): count for state, count in states}
-            first_seen = sa.select(versions.c.state, sa.func.min(versions.c.first_seen_at)).group_by(versions.c.state)
-            oldest = {
-                VersionState(state): first
-                for state, first in connection.execute(first_seen.where(newest, _in_any_state_but(VersionState.STORED)))
-            }
-            copies, size, stored_size = connection.execute(sizes).one()
+            counted = version_counts_in(connection)
+            waiting = _unprotected_in(connection)
+            stored = [count for count in counted if count.state is VersionState.STORED]
+            by_state = {state: number for state, number, _ in waiting}
+            protected = total_of(count for count in counted if count.is_protected)
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
+            oldest = {state: first_seen_at for state, _, first_seen_at in waiting}
             return Counts(
                 declined_files=connection.scalar(_declined_files()) or 0,
-                gone_files=connection.scalar(sa.select(sa.func.count()).select_from(versions.join(files)).where(*GONE)) or 0,
-                by_state=by_state,
+                gone_files=total_of(count for count in counted if count.is_gone),
+                by_state=by_state | ({VersionState.STORED: protected} if protected else {}),
                 oldest_by_state=oldest,
                 declined_rows=connection.scalar(sa.select(sa.func.count()).select_from(declined)) or 0,
-                copies=copies,
-                size=int(size or 0),
-                stored_size=int(stored_size or 0),
+                copies=total_of(stored),
+                size=sum(count.size for count in stored),
+                stored_size=sum(count.stored_size for count in stored),
                 oldest_unprotected_at=min(oldest.values(), default=None),
-                newest_stored_seen_at=connection.scalar(sa.select(sa.func.max(versions.c.first_seen_at)).where(newest, stored)),
+                newest_stored_seen_at=connection.scalar(_newest_stored_seen_at()),
                 oldest_declined_at=connection.scalar(sa.select(sa.func.min(declined.c.first_seen_at))),
-                deleted_files=connection.scalar(sa.select(sa.func.count()).select_from(versions).where(in_grace)) or 0,
+                deleted_files=total_of(count for count in counted if _waits_for_grace(count)),
                 now=now,
             )
 
     def gone_and_live(self) -> tuple[int, int]:
         """How many files have a copy and no row any more, though nobody deleted them, and how many have rows."""
-        gone = sa.select(sa.func.count()).select_from(versions.join(files)).where(*GONE)
-        live = sa.select(sa.func.count()).select_from(versions).where(versions.c.live.is_(True), versions.c.newest.is_(True))
         with self._database.reading() as connection:
-            lost = connection.scalar(gone) or 0
-            # Counted only where it matters: it takes a look at every file.
-            return lost, (connection.scalar(live) or 0) if lost else 1
+            counted = version_counts_in(connection)
+        gone = total_of(count for count in counted if count.is_gone)
+        return gone, total_of(count for count in counted if count.newest and count.live)
 
     def accept_gone(self) -> int:
         """A person says that files without rows are as they should be: their copies stay, and nobody is told of them any more."""
@@ -142,39 +134,11 @@ class Report:
 
     def buckets(self) -> list[BucketCounts]:
         """The same by bucket, in the order of their names."""
-        live = versions.c.newest.is_(True) & versions.c.deleted.is_(False)
-        stored = versions.c.state == VersionState.STORED.value
-
-        def count(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-            return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
-
-        def total(column: sa.ColumnElement[int | None]) -> sa.ColumnElement[int]:
-            return sa.func.coalesce(sa.func.sum(sa.case((stored, column), else_=0)), 0)
-
-        # Not the bare column: SQLite would go by its index, and look up each file's versions, which takes six times as long.
-        bucket_name = sa.type_coerce(files.c.bucket, sa.Text) + ""
-        query = sa.select(
-            sa.type_coerce(bucket_name, AnyText),
-            count(live),
-            count(live & stored),
-            count(stored),
-            total(versions.c.size),
-            total(versions.c.stored_size),
-        ).join_from(versions, files)
+        by_bucket: dict[str, list[VersionCount]] = defaultdict(list)
         with self._database.reading() as connection:
-            rows = connection.execute(query.group_by(bucket_name)).all()
-        found = [
-            BucketCounts(
-                bucket=str(bucket),
-                files=int(count_of_files),
-                protected=int(protected),
-                copies=int(copies),
-                size=int(size),
-                stored_size=int(stored_size),
-            )
-            for bucket, count_of_files, protected, copies, size, stored_size in rows
-        ]
-        return sorted(found, key=lambda one: one.bucket)
+            for count in version_counts_in(connection):
+                by_bucket[count.bucket].append(count)
+        return [_bucket_counts(bucket, counts) for bucket, counts in sorted(by_bucket.items())]
 
     def unprotected(self, *, groups: int = 20, examples: int = 3) -> list[Unprotected]:
         """Why files are not protected, the largest group first, at most `groups` of them."""
@@ -201,7 +165,7 @@ class Report:
 
     def oldest_unprotected(self, limit: int) -> list[Version]:
         """The newest versions that are not stored, those first whose rows were seen first."""
-        waits = (versions.c.newest.is_(True), versions.c.deleted.is_(False), versions.c.state != VersionState.STORED.value)
+        waits = (versions.c.newest.is_(True), versions.c.deleted.is_(False), _in_any_state_but(VersionState.STORED))
         query = select_versions().where(*waits).order_by(versions.c.first_seen_at, versions.c.id).limit(limit)
         with self._database.reading() as connection:
             return [version_of(row) for row in connection.execute(query)]
@@ -339,6 +303,37 @@ class Report:
             if len(page) < VERSIONS_PAGE:
                 return
             last = page[-1].source_id
+
+
+def _unprotected_in(connection: sa.Connection) -> list[tuple[VersionState, int, datetime]]:
+    """Of the newest versions that are not stored: their states, how many they are, and when the first of them was seen.
+
+    Counted one by one, by an index: what is not protected is never a matter of sums that are kept.
+    """
+    waits = (versions.c.newest.is_(True), versions.c.deleted.is_(False), _in_any_state_but(VersionState.STORED))
+    query = sa.select(versions.c.state, sa.func.count(), sa.func.min(versions.c.first_seen_at)).where(*waits)
+    return [(VersionState(state), number, first) for state, number, first in connection.execute(query.group_by(versions.c.state))]
+
+
+def _newest_stored_seen_at() -> sa.Select[Any]:
+    protected = (versions.c.newest.is_(True), versions.c.deleted.is_(False), versions.c.state == VersionState.STORED.value)
+    return sa.select(sa.func.max(versions.c.first_seen_at)).where(*protected)
+
+
+def _waits_for_grace(count: VersionCount) -> bool:
+    return count.newest and count.deleted and count.state is not VersionState.PRUNED
+
+
+def _bucket_counts(bucket: str, counts: list[VersionCount]) -> BucketCounts:
+    stored = [count for count in counts if count.state is VersionState.STORED]
+    return BucketCounts(
+        bucket=bucket,
+        files=total_of(count for count in counts if count.is_wanted),
+        protected=total_of(count for count in counts if count.is_protected),
+        copies=total_of(stored),
+        size=sum(count.size for count in stored),
+        stored_size=sum(count.stored_size for count in stored),
+    )
 
 
 def _declined_files() -> sa.Select[Any]:

@@ -216,6 +216,23 @@ sa.Index("ix_versions_pruned", versions.c.pruned_at, sqlite_where=_pruned, postg
 _gone = (versions.c.live.is_(False)) & (versions.c.deleted.is_(False)) & versions.c.newest.is_(True)
 sa.Index("ix_versions_gone", versions.c.file_id, sqlite_where=_gone, postgresql_where=_gone)
 
+# How many versions there are of each kind: `version_counts.py`. In SQLite each kind has one row, by a unique index that only the
+# migration makes; in PostgreSQL their sum counts.
+version_counts = sa.Table(
+    "version_counts",
+    metadata,
+    sa.Column("id", Identity, primary_key=True),
+    sa.Column("bucket", AnyText, nullable=False),
+    sa.Column("gone_accepted", sa.Boolean, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("newest", sa.Boolean, nullable=False),
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("live", sa.Boolean, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("stored_size", sa.BigInteger, nullable=False),
+)
+
 # What each row of the application's table said when it was last read. An Id is a hint: another (file, Version, Hash) under a known
 # one is another row, and the earlier one is gone. So the ids here, not the source's, say in which order rows came.
 rows = sa.Table(

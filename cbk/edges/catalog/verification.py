@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from cbk.edges.catalog.database import Database, select_versions, version_of
 from cbk.edges.catalog.schema import AnyText, Hex, Instant, facts, files, versions
 from cbk.edges.catalog.transitions import out_of_use
+from cbk.edges.catalog.version_counts import total_of, version_counts_in
 from cbk.model import Claim, Version, VersionState, Written
 from cbk.rules.lifecycle import StateEvent
 from cbk.rules.verification import Batch
@@ -23,6 +24,8 @@ REMEMBERED = 20
 
 _FOUND = "verify.found"
 _IS_STORED = versions.c.state == VersionState.STORED.value
+# The same as it stands in the condition of its index, for reading: a plan is made before values are known.
+_READ_STORED = versions.c.state == sa.literal(VersionState.STORED.value, literal_execute=True)
 _LIVE = (_IS_STORED, versions.c.newest.is_(True), versions.c.deleted.is_(False))
 
 
@@ -73,7 +76,7 @@ class Verification:
         read_at = sa.case((versions.c.verified_at <= now, sa.type_coerce(versions.c.verified_at, sa.BigInteger)))
         batch = (read_at // max(width // timedelta(milliseconds=1), 1)).label("batch")
         first = sa.type_coerce(sa.func.min(read_at), Instant)
-        query = sa.select(batch, first, sa.func.sum(versions.c.stored_size)).where(_IS_STORED).group_by(batch)
+        query = sa.select(batch, first, sa.func.sum(versions.c.stored_size)).where(_READ_STORED).group_by(batch)
         with self._database.reading() as connection:
             found = [Batch(read_at=read_at, size=int(size or 0)) for _, read_at, size in connection.execute(query)]
         return sorted(found, key=lambda batch: (batch.read_at is not None, batch.read_at))
@@ -101,10 +104,9 @@ class Verification:
 
     def restorable(self) -> tuple[int, int]:
         """How many files a restore would bring back, and their bytes."""
-        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(versions.c.size), 0))
         with self._database.reading() as connection:
-            number, size = connection.execute(query.where(*_LIVE)).one()
-        return number, int(size)
+            protected = [count for count in version_counts_in(connection) if count.is_protected]
+        return total_of(protected), sum(count.size for count in protected)
 
     # What was found
 
@@ -172,18 +174,21 @@ class Verification:
         One that a rebuild found was verified at the latest when it was written.
         """
         unread = sa.and_(versions.c.verified_at.is_(None), sa.or_(versions.c.stored_at.is_(None), versions.c.stored_at < before))
-        overdue = sa.or_(versions.c.verified_at < before, unread)
         with self._database.reading() as connection:
             number, latest = _found_in(connection.scalar(sa.select(facts.c.value).where(facts.c.name == _FOUND)))
             return Standing(
-                oldest_at=connection.scalar(sa.select(sa.func.min(versions.c.verified_at)).where(_IS_STORED)),
-                overdue=connection.scalar(sa.select(sa.func.count()).select_from(versions).where(_IS_STORED, overdue)) or 0,
+                oldest_at=connection.scalar(sa.select(sa.func.min(versions.c.verified_at)).where(_READ_STORED)),
+                # Two counts: for "or", SQLite would go through all copies.
+                overdue=sum(
+                    connection.scalar(sa.select(sa.func.count()).select_from(versions).where(_READ_STORED, overdue)) or 0
+                    for overdue in (versions.c.verified_at < before, unread)
+                ),
                 found=number,
                 latest=latest,
             )
 
     def _conditions(self, scope: Scope) -> list[sa.ColumnElement[bool]]:
-        conditions = [_IS_STORED]
+        conditions = [_READ_STORED]
         if scope.storage is not None:
             conditions.append(files.c.storage == scope.storage)
         if scope.key is not None:

@@ -21,6 +21,7 @@ from cbk.jobs.intake.table_reader import Table, TableReader, reading_of
 from cbk.jobs.inventory.compare import compare_inventories, note_inventories
 from cbk.jobs.mirror.call import call_mirrors
 from cbk.jobs.poll.samples import note_sample
+from cbk.jobs.poll.version_counts import keep_version_counts
 from cbk.jobs.retention import sweep
 from cbk.jobs.retention.clock_guard import note_clock
 from cbk.jobs.retention.deletes import new_deletes, record_deletes
@@ -118,6 +119,7 @@ def poll(context: Context, publisher: Publisher, *, pause: Pause) -> Summary:
         compare_inventories(context, run.between_pages)
         context.catalog.facts.set(**{"poll.finished_at": context.catalog.now().isoformat(), "poll.problem": None})
         call_mirrors(context, publisher)
+        keep_version_counts(context)
         note_sample(context)
         _keep_window_full(run, until=started + context.settings.poll_interval.total_seconds() * STAY, pause=pause)
     except LeaseLost:
