@@ -123,6 +123,15 @@ def test_a_file_that_a_person_has_accepted_as_gone_counts_apart_with_all_its_ver
     assert not catalog.version_counts.audit()
 
 
+def test_a_version_that_goes_to_another_file_counts_there(catalog):
+    with catalog.database.writing() as connection:
+        add(connection, 1, bucket="one")
+        add(connection, 2, bucket="other")
+        connection.execute(sa.update(versions).where(versions.c.id == 1).values(file_id=2))
+    assert (of(catalog, bucket="one"), of(catalog, bucket="other")) == (0, 2)
+    assert not catalog.version_counts.audit()
+
+
 def test_what_is_rolled_back_counts_for_nothing(catalog):
     with catalog.engine.connect() as connection:
         add(connection, 1)

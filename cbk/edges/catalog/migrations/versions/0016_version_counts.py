@@ -15,6 +15,7 @@ KIND = ("bucket", "gone_accepted", "state", "newest", "deleted", "live")
 AMOUNTS = ("number", "size", "stored_size")
 # What a version counts under and by; its file says the first two.
 COUNTED = ("state", "newest", "deleted", "live", "size", "stored_size")
+WATCHED = ("file_id", *COUNTED)
 COLUMNS = ", ".join((*KIND, *AMOUNTS))
 
 SQLITE_ADD = f"""
@@ -67,11 +68,11 @@ def _keep_in_sqlite() -> None:
             of=f"versions.file_id = {row}.id",
         )
 
-    changed = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in COUNTED)
+    changed = " OR ".join(f"OLD.{name} IS NOT NEW.{name}" for name in WATCHED)
     for when, body in {
         "versions_added AFTER INSERT ON versions": version("NEW", "+"),
         "versions_removed AFTER DELETE ON versions": version("OLD", "-"),
-        f"versions_changed AFTER UPDATE OF {', '.join(COUNTED)} ON versions WHEN {changed}": version("OLD", "-")
+        f"versions_changed AFTER UPDATE OF {', '.join(WATCHED)} ON versions WHEN {changed}": version("OLD", "-")
         + version("NEW", "+"),
         "files_accepted AFTER UPDATE OF gone_accepted ON files WHEN OLD.gone_accepted IS NOT NEW.gone_accepted": file("OLD", "-")
         + file("NEW", "+"),
@@ -104,11 +105,11 @@ def _keep_in_postgresql() -> None:
             + versions_of_file.format(sign=1, accepted="NEW.gone_accepted"),
         ),
     }
-    changed = " OR ".join(f"OLD.{name} IS DISTINCT FROM NEW.{name}" for name in COUNTED)
+    changed = " OR ".join(f"OLD.{name} IS DISTINCT FROM NEW.{name}" for name in WATCHED)
     times = {
         "versions_added": "AFTER INSERT ON versions REFERENCING NEW TABLE AS added FOR EACH STATEMENT",
         "versions_removed": "AFTER DELETE ON versions REFERENCING OLD TABLE AS removed FOR EACH STATEMENT",
-        "versions_changed": f"AFTER UPDATE OF {', '.join(COUNTED)} ON versions FOR EACH ROW WHEN ({changed})",
+        "versions_changed": f"AFTER UPDATE OF {', '.join(WATCHED)} ON versions FOR EACH ROW WHEN ({changed})",
         "files_accepted": "AFTER UPDATE OF gone_accepted ON files FOR EACH ROW WHEN (OLD.gone_accepted <> NEW.gone_accepted)",
     }
     for name, body in bodies.items():
