@@ -4,7 +4,8 @@
 #   scripts/install.sh                      asks for the settings, then starts everything
 #   scripts/install.sh --answers FILE       asks nothing (docs/commands.md, cbk setup)
 #   scripts/install.sh --join USER@FIRST    a further machine: with the settings of the first one, by ssh, or from a file
-#   scripts/install.sh --upgrade            another release over the one that is there; the catalog is kept aside first
+#   scripts/install.sh --upgrade            another release: built and tried beside the one that runs, which comes back if anything fails
+#   scripts/install.sh --rollback           the release that was there before the last upgrade, with the catalog that it left
 #   scripts/install.sh --uninstall          takes the programs away, and leaves copies, catalog and settings
 #
 # --wheel FILE installs this wheel instead of the tree that this script lies in, --no-redis no Redis. --dry-run says what would be done.
@@ -19,23 +20,33 @@ FIRST="cbk-beat.service cbk-flower.service cbk-page.service"
 # A machine of 2 GB has about this many kB that Linux can use.
 ROOM_FOR_TWO=1800000
 
+# A link to the release that runs, and where each release has a folder: the former one stays until another one works.
 VENV=/opt/cbk
+RELEASES=/opt/cbk-releases
+FORMER=$RELEASES/former
+# From before services are stopped for another release until they run: the folders of the former release and of the other one, and
+# `started` once services of the other one were started.
+SWAP=$RELEASES/swap
 CONFIG=/etc/cbk/cbk.toml
 # What this machine is to its site: `first`, or `joined`, where only workers run. It counts where there are settings.
 ROLE=/etc/cbk/role
 # How many workers were asked for, from before units are enabled until all of them are started: a run that was killed is made up for.
 UNFINISHED=/etc/cbk/unfinished
+# There from before the settings until the disk is prepared.
+UNPREPARED=/etc/cbk/unprepared
 UNITS=/etc/systemd/system
 WANTED=$UNITS/cbk.target.wants
 COMMAND=/usr/local/bin/cbk
 SHARE=/usr/local/share
-STAMP=$VENV/cbk-installed
+STAMP=cbk-installed
+# Services that end at once are seen by then.
+SETTLING_SECONDS=10
 export DEBIAN_FRONTEND=noninteractive
 unset CBK_CONFIG CBK_VENV CBK_CELERY_CONFIG
 
 here=$(cd "$(dirname "$0")" && pwd)
 tree=$(dirname "$here")
-answers='' join='' wheel='' workers='' mount='' redis=yes mode=install dry='' changed=''
+answers='' join='' wheel='' workers='' mount='' redis=yes mode=install dry='' changed='' programs=$VENV built='' swapping=''
 
 say() {
     printf '%s\n' "$*"
@@ -74,7 +85,7 @@ setting() {
 
 # A command of the kit as its own user, from a folder that this user can enter.
 as_cbk() {
-    (cd / && HOME=/var/lib/cbk runuser -u cbk -- $VENV/bin/cbk "$@")
+    (cd / && HOME=/var/lib/cbk runuser -u cbk -- "$programs/bin/cbk" "$@")
 }
 
 while [ $# -gt 0 ]; do
@@ -91,6 +102,7 @@ while [ $# -gt 0 ]; do
             ;;
         --no-redis) redis='' ;;
         --upgrade) mode=upgrade ;;
+        --rollback) mode=rollback ;;
         --uninstall) mode=uninstall ;;
         --dry-run) dry=yes ;;
         -h | --help)
@@ -172,31 +184,243 @@ fingerprint() {
     } | sha256sum | cut -d ' ' -f 1
 }
 
-install_programs() {
+# Whether there are programs in this folder, and run.
+works() {
+    "$1/bin/python" -I -c 'import cbk' 2>/dev/null
+}
+
+# Builds the programs in a folder of their own, beside those that run, and sets `programs` to it; where they are there already, to these.
+build_programs() {
     wanted=$(fingerprint)
-    if [ "$(cat $STAMP 2>/dev/null)" = "$wanted" ] && $VENV/bin/python -c 'import cbk' 2>/dev/null; then
+    if [ "$(cat "$VENV/$STAMP" 2>/dev/null)" = "$wanted" ] && works $VENV; then
         return 0
     fi
-    stop
     changed=yes
-    say "${dry:+would: }install the programs into $VENV"
+    say "${dry:+would: }build the programs in a folder below $RELEASES"
     [ -z "$dry" ] || return 0
-    rm -f $STAMP
-    CBK_VENV=$VENV "$here/bootstrap" runtime >/dev/null
+    mkdir -p $RELEASES
+    built=$(mktemp -d "$RELEASES/XXXXXXXX")
+    chmod 755 "$built"
+    programs=$built
+    CBK_VENV=$programs "$here/bootstrap" runtime >/dev/null
     if [ -z "$wheel" ]; then
         pip wheel --no-deps --no-build-isolation --wheel-dir "$work" "$tree"
         wheel=$(echo "$work"/cloud_backup_kit-*.whl)
     fi
     pip install --force-reinstall --no-deps "$wheel"
-    echo "$wanted" >$STAMP
+    (cd / && "$programs/bin/python" -I -c 'import cbk.celery, cbk.cli.main, cbk.page.server, flower') ||
+        fail "the programs were built, and do not run" "what is missing is said above"
+    echo "$wanted" >"$programs/$STAMP"
 }
 
 # The project's own pip, which scripts/bootstrap has compared with its checksum; without an index.
 pip() {
     command=$1
     shift
-    $VENV/bin/python -I "$(echo "$here"/vendor/pip-*.whl)/pip" --isolated --quiet --disable-pip-version-check \
+    "$programs/bin/python" -I "$(echo "$here"/vendor/pip-*.whl)/pip" --isolated --quiet --disable-pip-version-check \
         "$command" --no-index "$@"
+}
+
+# ---- from one release to another --------------------------------------------------------------------------------------------------
+
+# The folder of the release that runs. One of before there were folders moves into one with the swap.
+running_release() {
+    if [ -d $VENV ] && [ ! -L $VENV ]; then
+        echo $RELEASES/first
+    else
+        readlink $VENV
+    fi
+}
+
+point_to() {
+    if [ -d $VENV ] && [ ! -L $VENV ]; then
+        run mv $VENV $RELEASES/first
+    fi
+    run ln -sfn "$1" $VENV.new
+    run mv -T $VENV.new $VENV
+}
+
+# The revision of the catalog that the release in this folder needs.
+revision_needed() {
+    for migration in "$1"/lib/python3*/site-packages/cbk/edges/catalog/migrations/versions/[0-9]*.py; do
+        [ ! -f "$migration" ] || echo "${migration##*/}"
+    done | sed 's/_.*//' | sort | tail -n 1
+}
+
+# What this script writes beside the programs of a release, and a former release gets back.
+written_files() {
+    for file in "$UNITS"/cbk.target "$UNITS"/cbk-*.service "$UNITS"/cbk-worker@.service.d/disk.conf \
+        "$UNITS"/cbk-worker@.service.d/workers.conf $COMMAND; do
+        [ ! -f "$file" ] || printf '%s\n' "$file"
+    done
+}
+
+keep_files() {
+    rm -rf "$1/kept.new"
+    mkdir "$1/kept.new"
+    written_files | while read -r file; do
+        mkdir -p "$1/kept.new${file%/*}"
+        cp -p "$file" "$1/kept.new$file"
+    done
+    rm -rf "$1/kept"
+    mv "$1/kept.new" "$1/kept"
+}
+
+put_back_files() {
+    written_files | while read -r file; do
+        if [ ! -f "$1/kept$file" ]; then
+            [ "${file%.service}" = "$file" ] || systemctl -q disable "${file##*/}" || true
+            rm "$file"
+        fi
+    done
+    find "$1/kept" -type f | while read -r kept; do
+        file=${kept#"$1/kept"}
+        mkdir -p "$(dirname "$file")"
+        cp -p "$kept" "$file.new"
+        mv "$file.new" "$file"
+    done
+}
+
+# Whatever can be tried while services run: settings, disk, catalog, and the migration.
+check_programs() {
+    [ -n "$had_settings" ] && [ -n "$built" ] && [ ! -e "$UNPREPARED" ] || return 0
+    as_cbk upgrade --dry-run >"$work/tried" || fail "the other release cannot take over" "what is said above comes first; then $0 again"
+}
+
+# From here on a run that ends early, or the one after it, puts the former release back.
+begin_swap() {
+    [ -z "$dry" ] && [ -n "$built" ] || return 0
+    if works $VENV; then
+        keep_files $VENV
+        # Another machine of the site may have migrated the catalog before: then it is not this one's to put back.
+        {
+            running_release
+            echo "$built"
+            ! grep -q '^tried the migration' "$work/tried" 2>/dev/null || echo migrates
+        } >$SWAP.new
+        mv $SWAP.new $SWAP
+        swapping=yes
+    fi
+    stop
+    [ -e $SWAP ] || point_to "$built"
+}
+
+end_swap() {
+    if [ ! -e $SWAP ]; then
+        built=''
+        return 0
+    fi
+    run ln -sfn "$(sed -n 1p $SWAP)" $FORMER
+    run rm $SWAP
+    built='' swapping=''
+    for folder in "$RELEASES"/*; do
+        case $folder in
+            "$(readlink $VENV)" | "$(readlink $FORMER)" | "$FORMER") ;;
+            *) run rm -r "$folder" ;;
+        esac
+    done
+}
+
+# go_back WHY: puts the release that $SWAP names back, with its units and its catalog, and starts it.
+go_back() {
+    former=$(sed -n 1p $SWAP) programs=$(sed -n 2p $SWAP)
+    systemctl stop 'cbk*'
+    if grep -qx migrates $SWAP && ! as_cbk upgrade --rollback --to "$(revision_needed "$(folder_of "$former")")" >"$work/rolled" 2>&1; then
+        cat "$work/rolled" >&2
+        printf 'install.sh: the catalog is not put back yet\nHINT: what is said above comes first; then %s --rollback\n' "$0" >&2
+        cp $SWAP $SWAP.again
+    fi
+    put_back_files "$(folder_of "$former")"
+    [ ! -d "$former" ] || [ "$(readlink $VENV)" = "$former" ] || point_to "$former" >/dev/null
+    [ "$(readlink $FORMER)" != "$former" ] || rm -f $FORMER
+    programs=$VENV
+    # The catalog is as it was before the other release ran: what that did is on the disk.
+    if grep -qx started $SWAP && grep -q again "$work/rolled" 2>/dev/null && ! as_cbk rebuild >"$work/rebuilt" 2>&1; then
+        say "WARNING: what came since is not all known; \`sudo cbk rebuild\` takes it in"
+    fi
+    systemctl daemon-reload
+    systemctl restart cbk.target
+    if [ -e $SWAP.again ]; then mv $SWAP.again $SWAP; else rm $SWAP; fi
+    swapping=''
+    # shellcheck disable=SC2046 # names of units, apart by blanks
+    if run_all $(enabled_units); then
+        printf 'install.sh: %s; the former release runs again\n' "$1" >&2
+    else
+        printf 'install.sh: %s; the former release is back, but not all of it runs\nHINT: %s\n' "$1" \
+            "\`systemctl list-units 'cbk*'\` shows what does not, and \`journalctl -u UNIT\` why" >&2
+        return 1
+    fi
+}
+
+# Where the release of this folder is now: one of before there were folders may not have moved into its own yet.
+folder_of() {
+    if [ -d "$1" ]; then
+        echo "$1"
+    else
+        echo $VENV
+    fi
+}
+
+enabled_units() {
+    for unit in "$WANTED"/cbk-*.service; do
+        [ ! -L "$unit" ] || printf '%s\n' "${unit##*/}"
+    done
+}
+
+run_all() {
+    for unit in "$@"; do
+        systemctl -q is-active "$unit" || return 1
+    done
+}
+
+# However a run ends: a swap that did not come to its end is taken back, and programs that nobody uses go.
+ended() {
+    status=$?
+    set +e
+    trap '' INT TERM HUP PIPE
+    if [ -n "$swapping" ]; then
+        go_back "the upgrade failed"
+    elif [ -n "$built" ] && [ "$(readlink $VENV)" != "$built" ] && works $VENV; then
+        printf 'install.sh: the upgrade failed before anything was stopped; the former release runs on\n' >&2
+    fi
+    if [ -n "$built" ] && [ ! -e $SWAP ] && [ "$(readlink $VENV)" != "$built" ]; then
+        rm -rf "$built"
+    fi
+    rm -rf "$work"
+    exit $status
+}
+
+# After a run that was killed while services were stopped.
+heal() {
+    [ -e $SWAP ] || return 0
+    if [ -n "$dry" ]; then
+        say "would: put back the former release, since an upgrade was cut off"
+    else
+        go_back "an upgrade was cut off" || fail "it has to run before there is another one" "what is said above comes first; then $0 again"
+        changed=yes
+    fi
+}
+
+rollback() {
+    heal
+    [ -z "$changed" ] || return 0
+    hint="\`git checkout\` the release that you want, then $0 --upgrade"
+    [ -L $FORMER ] || fail "there is no former release on this machine" "$hint"
+    works $FORMER || fail "the former release does not run" "$hint"
+    revision=$(revision_needed $FORMER)
+    migrates=''
+    if [ "$revision" != "$(revision_needed $VENV)" ] && [ "$(cat "$ROLE" 2>/dev/null)" != joined ]; then
+        migrates=migrates
+        as_cbk upgrade --rollback --to "$revision" --dry-run || fail "nothing was changed" "what is said above comes first"
+    fi
+    if [ -n "$dry" ]; then
+        say "would: stop, put back the release in $(readlink $FORMER), and start"
+        return 0
+    fi
+    printf '%s\n' "$(readlink $FORMER)" "$(running_release)" $migrates started >$SWAP.new
+    mv $SWAP.new $SWAP
+    swapping=yes
+    go_back "rolled back"
 }
 
 # As an ordinary command it runs as the kit's user: what root would make on the disk is in the workers' way.
@@ -250,20 +474,24 @@ EOF
         say "would: ${answers:+take the answers of $answers and }write $CONFIG"
     else
         changed=yes
-        $VENV/bin/cbk setup ${answers:+--answers "$answers"}
+        : >"$UNPREPARED"
+        "$programs/bin/cbk" setup ${answers:+--answers "$answers"}
     fi
 }
 
 prepare_disk() {
     # A fresh file system belongs to root.
     if [ "$(stat -c %U "$root")" = root ] && [ ! -e "$root/.cbk" ]; then
+        mountpoint -q "$root" || [ -z "$(ls -A "$root")" ] ||
+            fail "$root is neither a disk of its own nor empty" "mount the backup disk there, or name another folder: $programs/bin/cbk setup"
         run chown cbk:cbk "$root"
     fi
     # Settings that were there before belong to a disk that was prepared: where that is not mounted, nothing is made in its place.
-    if [ -n "$had_settings" ]; then
+    if [ -n "$had_settings" ] && [ ! -e "$UNPREPARED" ]; then
         as_cbk upgrade || fail "the backup disk or the catalog is not as it was left" "what it says above comes first; then $0 again"
     else
         as_cbk init
+        rm -f "$UNPREPARED"
     fi
     as_cbk doctor || say "WARNING: what failed above needs somebody; \`sudo cbk doctor\` looks again"
 }
@@ -430,6 +658,7 @@ start() {
     enable_units cbk.target $units
     if [ -n "$changed" ]; then
         run systemctl daemon-reload
+        [ ! -e "$SWAP" ] || echo started >>"$SWAP"
         run systemctl restart cbk.target
         run rm -f "$UNFINISHED"
     elif [ -z "$dry" ]; then
@@ -438,6 +667,14 @@ start() {
     [ -z "$dry" ] || return 0
     for unit in $units; do
         systemctl -q is-active "$unit" || fail "$unit does not run" "journalctl -u $unit says why"
+    done
+    [ -e "$SWAP" ] || return 0
+    sleep "$SETTLING_SECONDS"
+    for unit in $units; do
+        case $(systemctl show --value --property ActiveState --property NRestarts "$unit" | sort | tr -d '\n') in
+            0active) ;;
+            *) fail "$unit started, and ended at once" "journalctl -u $unit says why" ;;
+        esac
     done
 }
 
@@ -456,6 +693,7 @@ uninstall() {
     if [ -e $VENV/cbk-bootstrap.json ]; then
         run rm -r $VENV
     fi
+    [ ! -d $RELEASES ] || run rm -r $RELEASES
     [ -z "$changed" ] || run systemctl daemon-reload
     say "the kit's programs are gone; these stay, and are yours to remove:"
     [ ! -e $CONFIG ] || say "  $(setting $CONFIG backup_root /backups)  the copies and the catalog; $(setting $CONFIG backup_root /backups)/.cbk/README.txt says how to restore"
@@ -470,10 +708,18 @@ if [ $mode = uninstall ]; then
     uninstall
     exit 0
 fi
-[ $mode != upgrade ] || [ -e $CONFIG ] || fail "there is nothing to upgrade" "$0 installs it"
+[ $mode = install ] || [ -e $CONFIG ] || fail "there is nothing to upgrade" "$0 installs it"
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap ended EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+if [ $mode = rollback ]; then
+    rollback
+    exit 0
+fi
+heal
 
 if [ -n "$join" ]; then
     redis=''
@@ -499,21 +745,29 @@ decide
 install_packages
 [ -z "$join" ] || root=$(setting "$answers" backup_root /backups)
 make_user
-install_programs
-install_command
-install_pages
+build_programs
+check_programs
+begin_swap
 settle
 if [ -e $CONFIG ]; then
     root=$(setting $CONFIG backup_root /backups)
     catalog=$(setting $CONFIG catalog_url '')
     [ -n "$dry" ] || prepare_disk
+    [ ! -e "$SWAP" ] || point_to "$built"
+    programs=$VENV
+    install_command
+    install_pages
     install_units
     start
+    end_swap
 elif [ -n "$dry" ]; then
+    install_command
+    install_pages
     start
 fi
 if [ -z "$changed" ]; then
     say "everything was in place; nothing was changed"
 elif [ -z "$dry" ]; then
+    [ ! -L $FORMER ] || say "the former release is kept: $0 --rollback goes back to it"
     say "the kit runs: \`sudo cbk status\` says what is protected, \`journalctl -u 'cbk*' -f\` what it does"
 fi

@@ -15,6 +15,7 @@ from cbk.cli.init import print_finding
 from cbk.errors import CbkError, UsageError
 from cbk.jobs.admin import setup as setup_job
 from cbk.jobs.admin.doctor import DoctorFinding, Level, look_at_clock
+from cbk.jobs.admin.upgrade import roll_back
 from cbk.jobs.admin.upgrade import upgrade as upgrade_catalog
 from cbk.rules.admin.setup import ACCEPT, QUESTIONS, Question, parse_answer, split_answers
 from cbk.settings import config_path, parse_settings, read_values
@@ -136,15 +137,20 @@ def _tell(findings: list[DoctorFinding]) -> None:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--rollback", is_flag=True, help="Put back the catalog as it was before it was last migrated.")
+@click.option("--to", "revision", metavar="REVISION", help="With --rollback: the copy at this revision. Default: the last one.")
+@click.option("--dry-run", is_flag=True, help="Try the migration, say what would be done, and change nothing; workers may run.")
 @click.pass_obj
-def upgrade(config: Path | None, dry_run: bool) -> None:  # noqa: FBT001 - click hands options over like this
+def upgrade(config: Path | None, *, rollback: bool, revision: str | None, dry_run: bool) -> None:
     """Bring the catalog and the disk to this release, after a copy of the catalog was made; workers and beat must not run.
 
     \b
     Example:
+      cbk upgrade --dry-run
       systemctl stop 'cbk*' && cbk upgrade && systemctl start cbk.target
     """
+    if revision is not None and not rollback:
+        raise UsageError("--to is for --rollback", hint="`cbk upgrade` alone goes to this release")
     with opened(config) as context:
-        for step in upgrade_catalog(context, dry_run=dry_run):
+        for step in roll_back(context, revision, dry_run=dry_run) if rollback else upgrade_catalog(context, dry_run=dry_run):
             click.echo(step)

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 
 from cbk.edges.catalog import Catalog, NewDelete, RowChanges, Verdict
-from cbk.edges.catalog.catalog import MIGRATIONS
+from cbk.edges.catalog.migration import migrate as migrate_tables
 from cbk.edges.catalog.rows import Counters
 from cbk.edges.catalog.schema import brakes, covers, files, metadata, removals, versions
 from cbk.errors import CatalogUnavailable, LeaseLost
@@ -709,13 +707,10 @@ def test_key_that_no_database_can_hold_is_held_as_it_is(catalog):
 
 
 def migrate(catalog, revision):
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
     if not catalog.is_shared:
         Path(catalog.engine.url.database).touch()  # a catalog makes its file itself, and only where it is to be made
     with catalog.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        migrate_tables(connection, revision)
 
 
 def test_catalog_of_the_first_release_keeps_its_versions_and_knows_their_rows(empty):
@@ -786,6 +781,32 @@ def test_upgrade_that_dies_half_way_is_done_again(empty, monkeypatch):
         patched.setattr("alembic.op.drop_table", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             empty.upgrade()
+    assert empty.upgrade() is True
+    empty.require_current()
+
+
+def test_copy_from_before_a_migration_is_put_back_row_for_row(empty):
+    migrate(empty, "0001")
+
+    def add(name):
+        with empty.engine.begin() as connection:
+            digests = {"name_digest": name * 64, "place_digest": name * 64}
+            connection.execute(sa.insert(files).values(storage="s3", bucket="b", key=name, place=f"b/{name}", **digests))
+
+    def keys():
+        with empty.engine.connect() as connection:
+            return connection.execute(sa.select(files.c.id, files.c.key).order_by(files.c.id)).all()
+
+    add("a")
+    empty.kept_copies.keep("0001")
+    empty.try_upgrade()
+    assert empty.revision == "0001"
+    assert empty.upgrade() is True
+    add("b")
+    empty.kept_copies.put_back("0001")
+    assert (empty.revision, keys(), empty.kept_copies.revisions()) == ("0001", [(1, "a")], ["0001"])
+    add("c")
+    assert keys() == [(1, "a"), (2, "c")]
     assert empty.upgrade() is True
     empty.require_current()
 

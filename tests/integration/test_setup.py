@@ -8,15 +8,15 @@ from contextlib import closing
 
 import click
 import pytest
-from alembic import command
-from alembic.config import Config
+import sqlalchemy as sa
 from click.testing import CliRunner
 
 from cbk.cli.main import cli
 from cbk.edges import host
 from cbk.edges.archive.archive import Archive
-from cbk.edges.catalog.catalog import MIGRATIONS, Catalog
+from cbk.edges.catalog.catalog import Catalog
 from cbk.edges.catalog.connection import make_file
+from cbk.edges.catalog.migration import migrate, migrating
 from cbk.settings import load_settings
 from cbk_app.schema import ddl, grants
 
@@ -258,13 +258,10 @@ def old_catalog(tmp_path, answers):
     """A kit whose catalog is of the first release; gives its file."""
     file = tmp_path / "catalog.db"
     cbk("setup", "--answers", answers(catalog_url=f"sqlite:///{file}"))
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
     Archive.create(tmp_path / "backups", now=host.now())
     make_file(file)
-    with closing(Catalog(f"sqlite:///{file}", holder="old")) as catalog, catalog.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+    with closing(Catalog(f"sqlite:///{file}", holder="old")) as catalog, migrating(catalog.engine) as connection:
+        migrate(connection, "0001")
     return file
 
 
@@ -302,6 +299,54 @@ def test_upgrade_without_a_copy_migrates_nothing(old_catalog):
     code, said = cbk("upgrade")
     assert (code, "no copy of the catalog could be made" in said) == (1, True)
     assert revision_of(old_catalog) == "0001"
+
+
+def fail_at_the_first_migration(monkeypatch):
+    def fail(*_arguments, **_options):
+        raise sa.exc.OperationalError("DROP TABLE marks", {}, sqlite3.OperationalError("disk I/O error"))
+
+    monkeypatch.setattr("alembic.op.drop_table", fail)
+
+
+def test_upgrade_in_a_dry_run_tries_the_migration_and_leaves_nothing(old_catalog, tmp_path, monkeypatch):
+    before = sorted(tmp_path.glob("catalog.db*"))
+    assert "tried the migration from revision 0001: it succeeds" in cbk("upgrade", "--dry-run")[1]
+    assert sorted(tmp_path.glob("catalog.db*")) == before
+    fail_at_the_first_migration(monkeypatch)
+    code, said = cbk("upgrade", "--dry-run")
+    assert (code, "disk I/O error" in said) == (1, True)
+    assert sorted(tmp_path.glob("catalog.db*")) == before
+    assert revision_of(old_catalog) == "0001"
+
+
+def test_migration_that_fails_in_the_middle_leaves_the_catalog_as_it_was(old_catalog, monkeypatch):
+    with monkeypatch.context() as patched:
+        fail_at_the_first_migration(patched)
+        assert cbk("upgrade")[0] == 1
+    assert revision_of(old_catalog) == "0001"
+    assert cbk("upgrade")[0] == 0
+
+
+def test_rollback_puts_back_what_was_kept_and_keeps_what_was_there(old_catalog):
+    cbk("upgrade")
+    newest = revision_of(old_catalog)
+    assert "would keep the catalog as it is" in cbk("upgrade", "--rollback", "--dry-run")[1]
+    assert revision_of(old_catalog) == newest
+    code, said = cbk("upgrade", "--rollback")
+    assert code == 0, said
+    assert "the catalog is at revision 0001 again" in said
+    assert (revision_of(old_catalog), revision_of(old_catalog.with_name(f"catalog.db.{newest}"))) == ("0001", newest)
+    assert "is at revision 0001 already" in cbk("upgrade", "--rollback", "--to", "0001")[1]
+    assert cbk("upgrade")[0] == 0
+    assert revision_of(old_catalog) == newest
+
+
+def test_rollback_without_a_copy_says_so_and_changes_nothing(old_catalog):
+    cbk("upgrade")
+    old_catalog.with_name("catalog.db.0001").unlink()
+    code, said = cbk("upgrade", "--rollback", "--to", "0001")
+    assert (code, "there is no copy of the catalog at revision 0001; nothing was changed" in said) == (1, True)
+    assert revision_of(old_catalog) > "0001"
 
 
 def test_upgrade_of_nothing_asks_for_init(answers):

@@ -105,7 +105,7 @@ def on_a_machine(tmp_path):
         (tmp_path / "meminfo").write_text(f"MemTotal:        {memory_kb} kB\nMemFree:          100 kB\n")
         script = f"""set -eu
             {constants}
-            UNITS='{tmp_path}' WANTED='{wanted}'
+            UNITS='{tmp_path}' WANTED='{wanted}' SWAP='{tmp_path}/swap'
             CONFIG='{tmp_path}/cbk.toml' ROLE='{tmp_path}/role' UNFINISHED='{tmp_path}/unfinished'
             workers='{workers}' join='{join}' changed='{changed}' dry='' mount=new.mount
             nproc() {{ echo {processors}; }}
