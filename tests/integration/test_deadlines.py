@@ -72,6 +72,20 @@ def test_catalog_counts_links_by_the_minute_in_which_they_die(either_site):
     assert (found.too_late, found.stored, found.stored_last) == (0, 0, 0)
 
 
+def test_links_of_deleted_files_are_not_counted(either_site):
+    site = either_site
+    kept = upload(site, "kept", 5 * MINUTE)
+    gone = upload(site, "gone", 5 * MINUTE)
+    site.poll()
+    assert kept != gone
+    assert sum(number for _, number in site.context.catalog.links.deadlines().dying) == 2
+    site.delete(gone)
+    site.poll()
+    links = site.context.catalog.links
+    assert sum(number for _, number in links.deadlines().dying) == 1
+    assert [version.key for version, _ in links.dying(10, 10 * MINUTE)] == ["kept"]
+
+
 def test_catalog_counts_what_was_stored_of_late(either_site):
     site = either_site
     for number in range(4):

@@ -68,10 +68,30 @@ def site(make_site, receiver):
     return make_site(notify=receiver.url)
 
 
+class Log(logging.Handler):
+    """What a process shows: what gets to the root logger. pytest's own listens to all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+    @property
+    def text(self):
+        return "\n".join(f"{record.getMessage()} {record.__dict__}" for record in self.records)
+
+
 @pytest.fixture
-def log(caplog):
-    caplog.set_level(logging.DEBUG)
-    return caplog
+def log():
+    root, log = logging.getLogger(), Log()
+    level = root.level
+    root.addHandler(log)
+    root.setLevel(logging.DEBUG)
+    yield log
+    root.removeHandler(log)
+    root.setLevel(level)
 
 
 def shown(log):
@@ -108,7 +128,7 @@ def test_every_service_gets_the_message(receiver):
 @pytest.mark.parametrize(
     ("url", "service", "reason"),
     [
-        (NOBODY, "JSON", "it did not take the message"),
+        (NOBODY, "JSON", "its host refuses the connection"),
         ("nosuch://user:sesame@example.com", "URL 1", "no service that is known"),
         ("slack://sesame", "URL 1", "no service that is known"),
     ],
@@ -119,10 +139,27 @@ def test_service_that_is_away_or_unknown_is_one_line_without_its_url(log, url, s
     assert "sesame" not in log.text
 
 
-@pytest.mark.parametrize("answer", [302, 403, 500])
-def test_service_that_refuses_or_leads_nowhere_is_a_failure(receiver, answer):
+@pytest.mark.parametrize(
+    ("answer", "phrase"), [(302, "302 (Found)"), (403, "403 (Forbidden)"), (500, "500 (Internal Server Error)")]
+)
+def test_service_that_refuses_or_leads_nowhere_is_a_failure_with_its_answer(receiver, answer, phrase):
     receiver.answer = answer
-    assert Notifier([receiver.url]).deliver("subject", "text") == [Delivery(name="JSON", problem="it did not take the message")]
+    text = "a database refuses the connection: timed out"
+    assert Notifier([receiver.url]).deliver("subject", text) == [Delivery(name="JSON", problem=f"it answers {phrase}")]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("jsons://user:sesame@127.0.0.1:{port}/", "its certificate or TLS cannot be trusted"),
+        ("json://user:sesame@nobody.invalid/", "its host's name is not known"),
+        ("mailto://user:sesame@127.0.0.1:9/?from=a@example.com&to=b@example.com&smtp=127.0.0.1", "its host refuses the connection"),
+    ],
+)
+def test_service_that_is_not_reached_has_its_reason(receiver, url, reason):
+    port = receiver.url.rpartition(":")[2].partition("/")[0]
+    (delivery,) = Notifier([url.format(port=port)]).deliver("subject", "text")
+    assert delivery.problem == reason
 
 
 def test_service_that_falls_silent_is_given_up(receiver, monkeypatch):
@@ -160,7 +197,7 @@ def test_test_message_tells_which_service_took_it(make_site, receiver, monkeypat
     site = make_site(notify=urls.format(receiver.url))
     exit_code, output = run(site, monkeypatch, "--test")
     assert exit_code == code
-    assert ("JSON: sent" in output, "JSON: it did not take the message" in output) == (code != 1, code != 0)
+    assert ("JSON: sent" in output, "JSON: its host refuses the connection" in output) == (code != 1, code != 0)
     assert len(receiver.messages) == (code != 1)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, select_versions, version_of
-from cbk.edges.catalog.schema import EPOCH, Instant, versions
+from cbk.edges.catalog.schema import EPOCH, Instant, removals, versions
 from cbk.model import Version, VersionState
 from cbk.rules.backup.http_responses import FRESH_LINK
 from cbk.rules.backup.link_deadlines import FARTHEST_HORIZON, LAST, RATE_WINDOW, Deadlines
@@ -28,11 +28,17 @@ class Links:
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
             dying = connection.execute(_by_minute(now)).all()
+            # The index on links does not tell what was deleted: a few lines more where any link dies at all.
+            unwanted = dict(map(tuple, connection.execute(_unwanted_by_minute(now)))) if dying else {}
             too_late, too_late_at = connection.execute(_tried_too_late(now)).one()
             # What was stored of late tells how many links will be used in time. Copies that were read again lie among it.
             stored, stored_last = connection.execute(_stored_since(now)).one() if dying else (0, 0)
         return Deadlines(
-            dying=[(max(EPOCH + timedelta(milliseconds=row.minute * _MINUTE), now), row.number) for row in dying],
+            dying=[
+                (max(EPOCH + timedelta(milliseconds=row.minute * _MINUTE), now), row.number - unwanted.get(row.minute, 0))
+                for row in dying
+                if row.number > unwanted.get(row.minute, 0)
+            ],
             waiting_since=min((row.since for row in dying), default=None),
             too_late=too_late,
             too_late_at=too_late_at,
@@ -41,10 +47,17 @@ class Links:
         )
 
     def dying(self, limit: int, within: timedelta) -> list[tuple[Version, str]]:
-        """Versions that are due and whose links die `within` that time, soonest first, with the digest of the link they have."""
+        """Versions that are due, not deleted, and whose links die `within` that time, soonest first.
+
+        Each comes with the digest of the link it has.
+        """
         now = self._database.now_sql
         dying = (versions.c.link_expires_at > now, versions.c.link_expires_at <= self._database.later_sql(within))
-        query = select_versions().add_columns(versions.c.link_digest).where(*dying, versions.c.due_at <= now)
+        query = (
+            select_versions()
+            .add_columns(versions.c.link_digest)
+            .where(*dying, versions.c.due_at <= now, versions.c.deleted.is_(False))
+        )
         with self._database.reading() as connection:
             found = connection.execute(query.order_by(versions.c.link_expires_at).limit(limit))
             return [(version_of(row), row.link_digest) for row in found]
@@ -67,11 +80,26 @@ def needs_another_link() -> sa.ColumnElement[bool]:
 
 def _by_minute(now: datetime) -> sa.Select[Any, Any, Any]:
     """How many links die in each minute, the dead ones in the present one, and since when the first of them has been due."""
-    dies_at = sa.case((versions.c.link_expires_at < now, sa.literal(now, Instant)), else_=versions.c.link_expires_at)
-    minute = (sa.type_coerce(dies_at, sa.BigInteger) // sa.literal_column(str(_MINUTE), sa.BigInteger)).label("minute")
-    due = (versions.c.due_at.is_not(None), versions.c.due_at <= now, versions.c.link_expires_at < now + FARTHEST_HORIZON)
+    minute, due = _minute_of_death(now), _due_and_dying(now)
     counted = sa.select(minute, sa.func.count().label("number"), sa.func.min(versions.c.due_at).label("since"))
     return counted.where(*due).group_by(minute).order_by(minute)
+
+
+def _unwanted_by_minute(now: datetime) -> sa.Select[Any, Any]:
+    """How many of these are of deleted files, which wait for their grace to end and not for a link."""
+    minute, due = _minute_of_death(now), _due_and_dying(now)
+    waiting = sa.select(removals.c.file_id).where(removals.c.open.is_(True))
+    counted = sa.select(minute, sa.func.count()).where(*due, versions.c.deleted.is_(True), versions.c.file_id.in_(waiting))
+    return counted.group_by(minute)
+
+
+def _minute_of_death(now: datetime) -> sa.Label[Any]:
+    dies_at = sa.case((versions.c.link_expires_at < now, sa.literal(now, Instant)), else_=versions.c.link_expires_at)
+    return (sa.type_coerce(dies_at, sa.BigInteger) // sa.literal_column(str(_MINUTE), sa.BigInteger)).label("minute")
+
+
+def _due_and_dying(now: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    return versions.c.due_at.is_not(None), versions.c.due_at <= now, versions.c.link_expires_at < now + FARTHEST_HORIZON
 
 
 def _tried_too_late(now: datetime) -> sa.Select[Any, Any]:

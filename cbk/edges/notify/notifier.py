@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cbk.rules.status.delivery import delivery_problem
+
 if TYPE_CHECKING:
     from apprise import NotifyBase
+    from apprise.result import NotifyResult
 
 NOTIFY_TIMEOUT_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
-# It writes the URLs that it does not understand into its log.
-logging.getLogger("apprise").disabled = True
+# It writes URLs and payloads into its log: what it says is for `delivery_problem` alone.
+_log = logging.getLogger("apprise")
+_log.propagate = False
+_log.setLevel(logging.DEBUG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +72,9 @@ class Notifier:
             notify_type=apprise.NotifyType.WARNING,
             body_format=apprise.NotifyFormat.TEXT,
             timeout=NOTIFY_TIMEOUT_SECONDS,
+            log_level=logging.DEBUG,
         )
-        return lost + [Delivery(name=each.name, problem="" if each else "it did not take the message") for each in results]
+        return lost + [Delivery(name=each.name, problem=_problem(each)) for each in results]
 
     def _services(self) -> list[NotifyBase | None]:
         """A service for each URL, None where there is none such."""
@@ -81,3 +87,10 @@ class Notifier:
             if service is not None:
                 service.overflow_mode = apprise.OverflowMode.SPLIT  # one that is longer than the service takes comes in parts
         return services
+
+
+def _problem(result: NotifyResult) -> str:
+    if result:
+        return ""
+    said = [entry.message for attempt in result for entry in attempt.logs]
+    return delivery_problem(said, timed_out=result.status.name == "TIMEOUT")
