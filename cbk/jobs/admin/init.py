@@ -58,7 +58,7 @@ def require_own_disk(context: Context) -> None:
     if host.shares_system_disk(place):
         raise RootMissing(
             f"{root} is on the system's own disk: no backup disk is mounted there",
-            hint="mount the backup disk there; if copies are to be on the system's disk, `cbk init --on-system-disk`",
+            hint="mount the backup disk there; that copies are to be on the system's own disk for good, --on-system-disk says",
         )
 
 
