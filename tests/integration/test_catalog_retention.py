@@ -811,6 +811,24 @@ def test_copy_from_before_a_migration_is_put_back_row_for_row(empty):
     empty.require_current()
 
 
+def test_copy_leaves_what_is_not_the_kits_alone_and_counts_nothing_twice(empty):
+    empty.upgrade()
+    with empty.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE somebody_elses (x integer)")
+        connection.exec_driver_sql("INSERT INTO somebody_elses VALUES (1)")
+    store(empty, ("a.txt", 1), ("b.txt", 1))
+    newest, before = empty.revision, empty.report.counts()
+    assert before.copies == 2
+    empty.kept_copies.keep(newest)
+    with empty.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE somebody_elses SET x = 2")
+    empty.kept_copies.put_back(newest)
+    assert (empty.report.counts().copies, empty.report.counts().by_state) == (before.copies, before.by_state)
+    with empty.engine.connect() as connection:
+        # A SQLite catalog is a file of the kit's own, and put back as a whole.
+        assert connection.exec_driver_sql("SELECT x FROM somebody_elses").scalar() == (2 if empty.is_shared else 1)
+
+
 # ---- a long history costs nothing --------------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,11 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.connection import catalog_errors
 from cbk.edges.catalog.migration import migrate, migrating, newest_revision
+from cbk.edges.catalog.schema import metadata
 from cbk.errors import CatalogUnavailable
 
+# Beside those of this release: Alembic's own, and those that a migration removes.
+_OTHER_TABLES = ("alembic_version", "marks")
 _SCHEMA_PREFIX = "cbk_at_"
 _PATIENCE_MS = 30_000
 
@@ -69,8 +72,12 @@ class KeptCopies:
             self._engine.dispose()
             return
         with migrating(self._engine) as connection:
-            for table in reversed(_tables(connection)):
+            tables = _tables(connection)
+            functions = _functions_of(connection, tables)
+            for table in reversed(tables):
                 table.drop(connection)
+            for function in functions:
+                connection.exec_driver_sql(f"DROP FUNCTION {function}")
             migrate(connection, revision)
             _fill(connection, f"{_SCHEMA_PREFIX}{revision}")
 
@@ -116,10 +123,20 @@ class KeptCopies:
 
 
 def _tables(connection: sa.Connection, schema: str | None = None) -> list[sa.Table]:
-    """The tables that are there, each after those that it refers to."""
-    known = sa.MetaData(schema=schema)
-    known.reflect(connection)
-    return known.sorted_tables
+    """The kit's tables that are there, each after those that it refers to. Others may be in the same schema, and are not ours."""
+    found = sa.MetaData(schema=schema)
+    ours = {*metadata.tables, *_OTHER_TABLES}
+    found.reflect(connection, only=lambda name, _found: name in ours)
+    return found.sorted_tables
+
+
+def _functions_of(connection: sa.Connection, tables: list[sa.Table]) -> list[str]:
+    """What the triggers on these tables call, as PostgreSQL names it."""
+    query = sa.text(
+        "SELECT DISTINCT tgfoid::regprocedure::text FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid "
+        "WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace AND relname = ANY(:names)"
+    )
+    return list(connection.scalars(query, {"names": [table.name for table in tables]}))
 
 
 def _drop_schema(connection: sa.Connection, name: str) -> None:
@@ -130,14 +147,17 @@ def _drop_schema(connection: sa.Connection, name: str) -> None:
 def _fill(connection: sa.Connection, schema: str) -> None:
     """Fill fresh tables from those of `schema`, and let their sequences count on from there."""
     kept = {table.name: table for table in _tables(connection, schema)}
-    for table in _tables(connection):
-        if table.name not in kept:
-            continue
+    tables = [table for table in _tables(connection) if table.name in kept]
+    for table in tables:  # what they would do is in the copy
+        connection.exec_driver_sql(f'ALTER TABLE "{table.name}" DISABLE TRIGGER USER')
+    for table in tables:
         connection.execute(table.delete())  # what the migration itself writes, such as its revision
         names = [column.name for column in kept[table.name].columns]
         connection.execute(table.insert().from_select(names, sa.select(*kept[table.name].columns)))
         for column in table.columns:
             _count_on(connection, table, column)
+    for table in tables:
+        connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ENABLE TRIGGER USER')
 
 
 def _count_on(connection: sa.Connection, table: sa.Table, column: sa.Column[Any]) -> None:
