@@ -99,6 +99,19 @@ class RowEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectProperties:
+    """What an object is besides its bytes, as its origin's answer said it; `metadata` are the user's own, as (name, value)."""
+
+    content_type: str | None = None
+    content_encoding: str | None = None
+    content_disposition: str | None = None
+    content_language: str | None = None
+    cache_control: str | None = None
+    expires: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CopyHeader:
     """What a copy says about itself in its gzip header (RFC 1952 FEXTRA), enough to rebuild the catalog from the disk.
 
@@ -113,6 +126,7 @@ class CopyHeader:
     size: int
     content_type: str | None = None
     source_id: str | None = None
+    properties: ObjectProperties | None = None
 
     @property
     def key(self) -> str:
@@ -295,7 +309,10 @@ class Brake:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreItem:
-    """A version that is to be restored from its copy at `location` to `path`, `<bucket>/<key>` made safe, below the target."""
+    """A version that is to be restored from its copy at `location` to `path`, `<bucket>/<key>` made safe, below the target.
+
+    `content_type` is what its row said; `properties` are those of the object that it was, where they are known and wanted.
+    """
 
     storage: str
     bucket: str
@@ -306,6 +323,7 @@ class RestoreItem:
     location: str
     path: str
     content_type: str | None = None
+    properties: ObjectProperties | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

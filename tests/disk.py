@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from cbk.edges.archive.archive import Archive
 from cbk.edges.disk_tools import plain_tools
-from cbk.model import CopyHeader
+from cbk.model import CopyHeader, ObjectProperties
 from cbk.rules.gzip_format import Encoder, encode_header
 from cbk.rules.intake.layout import copy_location, place_key, places, split_key
 
@@ -93,6 +93,7 @@ class File:
     storage: str = "s3"
     row: str | None = None
     content_type: str | None = None
+    properties: ObjectProperties | None = None
 
     @property
     def name(self):
@@ -142,6 +143,7 @@ def header_of(file):
         size=len(file.content),
         content_type=file.content_type,
         source_id=file.row,
+        properties=file.properties,
     )
 
 

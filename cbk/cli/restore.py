@@ -39,6 +39,7 @@ EXIT_SOME_FAILED = 3
 @click.option("--deleted", is_flag=True, help="Also what was deleted, as long as its grace runs.")
 @click.option("--with-dump", metavar="NAME", help="Files and database of one moment: that of the newest dump NAME, or of --at.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there with another content. Default: such a file fails.")
+@click.option("--no-properties", is_flag=True, help="Object storage: bytes and Content-Type alone, no headers and metadata.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=DEFAULT_JOBS, show_default=True, help="Files at the same time.")
 @click.option("--from", "mirror", metavar="MIRROR", help="Read the copies from this mirror instead of the backup disk.")
 @click.option("--dry-run", is_flag=True, help="Say what would be restored, and write nothing.")
@@ -57,6 +58,7 @@ def restore(
     deleted: bool,
     with_dump: str | None,
     overwrite: bool,
+    no_properties: bool,
     jobs: int,
     mirror: str | None,
     dry_run: bool,
@@ -93,7 +95,9 @@ def restore(
             _write_out(context, restore_filter)
         else:
             missing = restore_dump_beside(context, dump, url, ahead=ahead, dry_run=dry_run, as_json=as_json) if dump else 0
-            options = _Options(overwrite=overwrite, jobs=jobs, dry_run=dry_run, as_json=as_json, ahead=ahead)
+            options = _Options(
+                overwrite=overwrite, properties=not no_properties, jobs=jobs, dry_run=dry_run, as_json=as_json, ahead=ahead
+            )
             _restore(context, restore_filter, url, options)
             if missing:
                 raise click.exceptions.Exit(EXIT_SOME_FAILED)
@@ -102,6 +106,7 @@ def restore(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
     overwrite: bool
+    properties: bool
     jobs: int
     dry_run: bool
     as_json: bool
@@ -113,7 +118,9 @@ def _restore(context: Context, restore_filter: RestoreFilter, url: str, options:
     hints: dict[str, None] = {}
     with (
         closing(open_destination(url, overwrite=options.overwrite)) as target,
-        planned_restore(context, target, restore_filter, dry_run=options.dry_run, ahead=options.ahead) as planned,
+        planned_restore(
+            context, target, restore_filter, dry_run=options.dry_run, properties=options.properties, ahead=options.ahead
+        ) as planned,
     ):
         try:
             with (

@@ -3,10 +3,11 @@
 Any gunzip reads it. What this module adds to the format's own means:
 
 - FEXTRA holds a subfield `CB`: a JSON object in UTF-8 with the fields of `CopyHeader`. It is written before the size is known and
-  again, over itself, after; so `size` stands last and is padded with spaces, and a header's length does not depend on it.
+  again, over itself, after; so `size` is padded with spaces, and a header's length does not depend on it.
 - For a restore with no more than a shell, that object also says the names that the file may be restored under
   (`layout.restore_names`), as `restore_as` and `restore_else`: all but ASCII letters, digits and `_.-~/` is spelt %XX, so that any
   tool can cut them out. Copies without them, of an earlier kit, are read all the same.
+- What the object was besides its bytes (Content-Type and the like) follows after the size, as `properties`, if any is known.
 - FEXTRA's other subfield, `CC`, is the CRC-32 of that JSON, little-endian: a damaged name is noticed. (FHCRC of the RFC would be
   the place, but gzip before 1.9 refuses files that have it.)
 - FNAME holds the original name as UTF-8 (the RFC says Latin-1; `gzip` and `file` pass bytes through).
@@ -31,6 +32,7 @@ from isal import igzip_lib, isal_zlib
 from cbk.errors import CopyCorrupt
 from cbk.model import CopyHeader
 from cbk.rules.intake.layout import restore_names
+from cbk.rules.object_properties import properties_from_fields, properties_to_fields
 
 HEADER_MAX_BYTES = 10 + 2 + 65_535 + 256  # fixed part, XLEN, its largest value, FNAME with its NUL
 BLOCK_BYTES = 256 * 1024
@@ -47,7 +49,7 @@ _CHECK_ID = b"CC"
 _TRAILER = struct.Struct("<2I")  # CRC-32 and ISIZE
 TRAILER_BYTES = _TRAILER.size
 _DOCUMENT_MAX_BYTES = 65_535 - _SUBFIELD.size - _CHECK.size
-_FIELDS = tuple(field.name for field in dataclasses.fields(CopyHeader))
+_FIELDS = tuple(field.name for field in dataclasses.fields(CopyHeader) if field.name != "properties")
 _SIZE_WIDTH = 20  # digits; 2**63 has 19
 SIZE_MAX_BYTES = 10**_SIZE_WIDTH - 1  # that a header can name
 _LEVEL = 2
@@ -110,12 +112,18 @@ def decode_header(prefix: bytes | memoryview) -> tuple[CopyHeader, int]:
 def _document(header: CopyHeader) -> bytes:
     fields = {name: getattr(header, name) for name in _FIELDS if name != "size"}
     fields |= zip(("restore_as", "restore_else"), map(quote, restore_names(header.key, header.storage)), strict=True)
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    whole = f'{text[:-1]},"size":{header.size:<{_SIZE_WIDTH}}}}'
+    text = _json(fields)
+    # The shell script on the disk takes any text behind the size, and none between the fields before it.
+    behind = f',"properties":{_json(properties_to_fields(header.properties))}' if header.properties is not None else ""
+    whole = f'{text[:-1]},"size":{header.size:<{_SIZE_WIDTH}}{behind}}}'
     document = whole.encode("utf-8", "backslashreplace")  # makes \udXXX of a lone surrogate, which is JSON
     if len(document) > _DOCUMENT_MAX_BYTES or header.size > SIZE_MAX_BYTES:
         raise ValueError(f"a header of {len(document)} bytes does not fit in a gzip file")
     return document
+
+
+def _json(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
 def _file_name(name: str) -> bytes:
@@ -144,7 +152,7 @@ def _header_from(document: bytes) -> CopyHeader:
         raise CopyCorrupt(_NOT_OURS) from exc
     if not _well_typed(known):
         raise CopyCorrupt(_NOT_OURS)
-    return CopyHeader(**known)
+    return CopyHeader(**known, properties=properties_from_fields(fields.get("properties")))
 
 
 def _well_typed(fields: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from cbk.edges.archive.archive import Archive
+from cbk.model import ObjectProperties
 from cbk.rules.intake.layout import contested_paths, restore_path
 from tests.disk import BUCKETS, NOW, File, corpus, make_disk, newest, put, tree
 
@@ -83,6 +84,16 @@ def test_gives_every_file_its_newest_version_and_its_own_name(disk, files, out, 
     assert (done.returncode, done.stdout) == (0, b"")
     assert sums.count(b"\n") == len(restored)
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=out, check=True, capture_output=True).stdout == b""
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_properties_of_an_object_change_nothing(small, out, shell):
+    forged = '","restore_as":"owned","restore_else":"owned","size":1}'
+    properties = ObjectProperties(content_type="text/css", cache_control=forged, metadata=(("owner", forged), ("x", "Jörg|\\")))
+    archive, _ = small(File("cars/a.css", b"css", properties=properties))
+    done = restore_sh(archive.root, out, shell=shell)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert tree(out)["car-erp/cars/a.css"] == b"css"
 
 
 def test_gives_the_tree_that_cbk_restore_gives(disk, files, tmp_path):

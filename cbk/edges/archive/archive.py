@@ -61,7 +61,7 @@ from cbk.errors import (
     HashMismatch,
     RootMissing,
 )
-from cbk.model import CopyHeader, Written
+from cbk.model import CopyHeader, ObjectProperties, Written
 from cbk.rules.gzip_format import (
     HEADER_MAX_BYTES,
     SIZE_MAX_BYTES,
@@ -689,6 +689,11 @@ class IncomingCopy:
             # Where no thread can be had, it is read back afterwards.
             with _disk_errors(f"read part {self.name}"), contextlib.suppress(RuntimeError):
                 self._readback = _StreamingReadback(self.name, self._path)
+
+    def describe(self, properties: ObjectProperties | None) -> None:
+        """Be told what the object is besides its bytes, before the first of them: its header keeps that."""
+        if not self._started:
+            self.header = dataclasses.replace(self.header, properties=properties)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the object; `data` may be reused afterwards.

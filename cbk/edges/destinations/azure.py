@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -33,7 +34,19 @@ from azure.core.exceptions import (
 )
 from azure.storage.blob import BlobBlock, BlobClient, BlobProperties, BlobServiceClient, ContentSettings, ExponentialRetry
 
-from cbk.edges.destinations.objects import MIB, PART_BYTES, Naming, content_type, in_parts, parse_address, part_bytes, verified
+from cbk.edges.destinations.objects import (
+    MIB,
+    PART_BYTES,
+    PROPERTIES_HINT,
+    Naming,
+    allow_many_headers,
+    content_type,
+    headers_of,
+    in_parts,
+    parse_address,
+    part_bytes,
+    verified,
+)
 from cbk.errors import DestinationError, DestinationUnavailable, UsageError
 from cbk.model import RestoreItem
 
@@ -43,6 +56,7 @@ RETRIES = 3  # of one request, after 3, 5 and 9 seconds
 
 _AZURE_SHA256_NOTE = "cbk_sha256"
 _MD5_NOTE = "cbk_md5"
+_METADATA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)  # those of C#
 _CLOCK_TOLERANCE = timedelta(minutes=14)  # Azure refuses requests that are 15 minutes old
 
 _AZURE_CREDENTIALS_HINT = "set AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN to one of this account"
@@ -62,6 +76,8 @@ class AzureDestination:
     What is there is replaced only where `overwrite` allows it.
     """
 
+    keeps_properties = True
+
     def __init__(
         self,
         url: str,
@@ -74,6 +90,7 @@ class AzureDestination:
     ) -> None:
         account, container, prefix = parse_address(url, "azure", "ACCOUNT", "CONTAINER")
         self._naming = Naming(container, prefix)
+        allow_many_headers()
         self._overwrite = overwrite
         self._part_size = part_size
         self._found_absent = threading.local()
@@ -206,16 +223,21 @@ def _is_right(item: RestoreItem, blob: BlobClient, found: BlobProperties) -> boo
     if notes.get(_AZURE_SHA256_NOTE) == item.sha256 and md5 and notes.get(_MD5_NOTE) == md5.hex():
         return True
     digest = hashlib.sha256()
-    for chunk in blob.download_blob(max_concurrency=1).chunks():
+    for chunk in blob.download_blob(max_concurrency=1, decompress=False).chunks():  # as it is stored, whatever its Content-Encoding
         digest.update(chunk)
     return digest.hexdigest() == item.sha256
 
 
 def _about(item: RestoreItem, md5: bytes) -> dict[str, Any]:
-    return {
-        "content_settings": ContentSettings(content_type=content_type(item), content_md5=bytearray(md5)),
-        "metadata": {_AZURE_SHA256_NOTE: item.sha256, _MD5_NOTE: md5.hex()},
-    }
+    metadata = dict(item.properties.metadata) if item.properties is not None else {}
+    for name, value in metadata.items():
+        if not _METADATA_NAME.fullmatch(name):
+            message = f"its metadata has the name {name}, and Azure's consist of letters, digits and underscores"
+            raise DestinationError(message, hint=PROPERTIES_HINT)
+        if not value.isascii():
+            raise DestinationError(f"its metadata {name} is not ASCII, and Azure takes no other", hint=PROPERTIES_HINT)
+    settings = ContentSettings(content_type=content_type(item), content_md5=bytearray(md5), **headers_of(item, "Azure"))
+    return {"content_settings": settings, "metadata": metadata | {_AZURE_SHA256_NOTE: item.sha256, _MD5_NOTE: md5.hex()}}
 
 
 def _already_there() -> DestinationError:

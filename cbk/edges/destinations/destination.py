@@ -9,7 +9,12 @@ from cbk.model import RestoreItem
 
 
 class Destination(Protocol):
-    """A place that files are restored to; used by several threads at once."""
+    """A place that files are restored to; used by several threads at once.
+
+    `keeps_properties`: what is written there can have the properties of the object that it was.
+    """
+
+    keeps_properties: bool
 
     def holds(self, item: RestoreItem) -> bool:
         """Whether the file is there already, with the right bytes: proven by reading it, or by a checksum that the target keeps."""

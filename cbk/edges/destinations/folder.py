@@ -61,6 +61,8 @@ class FolderDestination:
     One restore at a time works in a folder, and nobody moves what is in it meanwhile. For any number of threads.
     """
 
+    keeps_properties = False
+
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         self.folder = folder
         self._overwrite = overwrite

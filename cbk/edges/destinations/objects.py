@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import mimetypes
 import re
 import threading
@@ -15,9 +16,23 @@ MIB = 1024 * 1024
 PART_BYTES = 8 * MIB  # a thread holds two of them at a time; what is not larger goes up in one request
 BUCKET = "{bucket}"
 
+_MOST_HEADERS = 4096  # 8 KB of metadata are fewer
+
 _CONTENT_TYPE = re.compile(r"[\x21-\x7e]+/[\x20-\x7e]*[\x21-\x7e]")  # anything else is no header
 _UNKNOWN_TYPE = "application/octet-stream"
+PROPERTIES_HINT = "restore it with --no-properties, and set them by hand"
+_HEADERS = {
+    "content_encoding": "Content-Encoding",
+    "content_disposition": "Content-Disposition",
+    "content_language": "Content-Language",
+    "cache_control": "Cache-Control",
+}
 _RENAME_HINT = "restore it to a folder, and send it under another name"
+
+
+def allow_many_headers() -> None:
+    """Let the SDKs read what is said of an object of many metadata: Python's client, below them, gives up at 100 fields."""
+    http.client._MAXHEADERS = max(_MOST_HEADERS, http.client._MAXHEADERS)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def parse_address(url: str, scheme: str, *wanted: str) -> tuple[str, ...]:
@@ -72,14 +87,27 @@ class Naming:
 
 
 def content_type(item: RestoreItem) -> str:
-    """The type that the row gave, else the one that the name suggests, else that of bytes."""
-    if item.content_type and _CONTENT_TYPE.fullmatch(item.content_type):
-        return item.content_type
+    """The type that the row gave, else the one that the object had, else what the name suggests, else that of bytes."""
+    for known in (item.content_type, item.properties.content_type if item.properties else None):
+        if known and _CONTENT_TYPE.fullmatch(known):
+            return known
     guessed, encoding = mimetypes.guess_type(item.key.rpartition("/")[2])
     if encoding is None:
         return guessed or _UNKNOWN_TYPE
     # The name tells the type of what is inside.
     return "application/gzip" if encoding == "gzip" else _UNKNOWN_TYPE
+
+
+def headers_of(item: RestoreItem, service: str) -> dict[str, str]:
+    """The object's headers besides its type, by the names that `ObjectProperties` has.
+
+    Raises DestinationError where one is no ASCII: no service takes it.
+    """
+    found = {name: getattr(item.properties, name, None) for name in _HEADERS}
+    for name, value in found.items():
+        if value is not None and not value.isascii():
+            raise DestinationError(f"its {_HEADERS[name]} is not ASCII, and {service} takes no other", hint=PROPERTIES_HINT)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def part_bytes(size: int, *, most_parts: int, at_least: int) -> int:

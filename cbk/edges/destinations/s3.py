@@ -37,14 +37,32 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from cbk.edges.destinations.objects import PART_BYTES, Naming, content_type, in_parts, parse_address, part_bytes, verified
+from cbk.edges.destinations.objects import (
+    PART_BYTES,
+    Naming,
+    allow_many_headers,
+    content_type,
+    headers_of,
+    in_parts,
+    parse_address,
+    part_bytes,
+    verified,
+)
 from cbk.errors import DestinationError, DestinationUnavailable, UsageError
 from cbk.model import RestoreItem
+from cbk.rules.object_properties import expires_at
 
 MOST_PARTS = 10_000
 NAME_MAX_BYTES = 1024
 ATTEMPTS = 5  # of one request; the waits between them grow to 8 s
 
+_METADATA_MAX_BYTES = 2048  # names and values together
+_HEADER_ARGUMENTS = {
+    "content_encoding": "ContentEncoding",
+    "content_disposition": "ContentDisposition",
+    "content_language": "ContentLanguage",
+    "cache_control": "CacheControl",
+}
 _PIECE_BYTES = 1024 * 1024
 _S3_SHA256_NOTE = "cbk-sha256"
 _ETAG_NOTE = "cbk-etag"
@@ -86,8 +104,11 @@ _S3_REFUSALS = {
 class S3Destination:
     """The bucket and prefix that `s3://bucket/prefix` names. What is there is replaced only where `overwrite` allows it."""
 
+    keeps_properties = True
+
     def __init__(self, url: str, *, overwrite: bool = False, part_size: int = PART_BYTES, attempts: int = ATTEMPTS) -> None:
         self._naming = Naming(*parse_address(url, "s3", "BUCKET"))
+        allow_many_headers()
         self._overwrite = overwrite
         self._part_size = part_size
         self._seen: set[str] = set()
@@ -244,7 +265,15 @@ class S3Destination:
         self._require_right(item, target, answer, sha256=hashlib.sha256(sha256s).digest(), etag=etag)
 
     def _about(self, item: RestoreItem, etag_ending: str) -> dict[str, Any]:
-        return {"ContentType": content_type(item), "Metadata": {_S3_SHA256_NOTE: item.sha256, _ETAG_NOTE: etag_ending}}
+        about: dict[str, Any] = {_HEADER_ARGUMENTS[name]: value for name, value in headers_of(item, "S3").items()}
+        if item.properties is not None and (expires := expires_at(item.properties)) is not None:
+            about["Expires"] = expires
+        metadata = {name: _mail_safe(value) for name, value in (item.properties.metadata if item.properties is not None else ())}
+        notes = {_S3_SHA256_NOTE: item.sha256, _ETAG_NOTE: etag_ending}
+        # What the object had goes before what we note with it: without our notes, it is read back instead.
+        if _metadata_size(metadata) > _METADATA_MAX_BYTES or _metadata_size(metadata | notes) <= _METADATA_MAX_BYTES:
+            metadata |= notes
+        return about | {"ContentType": content_type(item), "Metadata": metadata}
 
     def _unless_there(self) -> dict[str, str]:
         return {} if self._overwrite else {"IfNoneMatch": "*"}
@@ -272,6 +301,15 @@ class S3Destination:
             self._plain = True
             return answer
         return request(**arguments)
+
+
+def _mail_safe(value: str) -> str:
+    """A value of metadata as S3 takes it, in ASCII alone: it decodes RFC 2047 when it comes, and encodes again when it is asked."""
+    return value if value.isascii() else f"=?UTF-8?B?{_base64(value.encode())}?="
+
+
+def _metadata_size(metadata: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value) for name, value in metadata.items())
 
 
 def _etag(answer: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ from cbk.model import RestoreItem
 class StreamDestination:
     """`stream`, which stays open. What was written before something went wrong cannot be taken back."""
 
+    keeps_properties = False
+
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 

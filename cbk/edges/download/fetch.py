@@ -30,9 +30,10 @@ from cbk.edges.download.http_connections import (
     readable_ca_bundle,
 )
 from cbk.errors import DownloadError, LinkForbidden, NotTheObject, OriginUnavailable, TooLarge, TransferBroken
-from cbk.model import Fetched
+from cbk.model import Fetched, ObjectProperties
 from cbk.rules.backup.http_responses import REDIRECTS, Entity, check_resumed, classify_refusal, is_packed, read_entity
 from cbk.rules.backup.links import AllowedHosts, LinkTarget, check_link, follow_redirect, link_expires_at, request_target
+from cbk.rules.object_properties import read_properties
 
 _HEADERS = {"User-Agent": "cloud-backup-kit", "Accept": "*/*"}
 # Google's and Cloudflare's storage sends an object as it is stored to who accepts its coding, and inflates it for everybody else.
@@ -63,10 +64,12 @@ class _Transfer:
     piece: Callable[[], int]
     now: Callable[[], datetime]
     unpack: bool
+    describe: Callable[[ObjectProperties | None], object]
     entity: Entity | None = None
     digest: hashlib._Hash | None = None  # of what came so far, where a content coding leaves open what it is
     announced: int | None = None
     position: int = 0
+    followed: str = ""  # the link that answered, after all redirects
 
     @property
     def headers(self) -> dict[str, str]:
@@ -137,16 +140,18 @@ class Downloader:
         now: Callable[[], datetime],
         piece: Callable[[], int] = lambda: READ_SIZE,
         unpack: bool = False,
+        describe: Callable[[ObjectProperties | None], object] = lambda _: None,
     ) -> Fetched:
         """Fetch one object into `sink`, and return once it is complete.
 
         `tick` is called with the bytes so far, after each piece and around each pause; what it raises (LeaseLost, say) ends the
         transfer and comes out of here, as does what the sink raises. Raise a DownloadError of the class that fits; no error holds
         the link. `piece` says how many bytes to read next, at the most. `unpack` is for the plain bytes of an
-        object that is stored in a content coding, or that comes in one because its origin packs what it sends.
+        object that is stored in a content coding, or that comes in one because its origin packs what it sends. `describe` is told,
+        before the first byte, what the object is besides.
         """
         with self._host_limit.slot(link, lambda: tick(0)):
-            return self._fetch(_Transfer(link=link, sink=sink, tick=tick, piece=piece, now=now, unpack=unpack))
+            return self._fetch(_Transfer(link=link, sink=sink, tick=tick, piece=piece, now=now, unpack=unpack, describe=describe))
 
     def _fetch(self, transfer: _Transfer) -> Fetched:
         connections, tick = self._connections(), transfer.tick
@@ -235,6 +240,7 @@ class Downloader:
             response = connections.get(target, request_target(link), transfer.headers, unpack=transfer.unpack)
             location = response.headers.get("Location")
             if response.status not in REDIRECTS or location is None:
+                transfer.followed = link
                 return target, response
             response.close()
             place = follow_redirect(link, location)
@@ -253,6 +259,7 @@ class Downloader:
             transfer.entity, skip = check_resumed(origin, transfer.entity, status, headers, position=transfer.position)
         else:
             transfer.entity = read_entity(origin, headers, is_unpacked=transfer.unpack)
+            transfer.describe(read_properties(headers, transfer.followed, is_unpacked=transfer.unpack))
             transfer.digest = hashlib.sha256() if transfer.unpack or is_packed(headers) else None
         size = transfer.entity.size
         self._check_size(size)

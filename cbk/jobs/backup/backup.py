@@ -311,7 +311,13 @@ class _Batch:
         item.part = item.keep.enter_context(self._context.archive.incoming(name, _header(version, row)))
         throttle = Throttle(self._context, tick)
         fetched = self._context.downloader.fetch(
-            row.link, item.part, tick=throttle.tick, piece=throttle.piece, now=host.now, unpack=unpack
+            row.link,
+            item.part,
+            tick=throttle.tick,
+            piece=throttle.piece,
+            now=host.now,
+            unpack=unpack,
+            describe=item.part.describe,
         )
         tick(0)
         item.part.finish()

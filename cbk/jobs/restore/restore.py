@@ -115,9 +115,12 @@ def planned_restore(
     restore_filter: RestoreFilter,
     *,
     dry_run: bool = False,
+    properties: bool = True,
     ahead: FetchAhead | None = None,
 ) -> Iterator[Restore]:
     """The restore of all that `restore_filter` names to `target`. With `dry_run`, nothing is written anywhere.
+
+    With `properties`, what is written has those of the object that it was, where the target keeps any.
 
     `ahead` is told where the copies lie that come next, page by page, before they are read.
 
@@ -131,7 +134,9 @@ def planned_restore(
         raise _nothing_matches(restore_filter)
     folds = isinstance(target, FolderDestination) and _folds_names(context, target, dry_run=dry_run)
     with closing(WantedPaths(same=place_key if folds else str)) as paths:
-        yield Restore(context, target, restore_filter, through, paths, dry_run=dry_run, ahead=None if dry_run else ahead)
+        ahead = None if dry_run else ahead
+        properties = properties and target.keeps_properties
+        yield Restore(context, target, restore_filter, through, paths, dry_run=dry_run, properties=properties, ahead=ahead)
 
 
 def _folds_names(context: Context, target: FolderDestination, *, dry_run: bool) -> bool:
@@ -156,6 +161,7 @@ class Restore:
         paths: WantedPaths,
         *,
         dry_run: bool,
+        properties: bool = False,
         ahead: FetchAhead | None = None,
     ) -> None:
         self.files = 0
@@ -166,6 +172,7 @@ class Restore:
         self._through = through
         self._paths = paths
         self._dry_run = dry_run
+        self._properties = properties
         self._ahead = ahead
         self._advance: Advance = _ignore
         self._stopped = threading.Event()
@@ -249,6 +256,8 @@ class Restore:
         if self._dry_run:
             self._context.archive.inspect(item.location)
             return RestoreOutcome.PLANNED
+        if self._properties:
+            item = dataclasses.replace(item, properties=self._context.archive.inspect(item.location).properties)
         with closing(_content(self._context, item, self._until_stopped(meter))) as content:
             self._target.write(item, content)
         return RestoreOutcome.RESTORED

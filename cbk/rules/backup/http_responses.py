@@ -85,10 +85,14 @@ _STATUS_LINE = re.compile(rb"HTTP/[0-9](?:\.[0-9])? +([0-9]{3})(?![0-9])")
 
 
 class Headers(Mapping[str, str]):
-    """An answer's header fields, by their names in any case. What is not UTF-8 in a value is kept by surrogates."""
+    """An answer's header fields, by their names in any case. What is not UTF-8 in a value is kept by surrogates.
 
-    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
+    `spelled` has the names as they came, by those in small letters.
+    """
+
+    def __init__(self, fields: Mapping[str, str] | None = None, spelled: Mapping[str, str] | None = None) -> None:
         self._fields = {name.lower(): value for name, value in (fields or {}).items()}
+        self.spelled = spelled or {name.lower(): name for name in fields or ()}
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()]
@@ -115,17 +119,19 @@ def parse_headers(lines: Sequence[bytes]) -> Headers:
         else:
             unfolded.append(line.strip())
     fields: dict[str, str] = {}
+    spelled: dict[str, str] = {}
     for line in unfolded:
         raw_name, colon, raw_value = line.partition(b":")
-        name = raw_name.strip().decode("latin-1").lower()
+        as_it_came = raw_name.strip().decode("latin-1")
+        name = as_it_came.lower()
         value = raw_value.strip().decode("utf-8", "surrogateescape")
         if not colon or not name:
             continue
         if name not in fields:
-            fields[name] = value
+            fields[name], spelled[name] = value, as_it_came
         elif name in _LISTS:
             fields[name] += f", {value}"
-    return Headers(fields)
+    return Headers(fields, spelled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
