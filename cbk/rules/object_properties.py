@@ -34,7 +34,7 @@ _FIELDS = {
 _AZURE = "x-ms-meta-"
 _METADATA_PREFIXES = ("x-amz-meta-", _AZURE, "x-goog-meta-")
 # What this kit notes with an object that it restores.
-_OWN_NOTES = frozenset({"cbk-sha256", "cbk-etag", "cbk_sha256", "cbk_md5"})
+_OWN_NOTES = frozenset({"cbk-sha256", "cbk-etag", "cbk-name", "cbk_sha256", "cbk_md5", "cbk_name"})
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 

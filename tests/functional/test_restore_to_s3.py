@@ -154,7 +154,8 @@ def test_burnt_account_is_refilled_by_one_command(restore, s3, site, files, orig
     require_equal(s3, originals, f"{place}/back")
     client = s3.client()
     types = {key: client.head_object(Bucket=place, Key=f"back/{key}")["ContentType"] for key in files if "many" not in key}
-    assert types["cars/id-1/thumbnail.jpg"] == "application/octet-stream"  # as its origin has it
+    assert types["cars/id-1/thumbnail.jpg"] == "image/jpeg"
+    assert types["noextension"] == "application/octet-stream"
     assert [kind for key, kind in types.items() if key.endswith(".css")] == ["text/x-from-the-row"]
 
     kept = [path.read_bytes() for path in site.folder.rglob("*") if path.is_file() and path.suffix != ".gzip"]

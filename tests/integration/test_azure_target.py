@@ -10,6 +10,7 @@ import email.utils
 import hashlib
 import hmac
 import os
+import re
 import threading
 import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +40,7 @@ def md5_of(content):
 class Azure:
     """One account with one container. `blobs` are its blobs by name: (content, headers).
 
+    `named` gives the name that it takes a name for.
     `before` may refuse a request: (status, code); `after` says whether to hang up instead of answering; `keep` gives what is kept
     of a block.
     """
@@ -48,6 +50,7 @@ class Azure:
         self.before = lambda handler: None
         self.after = lambda handler: False
         self.keep = lambda content: content
+        self.named = lambda name: name
         azure = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -75,6 +78,7 @@ class Azure:
         parts = urlsplit(handler.path)
         handler.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         _, account, container, name = unquote(parts.path).split("/", 3)
+        name = self.named(name)
         self.asked.append((handler.command, handler.query.get("comp"), name))
         if refused := self.before(handler):
             return self.reply(handler, refused[0], {"x-ms-error-code": refused[1]}, self.explain(refused[1]))
@@ -343,6 +347,27 @@ def test_key_that_azure_does_not_have_is_refused(target, azure, key):
 
 
 # What is there already
+
+
+def drops_dots(name):
+    """As Azure does at the end of each segment."""
+    return "/".join(segment.rstrip(".") for segment in name.split("/"))
+
+
+@both_ways
+@pytest.mark.parametrize("there", ["other", "same", "none"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_name_that_azure_takes_for_another_is_refused_with_both(open_destination, azure, content, there, overwrite):
+    azure.named = drops_dots
+    target = open_destination(overwrite=overwrite)
+    if there != "none":
+        before = content if there == "same" else b"other"
+        target.write(item(before, "cars/a"), in_chunks(before))
+    wanted = item(content, "cars/a.")
+    with pytest.raises(DestinationError, match=re.escape("'cars/a.' and 'cars/a' are one object")):
+        target.holds(wanted) or target.write(wanted, in_chunks(content))
+    if there != "none":
+        assert azure.blobs["cars/a"][0] == before
 
 
 def reads(azure):

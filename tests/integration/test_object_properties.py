@@ -61,14 +61,15 @@ def signed(s3, bucket, key=KEY, **override):
     return s3.client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key, **override})
 
 
-def record(site, link, *, key=KEY, content=CONTENT, content_type=None):
-    """A row of the object, and the copy that it brings."""
+def record(site, link, *, key=KEY, content=CONTENT, content_type=None, named=None, split=None):
+    """A row of the object, and the copy that it brings; `named` is the key where the row has a slash more in front."""
     path, slash, name = key.rpartition("/")
-    values = {"Path": path + slash, "Name": name, "Storage": "s3", "Version": 1, "Hash": sha256(content).hexdigest()}
+    path, name = split or (path + slash, name)
+    values = {"Path": path, "Name": name, "Storage": "s3", "Version": 1, "Hash": sha256(content).hexdigest()}
     with site.application.begin() as connection:
         connection.execute(sa.insert(FILES).values(values | {"SignedDownloadUrl": link, "ContentType": content_type}))
     site.work()
-    assert site.states()[key, 1] == "stored"
+    assert site.states()[named or key, 1] == "stored"
 
 
 def lose_catalog(site):
@@ -195,6 +196,51 @@ def test_no_properties_restores_bytes_and_type_alone(make_site, s3, bucket, pers
     assert found == dict.fromkeys(found) | {"ContentType": "text/css", "Metadata": {}}
 
 
+# ---- names that a target takes for others ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("contents", [(b"doubled", b"plain"), (b"same", b"same")], ids=["other bytes", "the same bytes"])
+@pytest.mark.parametrize("odd", ["cars//x.png", "/cars/x.png", "cars\\x.png"])
+@pytest.mark.parametrize("words", [(), ("--overwrite",)], ids=["", "overwrite"])
+def test_key_that_seaweedfs_takes_for_another_is_named_with_it_and_the_other_is_restored(
+    make_site, origin, s3, bucket, person, monkeypatch, capfdbinary, odd, contents, words
+):
+    site = make_site()
+    for key, content in zip((odd, "cars/x.png"), contents, strict=True):
+        served = f"/{sha256(key.encode()).hexdigest()}"
+        origin.put(served, content)
+        record(site, site.link(served), key=key if not key.startswith("/") else f"/{key}", content=content, named=key)
+    code, said = restore(site, monkeypatch, capfdbinary, *words, "--to", f"s3://{bucket}-new")
+    assert code == 3
+    outcomes = {each["key"]: (each["outcome"], each["reason"]) for each in said[:-1]}
+    assert outcomes["cars/x.png"] == ("restored", "")
+    assert outcomes[odd][0] == "failed"
+    assert repr(odd) in outcomes[odd][1]
+    assert "'cars/x.png'" in outcomes[odd][1]
+    assert s3.client().get_object(Bucket=f"{bucket}-new", Key="cars/x.png")["Body"].read() == contents[1]
+
+
+def test_odd_key_alone_is_not_called_restored_where_it_has_another_name(
+    make_site, origin, s3, bucket, person, monkeypatch, capfdbinary
+):
+    site = make_site()
+    origin.put("/odd", CONTENT)
+    record(site, site.link("/odd"), key="cars//x.png")
+    for _ in range(2):
+        code, said = restore(site, monkeypatch, capfdbinary, "--to", f"s3://{bucket}-new")
+        assert (code, said[-1]["failed"]) == (3, 1)
+        assert "'cars//x.png' and 'cars/x.png' are one object there" in said[0]["reason"]
+
+
+def test_folder_marker_whose_bytes_are_lost_is_not_called_restored(make_site, origin, s3, bucket, person, monkeypatch, capfdbinary):
+    site = make_site()
+    origin.put("/marker", b"bytes")
+    record(site, site.link("/marker"), key="cars/folder/", content=b"bytes", split=("cars/", "folder/"))
+    code, said = restore(site, monkeypatch, capfdbinary, "--to", f"s3://{bucket}-new")
+    assert s3.client().get_object(Bucket=f"{bucket}-new", Key="cars/folder/")["Body"].read() == b""
+    assert (code, said[-1]["failed"]) == (3, 1)
+
+
 # ---- Azure -----------------------------------------------------------------------------------------------------------------------
 
 AZURE_METADATA = METADATA | {"Cased": "Yes"}
@@ -264,3 +310,23 @@ def test_metadata_that_azure_cannot_have_are_named_and_left_out_on_request(
     assert code == 3
     assert "with-a-dash" in said[0]["reason"]
     assert restore(site, monkeypatch, capfdbinary, "--no-properties", "--to", f"azure://{ACCOUNT}/dashed")[0] == 0
+
+
+@pytest.mark.nightly
+def test_keys_that_differ_in_slashes_or_dots_alone_are_all_restored_where_the_target_tells_them_apart(
+    make_site, origin, azurite, monkeypatch, capfdbinary
+):
+    site = make_site()
+    keys = ["cars//x.png", "cars/x.png", "cars/x.png.", "cars./x.png"]
+    for key in keys:
+        origin.put(f"/{sha256(key.encode()).hexdigest()}", key.encode())
+        record(site, site.link(f"/{sha256(key.encode()).hexdigest()}"), key=key, content=key.encode())
+    azurite.client().create_container("odd")
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite.connection_string)
+    for outcome in ("restored", "present"):
+        code, said = restore(site, monkeypatch, capfdbinary, "--to", f"azure://{ACCOUNT}/odd")
+        assert (code, said[-1][outcome]) == (0, len(keys)), said
+    container = azurite.client().get_container_client("odd")
+    assert {blob.name: container.download_blob(blob.name).readall().decode() for blob in container.list_blobs()} == {
+        key: key for key in keys
+    }

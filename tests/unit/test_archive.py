@@ -35,7 +35,7 @@ from cbk.errors import (
     HashMismatch,
     RootMissing,
 )
-from cbk.model import CopyHeader
+from cbk.model import CopyHeader, ObjectProperties
 from cbk.rules.gzip_format import encode_header
 from cbk.rules.intake.layout import copy_location, places
 from tests.disk import publish
@@ -294,7 +294,7 @@ def test_usage_tells_the_room_on_the_disk(archive):
 
 
 def test_readme_commands_do_what_they_say(archive):
-    store(archive)
+    store(archive, properties=ObjectProperties(cache_control="no-store", metadata=(("owner", "id-1"),)))
     readme = plain_tools()["README.txt"].decode()
     commands = [line.strip() for line in readme.splitlines() if line.startswith(("    gzip", "    zcat", "    head"))]
     output = []
@@ -305,7 +305,10 @@ def test_readme_commands_do_what_they_say(archive):
             assert (archive.root / "thumbnail.png").read_bytes() == CONTENT
             (archive.root / "thumbnail.png").unlink()
     assert len(commands) == 4
-    assert json.loads(output[2]).items() >= dataclasses.asdict(make_header(size=len(CONTENT))).items()
+    said = json.loads(output[2])
+    assert said.pop("properties") == {"cache_control": "no-store", "metadata": [["owner", "id-1"]]}
+    wanted = dataclasses.asdict(make_header(size=len(CONTENT)))
+    assert said.items() >= {name: value for name, value in wanted.items() if name != "properties"}.items()
     assert output[3].split()[0].decode() == make_header().sha256
 
 

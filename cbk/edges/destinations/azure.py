@@ -11,6 +11,7 @@ the whole blob is read back and hashed. Each request's bytes are compared with a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -43,6 +44,10 @@ from cbk.edges.destinations.objects import (
     content_type,
     headers_of,
     in_parts,
+    is_odd,
+    likely_mistaken,
+    mistaken,
+    name_note,
     parse_address,
     part_bytes,
     verified,
@@ -56,6 +61,7 @@ RETRIES = 3  # of one request, after 3, 5 and 9 seconds
 
 _AZURE_SHA256_NOTE = "cbk_sha256"
 _MD5_NOTE = "cbk_md5"
+_NAME_NOTE = "cbk_name"
 _METADATA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)  # those of C#
 _CLOCK_TOLERANCE = timedelta(minutes=14)  # Azure refuses requests that are 15 minutes old
 
@@ -102,6 +108,10 @@ class AzureDestination:
         )
         self._service = _connect(account, environ, part_size=part_size, retry=retry)
 
+    def may_mistake(self, item: RestoreItem) -> bool:
+        """Whether the account may take the blob's name for another one."""
+        return is_odd(item.key)
+
     def holds(self, item: RestoreItem) -> bool:
         """Whether the blob is there with the right bytes; how that is known is said above.
 
@@ -113,6 +123,7 @@ class AzureDestination:
             if found is None:
                 self._found_absent.url = blob.url
                 return False
+            self._require_own_name(item, found)
             is_right = _is_right(item, blob, found)
             if not is_right and not self._overwrite:
                 raise _already_there()
@@ -139,6 +150,8 @@ class AzureDestination:
                 if exc.status_code not in {409, 412} or not self.holds(item):
                     raise
                 return
+            if self.may_mistake(item) and (written := _properties(blob)):
+                self._require_own_name(item, written)
             if not proven and not ((found := _properties(blob)) and _is_right(item, blob, found)):
                 hint = "restore it again with --overwrite; where that fails again, do not trust this endpoint"
                 raise DestinationError("the endpoint has other bytes than it was sent", hint=hint)
@@ -155,6 +168,16 @@ class AzureDestination:
             hint = "choose a shorter prefix, or restore it to a folder"
             raise DestinationError(f"its key is longer than the {NAME_MAX_CHARACTERS} characters that Azure allows", hint=hint)
         return self._service.get_blob_client(container, name)
+
+    def _require_own_name(self, item: RestoreItem, found: BlobProperties) -> None:
+        """Raise DestinationError where what was `found` under an odd name is what another name means, too."""
+        for other in likely_mistaken(item.key):
+            there = _properties(self._blob(dataclasses.replace(item, key=other)))
+            if there is None:
+                continue
+            note, own = (each.metadata.get(_NAME_NOTE) if each.metadata else None for each in (there, found))
+            if note == name_note(item.key) or (there.etag == found.etag and own != name_note(item.key)):
+                raise mistaken(item.key, other)
 
     def _is_absent(self, blob: BlobClient) -> bool:
         """Whether nothing is there; not asked again by a thread that was told so right before."""
@@ -237,7 +260,10 @@ def _about(item: RestoreItem, md5: bytes) -> dict[str, Any]:
         if not value.isascii():
             raise DestinationError(f"its metadata {name} is not ASCII, and Azure takes no other", hint=PROPERTIES_HINT)
     settings = ContentSettings(content_type=content_type(item), content_md5=bytearray(md5), **headers_of(item, "Azure"))
-    return {"content_settings": settings, "metadata": metadata | {_AZURE_SHA256_NOTE: item.sha256, _MD5_NOTE: md5.hex()}}
+    metadata |= {_AZURE_SHA256_NOTE: item.sha256, _MD5_NOTE: md5.hex()}
+    if is_odd(item.key):
+        metadata[_NAME_NOTE] = name_note(item.key)
+    return {"content_settings": settings, "metadata": metadata}
 
 
 def _already_there() -> DestinationError:

@@ -16,6 +16,10 @@ class Destination(Protocol):
 
     keeps_properties: bool
 
+    def may_mistake(self, item: RestoreItem) -> bool:
+        """Whether the target may take the file's name for another one's. Such files come last: the others have their names then."""
+        ...
+
     def holds(self, item: RestoreItem) -> bool:
         """Whether the file is there already, with the right bytes: proven by reading it, or by a checksum that the target keeps."""
         ...

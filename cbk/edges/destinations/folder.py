@@ -72,6 +72,10 @@ class FolderDestination:
         # By thread, the folder that it went to last, and a descriptor of it: the next file is often in the same.
         self._kept: dict[int, tuple[str, int]] = {}
 
+    def may_mistake(self, item: RestoreItem) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Never: the names of all that is restored were compared before."""
+        return False
+
     def holds(self, item: RestoreItem) -> bool:
         """Whether the file is there already with the right bytes, all of which are read.
 
@@ -120,21 +124,18 @@ class FolderDestination:
             self._root = None
 
     def folds_names(self) -> bool:
-        """Whether the disk takes `A` and `a` for one name, as those of Windows and macOS do; found out by trying.
+        """Whether the disk takes two names for one, as those of Windows and macOS do: `A` and `a`, or two ways to write `é`.
 
-        Makes the folder. Raises DestinationUnavailable where nothing can be written there.
+        Found out by trying. Makes the folder. Raises DestinationUnavailable where nothing can be written there.
         """
         root = self._open()
         probe = f".cbk-probe~{uuid4().hex * 2}"
         with _target_errors(f"write to {self.folder}", always_unavailable=True):
-            os.close(os.open(probe, _CREATE_FLAGS, 0o600, dir_fd=root))
-            try:
-                os.stat(probe.upper(), dir_fd=root, follow_symlinks=False)
-            except FileNotFoundError:
-                return False
-            finally:
-                os.unlink(probe, dir_fd=root)
-        return True
+            if _is_one_name(root, probe, probe.upper()):
+                return True
+        with contextlib.suppress(OSError):  # a disk that has no such names
+            return _is_one_name(root, f"\u00e9{probe}", f"e\u0301{probe}")
+        return False
 
     def is_within(self, folder: Path) -> bool:
         """Whether it is `folder`, or lies in it, whatever symbolic links lead there."""
@@ -289,6 +290,15 @@ def _exists(folder: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _is_one_name(folder: int, name: str, other: str) -> bool:
+    """Whether a file that is made as `name` is there as `other`, too."""
+    os.close(os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder))
+    try:
+        return _exists(folder, other)
+    finally:
+        os.unlink(name, dir_fd=folder)
 
 
 def _make_folder(parent: int, segment: str) -> None:

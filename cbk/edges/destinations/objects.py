@@ -18,6 +18,7 @@ BUCKET = "{bucket}"
 
 _MOST_HEADERS = 4096  # 8 KB of metadata are fewer
 
+_MISTAKEN = ((re.compile("/{2,}"), "/"), (re.compile("^/+"), ""), (re.compile(r"\\"), "/"), (re.compile(r"\.+(?=/|$)"), ""))
 _CONTENT_TYPE = re.compile(r"[\x21-\x7e]+/[\x20-\x7e]*[\x21-\x7e]")  # anything else is no header
 _UNKNOWN_TYPE = "application/octet-stream"
 PROPERTIES_HINT = "restore it with --no-properties, and set them by hand"
@@ -47,6 +48,33 @@ def parse_address(url: str, scheme: str, *wanted: str) -> tuple[str, ...]:
         hint = f"write {shape} or {shape}/PREFIX; credentials come from the environment alone"
         raise UsageError("the address of the object storage is not understood", hint=hint)
     return (*named, prefix)
+
+
+def likely_mistaken(key: str) -> tuple[str, ...]:
+    """The other keys that a target may take `key` for; none of an ordinary key.
+
+    SeaweedFS makes one slash of several, drops one in front, and takes a backslash for one; Azure drops dots at a segment's end.
+    """
+    found = [key]
+    for pattern, instead in _MISTAKEN:
+        found += [pattern.sub(instead, each) for each in found]
+    return tuple(dict.fromkeys(each for each in found if each not in {"", key}))
+
+
+def is_odd(key: str) -> bool:
+    """Whether a target may take this key for another one, or for a folder's that holds nothing."""
+    return key.endswith("/") or bool(likely_mistaken(key))
+
+
+def name_note(key: str) -> str:
+    """What is noted with an object that may be taken for another: which key it was written under."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def mistaken(key: str, other: str) -> DestinationError:
+    """Two keys are one to the target."""
+    hint = "restore it to a folder, or to a service that keeps the two apart, such as AWS"
+    return DestinationError(f"the endpoint takes its name for another: {key!r} and {other!r} are one object there", hint=hint)
 
 
 class Naming:

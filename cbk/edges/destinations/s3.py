@@ -44,6 +44,10 @@ from cbk.edges.destinations.objects import (
     content_type,
     headers_of,
     in_parts,
+    is_odd,
+    likely_mistaken,
+    mistaken,
+    name_note,
     parse_address,
     part_bytes,
     verified,
@@ -66,6 +70,7 @@ _HEADER_ARGUMENTS = {
 _PIECE_BYTES = 1024 * 1024
 _S3_SHA256_NOTE = "cbk-sha256"
 _ETAG_NOTE = "cbk-etag"
+_NAME_NOTE = "cbk-name"
 
 # What endpoints answer that do not know a header; "400" is all that there is to an answer without a body.
 _NOT_KNOWN = frozenset({"NotImplemented", "InvalidArgument", "InvalidRequest", "400", "501"})
@@ -130,6 +135,10 @@ class S3Destination:
             hint = "look at AWS_ENDPOINT_URL, AWS_PROFILE and the other AWS_ variables"
             raise UsageError(f"the settings for S3 are not valid: {type(exc).__name__}", hint=hint) from exc
 
+    def may_mistake(self, item: RestoreItem) -> bool:
+        """Whether the endpoint may take the object's key for another one."""
+        return is_odd(item.key)
+
     def holds(self, item: RestoreItem) -> bool:
         """Whether the object is there with the right bytes; how that is known is said above.
 
@@ -141,6 +150,7 @@ class S3Destination:
             if found is None:
                 self._found_absent.target = target
                 return False
+            self._require_own_name(item, target, found)
             is_right = self._is_right(item, target, found)
             if not is_right and not self._overwrite:
                 raise _already_there()
@@ -167,6 +177,11 @@ class S3Destination:
                 # that are not there any more.
                 if _code(exc) not in {*_THERE_ALREADY, "NoSuchUpload"} or not self.holds(item):
                     raise
+            if self.may_mistake(item):
+                self._require_own_name(item, target, self._head(target) or {})
+                # Such an endpoint answers with the ETag of what it was sent, and may have kept nothing of it.
+                if not self._reads_back(item, target):
+                    raise _other_bytes()
 
     def close(self) -> None:
         """Close the connections."""
@@ -203,6 +218,19 @@ class S3Destination:
         """Whether nothing is there; not asked again by a thread that was told so right before."""
         found, self._found_absent.target = getattr(self._found_absent, "target", None), None
         return found == target or self._head(target) is None
+
+    def _require_own_name(self, item: RestoreItem, target: Mapping[str, str], found: Mapping[str, Any]) -> None:
+        """Raise DestinationError where what was `found` under an odd name is what another name means, too."""
+        for other in likely_mistaken(item.key):
+            key = target["Key"].removesuffix(item.key) + other
+            there = self._head({**target, "Key": key})
+            if there is None:
+                continue
+            note = there.get("Metadata", {}).get(_NAME_NOTE)
+            is_same = all(there.get(name) == found.get(name) for name in ("ETag", "LastModified", "ContentLength"))
+            is_ours = found.get("Metadata", {}).get(_NAME_NOTE) == name_note(item.key)
+            if note == name_note(item.key) or (is_same and not is_ours):
+                raise mistaken(item.key, other)
 
     def _is_right(self, item: RestoreItem, target: Mapping[str, str], found: Mapping[str, Any]) -> bool:
         if found["ContentLength"] != item.size:
@@ -270,6 +298,8 @@ class S3Destination:
             about["Expires"] = expires
         metadata = {name: _mail_safe(value) for name, value in (item.properties.metadata if item.properties is not None else ())}
         notes = {_S3_SHA256_NOTE: item.sha256, _ETAG_NOTE: etag_ending}
+        if self.may_mistake(item):
+            notes[_NAME_NOTE] = name_note(item.key)
         # What the object had goes before what we note with it: without our notes, it is read back instead.
         if _metadata_size(metadata) > _METADATA_MAX_BYTES or _metadata_size(metadata | notes) <= _METADATA_MAX_BYTES:
             metadata |= notes

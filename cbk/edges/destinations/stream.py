@@ -18,6 +18,10 @@ class StreamDestination:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
+    def may_mistake(self, item: RestoreItem) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Never: it has no names."""
+        return False
+
     def holds(self, item: RestoreItem) -> bool:  # noqa: ARG002 - the protocol's signature
         """Never: nothing is known of what is at the other end."""
         return False

@@ -176,8 +176,10 @@ class Restore:
         self._ahead = ahead
         self._advance: Advance = _ignore
         self._stopped = threading.Event()
+        self._some_odd = False
         for choice in self._choices():
             self.files += 1
+            self._some_odd = self._some_odd or self._may_mistake(choice)
             if choice.has_copy:
                 self.size += choice.version.size or 0
                 paths.add(_path(choice.version))
@@ -193,7 +195,7 @@ class Restore:
         running = 0
         with ThreadPoolExecutor(jobs, thread_name_prefix="restore") as pool:
             try:
-                for choice in self._coming():
+                for choice in self._coming(odd=False):
                     pool.submit(self._restore, choice, self._path_of(choice)).add_done_callback(done.put)
                     running += 1
                     if running >= jobs * AHEAD:
@@ -201,6 +203,9 @@ class Restore:
                         yield done.get().result()
                 for _ in range(running):
                     yield done.get().result()
+                # One at a time, and last: what the target takes for one has to be there to be found.
+                for choice in self._coming(odd=True) if self._some_odd else ():
+                    yield pool.submit(self._restore, choice, self._path_of(choice)).result()
             finally:
                 self._stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -210,12 +215,15 @@ class Restore:
     def _choices(self) -> Iterator[Choice]:
         return _choices(self._context, self._wish, self._through)
 
-    def _coming(self) -> Iterator[Choice]:
-        """The choices, of which `ahead` knows before they come."""
+    def _may_mistake(self, choice: Choice) -> bool:
+        return self._target.may_mistake(_item(choice.version, ""))
+
+    def _coming(self, *, odd: bool) -> Iterator[Choice]:
+        """Those whose names the target may take for others', or all others; `ahead` knows of them before they come."""
+        choices = (choice for choice in self._choices() if self._may_mistake(choice) is odd)
         if self._ahead is None:
-            yield from self._choices()
+            yield from choices
             return
-        choices = self._choices()
         while page := list(islice(choices, FETCH_PAGE)):
             self._ahead([location_of(choice.version) for choice in page if choice.has_copy])
             yield from page
