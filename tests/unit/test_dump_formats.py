@@ -1,6 +1,7 @@
 """Whether all of a dump came. Real ones are in tests/integration/test_dump_sources.py; here, what none of them may pass for."""
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_a_compressed_dump_is_refused_because_its_end_cannot_be_told(kind):
 
 def test_a_sqlite_file_has_as_many_pages_as_its_header_says(tmp_path):
     path = tmp_path / "a.db"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE t(x)")
         connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(5000)])
     content = path.read_bytes()

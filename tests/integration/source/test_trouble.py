@@ -2,6 +2,7 @@
 
 import sqlite3
 import sys
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -134,7 +135,7 @@ def test_sqlite_that_does_not_answer_in_time_is_unavailable(sqlite_application):
 
 
 def test_sqlite_that_is_locked_is_unavailable(sqlite_application, tmp_path):
-    with sqlite3.connect(tmp_path / "app.db", isolation_level=None) as connection:
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as connection, connection:
         connection.execute("BEGIN EXCLUSIVE")
 
         with pytest.raises(SourceUnavailable, match="database is locked"):
@@ -166,7 +167,7 @@ def test_sqlite_file_that_is_not_there_is_unavailable_and_not_made(tmp_path):
 
 def test_sqlite_path_may_hold_what_means_something_in_an_address(tmp_path):
     path = tmp_path / "a?b#c%20d ü.db"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(ddl("sqlite"))
     connection.close()
 
