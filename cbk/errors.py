@@ -309,14 +309,17 @@ class ObjectMissing(DownloadError):
 
 
 class HashMismatch(DownloadError):
-    """The object is complete, but is not the bytes that the row stands for; `actual` is its SHA-256 in hex."""
+    """The object is complete, but is not the bytes that the row stands for; `actual` is its SHA-256 in hex, `actual_md5` its MD5,
+    "" where that was not computed.
+    """
 
     state = "mismatch"
 
-    def __init__(self, message: str, *, expected: str, actual: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, expected: str, actual: str, actual_md5: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.expected = expected
         self.actual = actual
+        self.actual_md5 = actual_md5
 
 
 class NotTheObject(DownloadError):

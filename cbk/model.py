@@ -26,6 +26,24 @@ class VersionState(StrEnum):
     PRUNED = "pruned"
 
 
+class Proof(StrEnum):
+    """What tells that the bytes of a copy are the application's: its row's SHA-256, its row's MD5, or no more than that they
+    came first. Every copy has a SHA-256 of its own, whatever its row has.
+    """
+
+    SHA256 = "sha256"
+    MD5 = "md5"
+    FIRST_SEEN = "first_seen"
+
+    @property
+    def strength(self) -> int:
+        """The higher, the more it proves."""
+        return _STRENGTHS.index(self)
+
+
+_STRENGTHS = (Proof.FIRST_SEEN, Proof.MD5, Proof.SHA256)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRow:
     """One row of "ObjectStorageFiles" as it was read: untrusted, unparsed, `None` where the column is NULL or absent.
@@ -55,7 +73,10 @@ class DeleteRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedRow:
-    """A row that makes sense: `key` is Path + Name as `object_key` has it, `sha256` is 64 lower-case hex digits."""
+    """A row that makes sense: `key` is Path + Name as `object_key` has it.
+
+    Of `sha256` (64 lower-case hex digits) and `md5` (32) one is known at the most; the other, or both, are "".
+    """
 
     source_id: str
     storage: str
@@ -63,7 +84,13 @@ class AcceptedRow:
     number: int
     sha256: str
     link: str = field(repr=False)
+    md5: str = ""
     content_type: str | None = None
+
+    @property
+    def hash(self) -> str:
+        """What its Hash says, in one spelling: hex digits, after `md5:` where they are an MD5; "" where it is NULL."""
+        return self.sha256 or (f"md5:{self.md5}" if self.md5 else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +154,9 @@ class CopyHeader:
     content_type: str | None = None
     source_id: str | None = None
     properties: ObjectProperties | None = None
+    # How the bytes were proved when they came, and their MD5 in hex where it was computed.
+    proof: Proof = Proof.SHA256
+    md5: str = ""
 
     @property
     def key(self) -> str:
@@ -140,6 +170,7 @@ class Written:
 
     `stored_sha256` is the hash of the gzip file itself: it lets a copy be checked without inflating it. `stored_at` is when its
     last byte was written, as the file itself says, in whole milliseconds: a catalog that is rebuilt from the disk says the same.
+    `md5` is that of the object, where its header says it.
     """
 
     sha256: str
@@ -147,6 +178,7 @@ class Written:
     stored_size: int
     stored_sha256: str
     stored_at: datetime | None = None
+    md5: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +197,10 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One version as the catalog knows it. `id` is the catalog's own; `source_id` is the row's."""
+    """One version as the catalog knows it. `id` is the catalog's own; `source_id` is the row's.
+
+    `sha256` is "" as long as neither its rows nor a copy have told it; `md5` likewise. `proof` is what its rows prove of its bytes.
+    """
 
     id: int
     file_id: int
@@ -191,6 +226,8 @@ class Version:
     link_expires_at: datetime | None = None
     # What tells the name of its copy from that of another version of the same number; "" in the normal case.
     variant: str = ""
+    md5: str = ""
+    proof: Proof = Proof.SHA256
     # Whether a row of it is there that no delete covers; whether deletes cover all of its rows.
     live: bool = True
     newest: bool = True

@@ -18,7 +18,7 @@ from cbk.cli.context import opened
 from cbk.cli.text import as_line, as_size, as_text, parse_instant
 from cbk.jobs.context import Context
 from cbk.jobs.status.listing import VersionFilter, find
-from cbk.model import DeclinedRow, Version, VersionState
+from cbk.model import DeclinedRow, Proof, Version, VersionState
 from cbk.rules.intake.layout import location_of, object_key
 from cbk.rules.inventory import FindingKind
 
@@ -26,9 +26,22 @@ EXIT_SOME_FAILED = 3
 TABLE_ROWS = 1000
 
 _PIPED = ("state", "storage", "key", "version", "size", "location", "reason")
-_PIPED_LONG = ("bucket", "row", "newest", "deleted", "stored_size", "stored_at", "verified_at", "pruned_at", "due_at", "sha256")
+_PIPED_LONG = (
+    "bucket",
+    "row",
+    "newest",
+    "deleted",
+    "stored_size",
+    "stored_at",
+    "verified_at",
+    "pruned_at",
+    "due_at",
+    "sha256",
+    "proof",
+)
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_.:@+-]+")
+_PROOF_WORDS = {Proof.MD5.value: "by MD5", Proof.FIRST_SEEN.value: "as first seen"}
 _MORE_HEADINGS = ("on disk", "stored", "verified", "row")
 
 
@@ -145,7 +158,8 @@ def version_object(version: Version) -> dict[str, Any]:
         "state": version.state.value,
         "reason": version.reason,
         "location": location_of(version) if stored else None,
-        "sha256": version.sha256,
+        "sha256": version.sha256 or None,
+        "proof": version.proof.value,
         "size": version.size,
         "stored_size": version.stored_size,
         "stored_at": _text(version.stored_at),
@@ -162,7 +176,7 @@ def version_object(version: Version) -> dict[str, Any]:
 def declined_object(row: DeclinedRow) -> dict[str, Any]:
     """What `ls --json` says of a declined row: the same names, with what could be made out of it."""
     named = {"storage": row.storage, "bucket": None, "key": row.key, "version": row.version}
-    nothing = dict.fromkeys(("location", "sha256", "size", "stored_size", "stored_at"))
+    nothing = dict.fromkeys(("location", "sha256", "proof", "size", "stored_size", "stored_at"))
     unknown = dict.fromkeys(("due_at", "newest", "deleted", "live", "verified_at", "pruned_at"))
     return named | {"state": VersionState.DECLINED.value, "reason": row.reason} | nothing | {"row": row.source_id} | unknown
 
@@ -203,12 +217,17 @@ def _print_table(listed: Iterator[dict[str, Any]], *, is_long: bool) -> None:
 
 
 def _cells(item: dict[str, Any], *, is_long: bool) -> tuple[object, ...]:
-    state = f"{item['state']}, deleted" if item["deleted"] else item["state"]
+    state = ", ".join((item["state"], *_proof_words(item), *(["deleted"] if item["deleted"] else [])))
     shown: tuple[object, ...] = (state, f"{item['storage']}/{item['key']}", f"v{item['version']}", _size_or_nothing(item["size"]))
     if is_long:
         moments = ((item[name] or "").replace("T", " ")[:16] for name in ("stored_at", "verified_at"))
         shown += (_size_or_nothing(item["stored_size"]), *moments, item["row"])
     return (*shown, item["location"] or item["reason"])
+
+
+def _proof_words(item: dict[str, Any]) -> list[str]:
+    """How a copy is proved, if it is not by a SHA-256."""
+    return [_PROOF_WORDS[item["proof"]]] if item["location"] and item["proof"] in _PROOF_WORDS else []
 
 
 def _size_or_nothing(count: int | None) -> str:

@@ -21,12 +21,10 @@ def find_in_place(context: Context, version: Version, *, record: bool = True) ->
         return None
     if context.archive.is_free(location) and not (record and _is_back_from_trash(context, version)):
         return None
+    read = context.archive.adopt if record else context.archive.check
+    named = None if version.sha256 else (version.storage, version.key, version.number)
     try:
-        written = (
-            context.archive.adopt(location, sha256=version.sha256)
-            if record
-            else context.archive.check(location, sha256=version.sha256)
-        )
+        written = read(location, sha256=version.sha256, md5=version.md5, of=named)
     except RootMissing:
         raise
     except ArchiveError:

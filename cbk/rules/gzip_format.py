@@ -30,7 +30,7 @@ from urllib.parse import quote
 from isal import igzip_lib, isal_zlib
 
 from cbk.errors import CopyCorrupt
-from cbk.model import CopyHeader
+from cbk.model import CopyHeader, Proof
 from cbk.rules.intake.layout import restore_names
 from cbk.rules.object_properties import properties_from_fields, properties_to_fields
 
@@ -50,6 +50,8 @@ _TRAILER = struct.Struct("<2I")  # CRC-32 and ISIZE
 TRAILER_BYTES = _TRAILER.size
 _DOCUMENT_MAX_BYTES = 65_535 - _SUBFIELD.size - _CHECK.size
 _FIELDS = tuple(field.name for field in dataclasses.fields(CopyHeader) if field.name != "properties")
+_LATER_FIELDS = {"proof": Proof.SHA256.value, "md5": ""}
+UNTOLD_SHA256, UNTOLD_MD5 = "0" * 64, "0" * 32  # in a header that is written before they are known: `IncomingCopy.seal`
 _SIZE_WIDTH = 20  # digits; 2**63 has 19
 SIZE_MAX_BYTES = 10**_SIZE_WIDTH - 1  # that a header can name
 _LEVEL = 2
@@ -147,22 +149,25 @@ def _checked_document(extra: bytes) -> bytes:
 def _header_from(document: bytes) -> CopyHeader:
     try:
         fields = json.loads(document)
-        known = {name: fields[name] for name in _FIELDS}  # fields that a later release adds are none of our business
+        # Fields that a later release adds are none of our business; what an earlier one did not have is what it meant.
+        known = {name: fields.get(name, _LATER_FIELDS[name]) if name in _LATER_FIELDS else fields[name] for name in _FIELDS}
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise CopyCorrupt(_NOT_OURS) from exc
     if not _well_typed(known):
         raise CopyCorrupt(_NOT_OURS)
-    return CopyHeader(**known, properties=properties_from_fields(fields.get("properties")))
+    proof = Proof(known.pop("proof"))
+    return CopyHeader(**known, proof=proof, properties=properties_from_fields(fields.get("properties")))
 
 
 def _well_typed(fields: dict[str, Any]) -> bool:
-    texts = ("storage", "path", "name", "sha256")
+    texts = ("storage", "path", "name", "sha256", "md5")
     numbers = ("version", "size")
     optional = ("content_type", "source_id")
     return (
         all(isinstance(fields[name], str) for name in texts)
         and all(type(fields[name]) is int and fields[name] >= 0 for name in numbers)
         and all(fields[name] is None or isinstance(fields[name], str) for name in optional)
+        and fields["proof"] in list(Proof)
     )
 
 

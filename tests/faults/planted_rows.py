@@ -87,8 +87,8 @@ ROW_PLANTS = {
     ),
     "other bytes of the same version take its name": Plant(
         "cbk/rules/intake/intake.py",
-        "plain_name=not any(each.has_plain_name for each in same_number)",
-        "plain_name=True",
+        "content.has_plain_name = not any(each.has_plain_name for each in same_number)",
+        "content.has_plain_name = True",
         (f"{_ROWS}file_that_is_created_again_while_the_kit_is_off_is_stored_beside_what_waits", *_SQLITE),
     ),
     "a delete-log row that went after the prune takes nothing back": Plant(

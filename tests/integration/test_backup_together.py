@@ -322,7 +322,7 @@ def test_download_is_not_left_to_others_between_a_bad_copy_and_the_good_one(make
     free = []
     fetch = Downloader.fetch
 
-    def adopt(_archive, _location, *, sha256, tick):
+    def adopt(_archive, _location, *, sha256, tick, **_):
         clock[0] += backup.STORE_AFTER_SECONDS
         tick()
         raise errors.CopyCorrupt(f"is not {sha256}")

@@ -330,6 +330,8 @@ def test_status_as_json_has_the_documented_shape(cbk, site):
         "states": {"failed": 1, "stored": 1},
         "files": 3,
         "protected_files": 1,
+        "proved_files": 1,
+        "proofs": {"sha256": 1, "md5": 0, "first_seen": 0},
         "declined_rows": 1,
         "declined_files": 1,
         "copies": 1,
@@ -434,7 +436,8 @@ def test_ls_as_json_is_one_object_per_line_with_the_documented_names(cbk, listed
     code, out, _ = cbk("ls", "--json")
     assert code == 0
     stored, failed, declined = map(json.loads, out.splitlines())
-    names = ["storage", "bucket", "key", "version", "state", "reason", "location", "sha256", "size", "stored_size", "stored_at"]
+    names = ["storage", "bucket", "key", "version", "state", "reason", "location", "sha256", "proof", "size"]
+    names += ["stored_size", "stored_at"]
     names += ["row", "due_at", "newest", "deleted", "live", "verified_at", "pruned_at"]
     assert [list(item) for item in (stored, failed, declined)] == [names] * 3
     assert (stored["bucket"], stored["key"], stored["version"], stored["state"]) == ("car-erp", "cars/a.png", 1, "stored")
@@ -525,11 +528,11 @@ def test_ls_of_a_time_that_is_none_ends_with_2_and_says_what_one_is(cbk, listed)
 def test_long_ls_into_a_pipe_has_its_further_columns_behind_the_others(cbk, listed):
     short, long = ([line.split("\t") for line in cbk("ls", *options)[1].splitlines()] for options in ([], ["--long"]))
     assert [line[:7] for line in long] == short
-    bucket, row, newest, deleted, stored_size, stored_at, verified_at, pruned_at, due_at, digest = long[0][7:]
+    bucket, row, newest, deleted, stored_size, stored_at, verified_at, pruned_at, due_at, digest, proof = long[0][7:]
     assert (bucket, row, newest, deleted, pruned_at, due_at) == ("car-erp", "1", "True", "False", "", "")
     assert int(stored_size) > 1
     assert stored_at[:2] == verified_at[:2] == "20"
-    assert len(digest) == 64
+    assert (len(digest), proof) == (64, "sha256")
     assert len(long[2]) == len(long[0])
 
 
@@ -543,7 +546,7 @@ def test_long_ls_on_a_terminal_has_more_columns(cbk, listed, environment):
 
 def test_ls_on_a_terminal_begins_another_table_after_so_many_lines(cbk, listed, environment):
     environment.setenv("FORCE_COLOR", "1")
-    environment.setenv("COLUMNS", "150")
+    environment.setenv("COLUMNS", "200")
     environment.setattr("cbk.cli.ls.TABLE_ROWS", 2)
     lines = cbk("ls")[1].splitlines()
     assert [number for number, line in enumerate(lines) if "location or reason" in line] == [0, 3]

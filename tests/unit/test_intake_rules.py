@@ -2,11 +2,13 @@
 
 from datetime import UTC, datetime
 
-from cbk.model import AcceptedRow
+from cbk.model import AcceptedRow, Proof
 from cbk.rules.intake.intake import KnownVersion, candidate_place_keys, plan_intake
-from cbk.rules.intake.layout import place_key
+from cbk.rules.intake.layout import place_key, variant_of
 
 A, B = "aa" * 32, "bb" * 32
+M, N = "11" * 16, "22" * 16
+FILE = ("s3", "cars/a.png")
 
 
 def row(key="cars/a.png", number=1, *, storage="s3", sha256=A, source_id=None, **more):
@@ -59,7 +61,7 @@ def test_row_that_says_what_is_known_adds_nothing():
         row(source_id="twin"), known={("s3", "cars/a.png"): [KnownVersion(number=1, sha256=A, live_rows=frozenset({"1"}))]}
     )
     assert (planned.files, planned.versions, planned.contradictions) == ([], [], [])
-    assert [each.source_id for each in planned.rows] == ["twin"]
+    assert [each.row.source_id for each in planned.rows] == ["twin"]
 
 
 def test_same_version_with_another_hash_is_declined_with_both_hashes_and_what_to_do():
@@ -138,3 +140,84 @@ def test_candidates_name_every_place_that_a_plan_may_give():
     buckets = {"s3": "shared", "azure": "shared"}
     planned = plan(*rows, buckets=buckets)
     assert {file.place_key for file in planned.files} <= candidate_place_keys(rows, buckets.__getitem__)
+
+
+def known(*versions):
+    return {FILE: list(versions)}
+
+
+def first_seen(**more):
+    """A version of a row without a hash, whose copy is here."""
+    return KnownVersion(**{"number": 1, "sha256": A, "md5": M, "proof": Proof.FIRST_SEEN, "was_stored": True} | more)
+
+
+def test_row_without_a_hash_brings_a_version_of_which_no_hash_is_known():
+    [version] = plan(row(sha256="")).versions
+    assert (version.sha256, version.md5, version.proof) == ("", "", Proof.FIRST_SEEN)
+
+
+def test_rows_of_one_page_that_say_more_and_less_of_a_version_bring_one_that_all_of_them_prove():
+    planned = plan(row(sha256="", source_id="1"), row(sha256="", md5=M, source_id="2"), row(sha256=A, source_id="3"))
+    assert [(version.sha256, version.md5, version.proof) for version in planned.versions] == [(A, M, Proof.SHA256)]
+    assert [(each.row.source_id, each.sha256) for each in planned.rows] == [("1", A), ("2", A), ("3", A)]
+
+
+def test_hash_that_comes_later_is_of_the_version_that_has_no_copy_yet():
+    unknown = KnownVersion(number=1, sha256="", live_rows=frozenset({"1"}), proof=Proof.FIRST_SEEN)
+    planned = plan(row(sha256=A, source_id="1"), known=known(unknown))
+    assert planned.versions == []
+    assert [(claim.content[3], claim.sha256, claim.proof) for claim in planned.claims] == [("", A, Proof.SHA256)]
+
+
+def test_hash_that_another_row_replaces_before_there_is_a_copy_counts_no_more():
+    unknown = KnownVersion(number=1, sha256="", md5=M, proof=Proof.MD5)
+    assert [(claim.md5, claim.proof) for claim in plan(row(sha256="", md5=N), known=known(unknown)).claims] == [(N, Proof.MD5)]
+
+
+def test_two_rows_with_different_md5s_contradict_one_another():
+    unknown = KnownVersion(number=1, sha256="", md5=M, proof=Proof.MD5, live_rows=frozenset({"4"}))
+    [contradiction] = plan(row(sha256="", md5=N, source_id="9"), known=known(unknown)).contradictions
+    assert contradiction.declined.reason == (
+        f"version 1 is known with another Hash (MD5 {M[:12]}, from row 4), not MD5 {N[:12]}: new content needs a higher Version"
+    )
+
+
+def test_hash_that_is_one_of_the_copys_proves_it():
+    for said, proof in ((row(sha256=A), Proof.SHA256), (row(sha256="", md5=M), Proof.MD5)):
+        planned = plan(said, known=known(first_seen(live_rows=frozenset({"1"}))))
+        assert (planned.versions, planned.contradictions) == ([], [])
+        assert [(claim.content[3], claim.sha256, claim.proof) for claim in planned.claims] == [(A, A, proof)]
+
+
+def test_hash_that_is_not_the_copys_is_of_another_version_with_a_name_of_its_own():
+    for said in (row(sha256=B), row(sha256="", md5=N)):
+        planned = plan(said, known=known(first_seen()))
+        assert [version.variant for version in planned.versions] == [variant_of(said.sha256)]
+        assert planned.claims == []
+
+
+def test_hash_that_is_not_the_copys_contradicts_its_live_row():
+    for said in (row(sha256=B), row(sha256="", md5=N)):
+        planned = plan(said, known=known(first_seen(live_rows=frozenset({"4"}))))
+        assert len(planned.contradictions) == 1
+
+
+def test_md5_contradicts_a_live_row_with_which_it_cannot_be_compared():
+    sha_alone = KnownVersion(number=1, sha256=A, live_rows=frozenset({"4"}))
+    [contradiction] = plan(row(sha256="", md5=M), known=known(sha_alone)).contradictions
+    assert "which it cannot be compared with" in contradiction.declined.reason
+
+
+def test_row_without_a_hash_speaks_of_the_version_of_which_rows_are_there():
+    planned = plan(row(sha256=""), known=known(first_seen(sha256=B), KnownVersion(number=1, sha256=A, live_rows=frozenset({"4"}))))
+    assert (planned.versions, planned.contradictions, planned.claims) == ([], [], [])
+    assert [each.sha256 for each in planned.rows] == [A]
+
+
+def test_row_without_a_hash_that_is_written_again_under_another_id_speaks_of_the_copy_that_is_here():
+    assert [each.sha256 for each in plan(row(sha256="", source_id="new"), known=known(first_seen())).rows] == [A]
+
+
+def test_row_without_a_hash_is_not_taken_for_a_deleted_version():
+    planned = plan(row(sha256=""), known=known(first_seen(deleted=True)))
+    assert [(version.sha256, version.variant) for version in planned.versions] == [("", variant_of(""))]

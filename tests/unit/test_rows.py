@@ -14,7 +14,8 @@ NO_CLOCK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DIGEST = hashlib.sha256(b"content").digest()
 HEX = DIGEST.hex()
 LINK = "https://bucket.example.com/cars/1.png?X-Amz-Signature=5ec7e7"
-EXPECTED_HASH = "Hash is not a SHA-256 (64 hex digits, sha256:<hex>, or base64)"
+MD5 = hashlib.md5(b"content").digest()
+EXPECTED_HASH = "Hash is not a SHA-256 (64 hex digits, sha256:<hex>, or base64), nor an MD5 (md5:<32 hex digits>, or base64)"
 EXPECTED_VERSION = "Version is not a whole number from 0 to 9223372036854775807"
 
 
@@ -54,9 +55,27 @@ def test_read_row_reads_a_hash_in_every_accepted_spelling(spelling):
 
 
 @pytest.mark.parametrize(
+    "spelling",
+    [
+        f"md5:{MD5.hex()}",
+        f"MD5:{MD5.hex().upper()}  ",
+        base64.b64encode(MD5).decode(),  # Rails' active_storage_blobs.checksum, Azure's Content-MD5
+        f"md5:{base64.b64encode(MD5).decode()}",
+    ],
+)
+def test_read_row_reads_an_md5_in_every_accepted_spelling(spelling):
+    row = read_row(make_row(hash=spelling))
+    assert (row.sha256, row.md5, row.hash) == ("", MD5.hex(), f"md5:{MD5.hex()}")
+
+
+def test_read_row_accepts_a_row_without_a_hash():
+    row = read_row(make_row(hash=None))
+    assert (row.sha256, row.md5, row.hash) == ("", "", "")
+
+
+@pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (None, "NULL"),
         ("", "''"),
         ("d41d8cd98f00b204e9800998ecf8427e", "'d41d8cd98f00b204e9800998ecf8427e'"),
         (HEX[:-1], f"'{HEX[:39]}…'"),
@@ -64,6 +83,11 @@ def test_read_row_reads_a_hash_in_every_accepted_spelling(spelling):
         ("g" * 64, f"'{'g' * 39}…'"),
         ("٣" * 64, f"'{'٣' * 39}…'"),
         (f"md5:{HEX}", f"'md5:{HEX[:35]}…'"),
+        ("md5:", "'md5:'"),
+        (f"sha256:{MD5.hex()}", f"'sha256:{MD5.hex()}'"),
+        (f"{base64.b64encode(MD5).decode()[:-1]}!", f"'{base64.b64encode(MD5).decode()[:-1]}!'"),
+        (base64.b64encode(MD5[:15]).decode() + "AAAA", f"'{base64.b64encode(MD5[:15]).decode()}AAAA'"),
+        (MD5, "16 bytes"),
         (f"sha256:{base64.b64encode(DIGEST).decode()}", f"'sha256:{base64.b64encode(DIGEST).decode()[:32]}…'"),
         (base64.b64encode(DIGEST[:31]).decode(), f"'{base64.b64encode(DIGEST[:31]).decode()[:39]}…'"),
         (base64.b64encode(DIGEST + b"x").decode(), f"'{base64.b64encode(DIGEST + b'x').decode()[:39]}…'"),

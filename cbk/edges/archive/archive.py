@@ -66,6 +66,7 @@ from cbk.rules.gzip_format import (
     HEADER_MAX_BYTES,
     SIZE_MAX_BYTES,
     TRAILER_BYTES,
+    UNTOLD_SHA256,
     Decoder,
     Encoder,
     decode_header,
@@ -286,9 +287,17 @@ class Archive:
         """Whether nothing lies at `location`, at the cost of one call and followed links: only a place to save a closer look."""
         return not os.path.lexists(f"{self._root}/{location}")
 
-    def adopt(self, location: str, *, sha256: str, size: int | None = None, tick: Tick | None = None) -> Written:
+    def adopt(
+        self,
+        location: str,
+        *,
+        sha256: str,
+        md5: str = "",
+        of: tuple[str, str, int] | None = None,
+        tick: Tick | None = None,
+    ) -> Written:
         """As `check`, and flushed to the disk: what a worker left behind that died between publishing and recording."""
-        written = self.check(location, sha256=sha256, size=size, tick=tick)
+        written = self.check(location, sha256=sha256, md5=md5, of=of, tick=tick)
         with _disk_errors(f"flush {location}"), self._open(location) as descriptor:
             os.fsync(descriptor)
             for folder in _parents(location):
@@ -319,6 +328,7 @@ class Archive:
         location: str,
         *,
         sha256: str,
+        md5: str = "",
         size: int | None = None,
         of: tuple[str, str, int] | None = None,
         tick: Tick | None = None,
@@ -326,12 +336,15 @@ class Archive:
     ) -> Written:
         """Read a copy from the disk, inflate it and compare it with `sha256`. Raises CopyMissing, CopySwapped or CopyCorrupt.
 
-        `of` is the storage, key and version that its header must name, where that is asked. `tick` is called with each chunk, so
-        that a lease can be kept, and `on_read` with the number of bytes of each read; what they raise ends the check.
+        Where nobody knows that yet (""), what its own header says counts, with this `md5`, if there is one. `of` is the storage,
+        key and version that its header must name, where that is asked. `tick` is called with each chunk, so that a lease can be
+        kept, and `on_read` with the number of bytes of each read; what they raise ends the check.
         """
         with _disk_errors(f"read {location}"), _about(location), self._open(location) as descriptor:
             header, written = _verify(_Reading(descriptor, on_read), tick)
-            if header.sha256 != sha256 or size not in {None, header.size}:
+            if not sha256 and md5 not in {"", header.md5}:
+                raise CopySwapped(f"is a good copy of bytes whose MD5 is not {md5}, or is not known")
+            if (sha256 or header.sha256) != header.sha256 or size not in {None, header.size}:
                 expected = f"{sha256} ({header.size if size is None else size} bytes)"
                 raise CopySwapped(
                     f"is a good copy of other bytes: SHA-256 {header.sha256} ({header.size} bytes), expected {expected}"
@@ -685,7 +698,8 @@ class IncomingCopy:
         if self.bytes_in or size > SIZE_MAX_BYTES:  # nonsense, which an end that does not come will tell
             return
         self.header = dataclasses.replace(self.header, size=size)
-        if size >= _READBACK_FROM_BYTES and self._readback is None:
+        # One that is sealed in the end gets another header then than what would have been read back.
+        if size >= _READBACK_FROM_BYTES and self._readback is None and self.header.sha256 != UNTOLD_SHA256:
             # Where no thread can be had, it is read back afterwards.
             with _disk_errors(f"read part {self.name}"), contextlib.suppress(RuntimeError):
                 self._readback = _StreamingReadback(self.name, self._path)
@@ -709,10 +723,11 @@ class IncomingCopy:
             for output in self._encoder.feed(data):
                 self._put(descriptor, output)
 
-    def seal(self, sha256: str) -> None:
+    def seal(self, sha256: str, md5: str = "") -> None:
         """Be told, after the last byte and before `finish`, what they hash to, if nobody knew it when the first one came."""
-        self.header = dataclasses.replace(self.header, sha256=sha256)
-        self._sealed = True
+        sealed = dataclasses.replace(self.header, sha256=sha256, md5=md5)
+        self._sealed = sealed != self.header
+        self.header = sealed
 
     def finish(self) -> None:
         """End the copy; of a large one, the disk begins to write what is left. Raises DiskFull or DiskFailed."""
@@ -1112,6 +1127,7 @@ def _verify(reading: _Reading, tick: Tick | None, *, compares: bool = True) -> t
         stored_size=reading.size,
         stored_sha256=reading.sha256,
         stored_at=_written_at(os.fstat(reading.descriptor)),
+        md5=decoder.header.md5,
     )
     return decoder.header, written
 

@@ -6,6 +6,7 @@ from cbk.edges.catalog.intake import RefusedRow, RowChanges
 from cbk.edges.catalog.leases import Leases
 from cbk.edges.catalog.removals import NewDelete, Planned, Verdict
 from cbk.edges.catalog.reports import BucketCounts, Counts, Unprotected
+from cbk.edges.catalog.rows import PresentRow, Restated
 from cbk.edges.catalog.verification import Scope, Standing
 from cbk.edges.catalog.work_queue import LeaseRenewer, uptime
 
@@ -20,7 +21,9 @@ __all__ = [
     "NewDelete",
     "Place",
     "Planned",
+    "PresentRow",
     "RefusedRow",
+    "Restated",
     "RowChanges",
     "Scope",
     "Standing",

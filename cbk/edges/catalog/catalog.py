@@ -20,6 +20,7 @@ from cbk.edges.catalog.link_deadlines import Links
 from cbk.edges.catalog.migration import migrate, migrating, newest_revision, revision_of
 from cbk.edges.catalog.mirrors import Mirrors
 from cbk.edges.catalog.names import FileNames
+from cbk.edges.catalog.pins import Pins
 from cbk.edges.catalog.pruned_copies import PrunedCopies
 from cbk.edges.catalog.rebuild import Rebuilding
 from cbk.edges.catalog.removals import Removals
@@ -55,6 +56,7 @@ class Catalog:
         self.work = Work(self.database, holder)
         self.rows = Rows(self.database)
         self.removals = Removals(self.database)
+        self.pins = Pins(self.database)
         self.pruned_copies = PrunedCopies(self.database)
         self.brakes = Brakes(self.database)
         self.holds = Holds(self.database)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.connection import catalog_errors, now_in
 from cbk.edges.catalog.schema import AnyText, files, versions
-from cbk.model import Version, VersionState
+from cbk.model import Proof, Version, VersionState
 
 # Bound parameters of one statement: SQLite allows 32,766 since 3.32.
 BATCH = 500
@@ -87,6 +87,8 @@ VERSION_COLUMNS = (
     versions.c.due_at,
     versions.c.link_expires_at,
     versions.c.variant,
+    versions.c.md5,
+    versions.c.proof,
     versions.c.live,
     versions.c.newest,
     versions.c.deleted,
@@ -109,6 +111,7 @@ def version_of(row: Any) -> Version:
     # The columns of `select_versions` come first and in this order; by position is several times quicker than by name.
     values = dict(zip(_VERSION_FIELDS, row, strict=False))
     values["state"] = VersionState(values["state"])
+    values["proof"] = Proof(values["proof"])
     return Version(**values)
 
 

@@ -14,13 +14,13 @@ import sqlalchemy as sa
 from cbk.edges.catalog.database import Database, in_batches
 from cbk.edges.catalog.rows import FILES_STREAM, count_rows, mark_gone, number_in
 from cbk.edges.catalog.schema import covers, declined, dumps, files, removals, rows, versions
-from cbk.edges.catalog.transitions import mark_newest, refresh_versions
+from cbk.edges.catalog.transitions import FREE, mark_newest, refresh_versions
 from cbk.errors import CatalogUnavailable
-from cbk.model import DeclinedRow, VersionState
+from cbk.model import DeclinedRow, Proof, VersionState
 from cbk.rules.backup.links import link_digest, link_expires_at
 from cbk.rules.dump.records import roles_folder
-from cbk.rules.intake.intake import FileName, IntakePlan, KnownVersion
-from cbk.rules.intake.layout import place_key
+from cbk.rules.intake.intake import Content, FileName, IntakePlan, KnownVersion
+from cbk.rules.intake.layout import UNKNOWN_VARIANT, place_key, variant_of
 from cbk.rules.intake.rows import ID_MAX_CHARACTERS
 
 
@@ -82,7 +82,8 @@ class Intake:
         with self._database.reading() as connection:
             for batch in in_batches(list(digests)):
                 columns = (files.c.name_digest, versions.c.id, versions.c.number, versions.c.sha256, versions.c.variant)
-                state = (versions.c.state, versions.c.leftover)
+                proof = (versions.c.md5, versions.c.proof, versions.c.deleted, versions.c.stored_at)
+                state = (versions.c.state, versions.c.leftover, *proof)
                 ours = (versions.c.file_id == files.c.id) & versions.c.number.in_(numbers)
                 query = sa.select(*columns, *state).join_from(files, versions, ours, isouter=True)
                 found = connection.execute(query.where(files.c.name_digest.in_(batch))).all()
@@ -95,6 +96,10 @@ class Intake:
                         KnownVersion(
                             number=row.number,
                             sha256=row.sha256,
+                            md5=row.md5,
+                            proof=Proof(row.proof),
+                            deleted=row.deleted,
+                            was_stored=row.stored_at is not None,
                             live_rows=frozenset(live.get(row.id, ())),
                             has_plain_name=row.variant == "" and (row.state != VersionState.PRUNED.value or row.leftover),
                         )
@@ -127,6 +132,7 @@ class Intake:
                 for batch in in_batches(sorted(changes.gone)):
                     changed |= mark_gone(self._database, connection, batch)
                 ids = self._write_files(connection, changes)
+                self._write_claims(connection, changes.plan, ids)
                 changed |= self._write_versions(connection, changes, ids, now)
                 changed |= self._write_rows(connection, changes, ids, now)
                 self._write_declined(connection, changes, ids, now)
@@ -149,7 +155,7 @@ class Intake:
         ]
         if added:
             connection.execute(sa.insert(files), added)
-        names = {(row.storage, row.key) for row in plan.rows} | {each.name for each in changes.refused if each.name is not None}
+        names = {brought.content[:2] for brought in plan.rows} | {each.name for each in changes.refused if each.name is not None}
         names |= {(each.row.storage, each.row.key) for each in plan.contradictions}
         digests = {name_digest(*name): name for name in names}
         ids: dict[FileName, int] = {}
@@ -158,6 +164,19 @@ class Intake:
             # Two intakes that each add a version to one file would both call theirs the newest: the second one waits here.
             ids.update({digests[row.name_digest]: row.id for row in connection.execute(query.with_for_update())})
         return ids
+
+    def _write_claims(self, connection: sa.Connection, plan: IntakePlan, ids: Mapping[FileName, int]) -> None:
+        """What rows say of known versions now. Whoever fetches one that had no SHA-256 looks for too little: he is stopped."""
+        for claim in plan.claims:
+            storage, key, number, sha256 = claim.content
+            ours = (versions.c.file_id == ids[storage, key], versions.c.number == number, versions.c.sha256 == sha256)
+            values: dict[str, Any] = {"sha256": claim.sha256, "md5": claim.md5, "proof": claim.proof.value}
+            if not sha256:
+                values |= {"fence": versions.c.fence + 1, **FREE}
+            connection.execute(sa.update(versions).where(*ours).values(**values))
+            if claim.sha256:
+                unnamed = (*ours[:2], versions.c.sha256 == claim.sha256, versions.c.variant == UNKNOWN_VARIANT)
+                connection.execute(sa.update(versions).where(*unnamed).values(variant=variant_of(claim.sha256)))
 
     def _write_versions(
         self, connection: sa.Connection, changes: RowChanges, ids: Mapping[FileName, int], now: datetime
@@ -179,6 +198,8 @@ class Intake:
                     "number": version.number,
                     "source_id": version.source_id,
                     "sha256": version.sha256,
+                    "md5": version.md5,
+                    "proof": version.proof.value,
                     "variant": version.variant,
                     "content_type": version.content_type,
                     "state": VersionState.PENDING.value,
@@ -200,12 +221,13 @@ class Intake:
     def _write_rows(self, connection: sa.Connection, changes: RowChanges, ids: Mapping[FileName, int], now: datetime) -> set[int]:
         brought = self._versions_of(connection, changes.plan, ids)
         values = []
-        for row in changes.plan.rows:
-            version = brought[row.storage, row.key, row.number, row.sha256]
-            values.append(_entry(changes, row.source_id, version_id=version, file_id=ids[row.storage, row.key], number=row.number))
-        for each in changes.plan.contradictions:
-            name = (each.row.storage, each.row.key)
-            values.append(_entry(changes, each.row.source_id, file_id=ids.get(name), number=each.row.number))
+        for each in changes.plan.rows:
+            row, version = each.row, brought[each.content]
+            entry = _entry(changes, row.source_id, version_id=version, file_id=ids[row.storage, row.key], number=row.number)
+            values.append(entry | {"claim": None if row.sha256 else row.hash})
+        for contradiction in changes.plan.contradictions:
+            row = contradiction.row
+            values.append(_entry(changes, row.source_id, file_id=ids.get((row.storage, row.key)), number=row.number))
         for refused in changes.refused:
             file_id = ids.get(refused.name) if refused.name is not None else None
             entry = _entry(changes, refused.row.source_id, file_id=file_id, number=refused.number)
@@ -219,7 +241,7 @@ class Intake:
             query = sa.select(rows.c.version_id).where(rows.c.id.in_(batch), rows.c.version_id.is_not(None))
             left |= set(connection.scalars(query))
         if known:
-            columns: dict[str, Any] = {name: sa.bindparam(f"is_{name}") for name in ("version_id", "file_id", "number")}
+            columns: dict[str, Any] = {name: sa.bindparam(f"is_{name}") for name in ("version_id", "file_id", "number", "claim")}
             statement = sa.update(rows).where(rows.c.id == sa.bindparam("of_id")).values(**columns)
             connection.execute(
                 statement, [{"of_id": value["of_id"], **{f"is_{name}": value[name] for name in columns}} for value in known]
@@ -230,17 +252,16 @@ class Intake:
         changed = self._attach(connection, changes, brought)
         return changed | (refresh_versions(self._database, connection, left) if left else set())
 
-    def _versions_of(
-        self, connection: sa.Connection, plan: IntakePlan, ids: Mapping[FileName, int]
-    ) -> dict[tuple[str, str, int, str], int]:
+    def _versions_of(self, connection: sa.Connection, plan: IntakePlan, ids: Mapping[FileName, int]) -> dict[Content, int]:
         """The id of the version that each accepted row brings."""
         names = {file_id: name for name, file_id in ids.items()}
         by_file: dict[int, set[int]] = {}
         by_number: dict[int, set[int]] = {}
-        for row in plan.rows:
-            of_file = ids[row.storage, row.key]
-            by_file.setdefault(of_file, set()).add(row.number)
-            by_number.setdefault(row.number, set()).add(of_file)
+        for brought in plan.rows:
+            storage, key, of_number, _ = brought.content
+            of_file = ids[storage, key]
+            by_file.setdefault(of_file, set()).add(of_number)
+            by_number.setdefault(of_number, set()).add(of_file)
         file_id: sa.Column[int] = versions.c.file_id
         number: sa.Column[int] = versions.c.number
         # By both columns of an index: a file of 20,000 versions is not looked through for the one that is meant.
@@ -250,7 +271,7 @@ class Intake:
             groups = [(file_id == one, number, many) for one, many in by_file.items()]
         else:
             groups = [(number == one, file_id, many) for one, many in by_number.items()]
-        found: dict[tuple[str, str, int, str], int] = {}
+        found: dict[Content, int] = {}
         query = sa.select(versions.c.id, file_id, number, versions.c.sha256)
         for one, column, many in groups:
             for batch in in_batches(sorted(many)):
@@ -262,11 +283,11 @@ class Intake:
         self,
         connection: sa.Connection,
         changes: RowChanges,
-        brought: Mapping[tuple[str, str, int, str], int],
+        brought: Mapping[Content, int],
     ) -> set[int]:
         """Rows that bring a version which was known before: it may be live again, and is fetched by the latest of them."""
         new = {(version.storage, version.key, version.number, version.sha256) for version in changes.plan.versions}
-        latest = {(row.storage, row.key, row.number, row.sha256): row for row in changes.plan.rows}
+        latest = {each.content: each.row for each in changes.plan.rows}
         repeated = {key: row for key, row in latest.items() if key not in new}
         for key, row in repeated.items():
             values = {
@@ -286,7 +307,7 @@ class Intake:
         return changed | (refresh_versions(self._database, connection, touched, brought_again=True) if touched else set())
 
     def _write_declined(self, connection: sa.Connection, changes: RowChanges, ids: Mapping[FileName, int], now: datetime) -> None:
-        accepted = [row.source_id for row in changes.plan.rows if row.source_id in changes.entries]
+        accepted = [each.row.source_id for each in changes.plan.rows if each.row.source_id in changes.entries]
         for batch in in_batches(accepted):
             connection.execute(sa.delete(declined).where(declined.c.source_id.in_(batch)))
         contradictions = [
@@ -345,6 +366,7 @@ def _entry(
         "version_id": version_id,
         "file_id": file_id,
         "number": number,
+        "claim": None,
         "poll": changes.poll,
         "created_at": changes.created_at.get(source_id),
     }

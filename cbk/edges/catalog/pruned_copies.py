@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, select_versions, version_of
+from cbk.edges.catalog.pins import pin, twin_of
 from cbk.edges.catalog.schema import versions
 from cbk.edges.catalog.transitions import free_variant, move
 from cbk.model import Version, VersionState, Written
@@ -78,8 +79,14 @@ class PrunedCopies:
                 move(connection, StateEvent.UNDELETED, ours, **self._stored(written))
 
     def found_whole(self, version: Version, written: Written) -> bool:
-        """A copy of a version that the catalog did not count lies whole in its place, as it was read: it counts."""
+        """A copy of a version that the catalog did not count lies whole in its place, as it was read: it counts.
+
+        False where nothing of it is wanted, or the same bytes are another version's.
+        """
         with self._database.writing() as connection:
+            if not version.sha256 and twin_of(connection, version, written.sha256) is not None:
+                return False
+            pin(connection, version, written)
             return move(connection, StateEvent.FOUND_WHOLE, versions.c.id == version.id, **self._stored(written)) == 1
 
     def _stored(self, written: Written) -> dict[str, Any]:

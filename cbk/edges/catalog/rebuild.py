@@ -120,6 +120,8 @@ class Rebuilding:
                             "number": copy.row.number,
                             "source_id": copy.row.source_id,
                             "sha256": copy.row.sha256,
+                            "md5": copy.found.header.md5,
+                            "proof": copy.found.header.proof.value,
                             "variant": copy.variant,
                             # Its rows are read next.
                             "live": False,
@@ -214,14 +216,21 @@ def _add_deleted(database: Database, connection: sa.Connection, entry: JournalRe
         return True
     touched = set()
     for source_id, number, sha256 in entry.covers:
-        ours = (versions.c.file_id == file_id, versions.c.number == number, versions.c.sha256 == sha256)
-        version_id = connection.scalar(sa.select(versions.c.id).where(*ours))
+        version_id = _version_of(connection, file_id, number, sha256)
         if version_id is not None:
             row_id = _entry_of(database, connection, source_id=source_id, version_id=version_id, file_id=file_id, number=number)
             connection.execute(sa.insert(covers).values(removal_id=inserted[0], row_id=row_id))
             touched.add(version_id)
     refresh_versions(database, connection, touched)
     return True
+
+
+def _version_of(connection: sa.Connection, file_id: int, number: int, sha256: str) -> int | None:
+    """The version that the journal names. One whose row has no SHA-256 may have got it since, or have lost it with its copy."""
+    query = sa.select(versions.c.sha256, versions.c.id).where(versions.c.file_id == file_id, versions.c.number == number)
+    known = {row.sha256: row.id for row in connection.execute(query)}
+    only = next(iter(known.values()), None) if len(known) == 1 and not sha256 else None
+    return known.get(sha256, known.get("", only))
 
 
 def _entry_of(database: Database, connection: sa.Connection, *, source_id: str, version_id: int, file_id: int, number: int) -> int:

@@ -14,6 +14,7 @@ from cbk.edges.catalog.intake import name_digest
 from cbk.edges.catalog.removals import IN_FORCE
 from cbk.edges.catalog.schema import files, removals, rows, versions
 from cbk.model import RemovalKind, Version, VersionState
+from cbk.rules.backup.hashes import Hashes
 from cbk.rules.restore import Deletion, RestoreFilter
 
 
@@ -55,16 +56,16 @@ class Selection:
         with self._database.reading() as connection:
             return _known(connection, [file_id])[file_id]
 
-    def stored_hashes(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str, int], set[str]]:
-        """The SHA-256 of the copies that these files (storage and key) have, by storage, key and version."""
+    def stored_hashes(self, names: Iterable[tuple[str, str]]) -> dict[tuple[str, str, int], set[Hashes]]:
+        """The hashes of the copies that these files (storage and key) have, by storage, key and version."""
         digests = {name_digest(*name): name for name in names}
-        found: dict[tuple[str, str, int], set[str]] = {}
-        query = sa.select(files.c.name_digest, versions.c.number, versions.c.sha256).join_from(files, versions)
+        found: dict[tuple[str, str, int], set[Hashes]] = {}
+        query = sa.select(files.c.name_digest, versions.c.number, versions.c.sha256, versions.c.md5).join_from(files, versions)
         with self._database.reading() as connection:
             for batch in in_batches(list(digests)):
                 wanted = (files.c.name_digest.in_(batch), versions.c.state == VersionState.STORED.value)
                 for row in connection.execute(query.where(*wanted)):
-                    found.setdefault((*digests[row.name_digest], row.number), set()).add(row.sha256)
+                    found.setdefault((*digests[row.name_digest], row.number), set()).add(Hashes(sha256=row.sha256, md5=row.md5))
         return found
 
 

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from cbk.edges.catalog.database import Database, in_batches
 from cbk.edges.catalog.schema import covers, facts, files, rows, versions
 from cbk.edges.catalog.transitions import refresh_versions
-from cbk.model import RowEntry
+from cbk.model import AcceptedRow, Proof, RowEntry
+from cbk.rules.backup.hashes import Hashes, proof_of
 
 FILES_STREAM = "files"
 DELETES_STREAM = "deletes"
@@ -28,12 +29,26 @@ class Counters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PresentRow:
-    """A row that is there, and what it says: None where it was declined."""
+    """A row that is there, and what it says, its Hash as in `AcceptedRow.hash`: None where it was declined.
+
+    `version_id` is what it brings; `sha256` and `md5` are those of the bytes that this version has, or had: "" if it had none.
+    """
 
     entry_id: int
     source_id: str
     says: tuple[str, str, int, str] | None
     created_at: str | None = None
+    version_id: int | None = None
+    sha256: str = ""
+    md5: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restated:
+    """A row that says the same of its bytes in other words: `row` is as it reads now, `entry` as it was known."""
+
+    entry: PresentRow
+    row: AcceptedRow
 
 
 _ENTRY_COLUMNS = (
@@ -84,16 +99,18 @@ class Rows:
             files.c.key,
             versions.c.number,
             versions.c.sha256,
+            rows.c.claim,
+            versions.c.id.label("version_id"),
+            versions.c.md5,
+            versions.c.stored_at,
         )
         with_versions = rows.outerjoin(versions, versions.c.id == rows.c.version_id)
         joined = sa.select(*columns).select_from(with_versions.outerjoin(files, files.c.id == versions.c.file_id))
         with self._database.reading() as connection:
             for batch in in_batches(list(source_ids)):
                 query = joined.where(rows.c.source_id.in_(batch), rows.c.gone_at.is_(None))
-                for entry_id, source_id, created_at, storage, key, number, sha256 in connection.execute(query):
-                    says = None if number is None else (storage, key, number, sha256)
-                    row = PresentRow(entry_id=entry_id, source_id=source_id, says=says, created_at=created_at)
-                    found.setdefault(source_id, []).append(row)
+                for found_row in connection.execute(query):
+                    found.setdefault(found_row.source_id, []).append(_present(found_row))
         return found
 
     def note_dates(self, dates: dict[int, str | None]) -> None:
@@ -101,6 +118,17 @@ class Rows:
         with self._database.writing() as connection:
             for entry_id, created_at in sorted(dates.items()):
                 connection.execute(sa.update(rows).where(rows.c.id == entry_id).values(created_at=created_at))
+
+    def restate(self, restated: Iterable[Restated]) -> None:
+        """Note what these rows say now of bytes that are known, and that these are proved by it, if it proves more."""
+        with self._database.writing() as connection:
+            for each in sorted(restated, key=lambda one: one.entry.entry_id):
+                claim = None if each.row.sha256 else each.row.hash
+                connection.execute(sa.update(rows).where(rows.c.id == each.entry.entry_id).values(claim=claim))
+                proof = proof_of(Hashes(sha256=each.row.sha256, md5=each.row.md5))
+                weaker = [other.value for other in Proof if other.strength < proof.strength]
+                ours = (versions.c.id == each.entry.version_id, versions.c.proof.in_(weaker))
+                connection.execute(sa.update(versions).where(*ours).values(proof=proof.value))
 
     def under_ids(self, source_ids: Iterable[str]) -> dict[str, list[RowEntry]]:
         """Every entry that there ever was under these Ids, by Id."""
@@ -155,6 +183,20 @@ class Rows:
         """Every entry that brought this version."""
         with self._database.reading() as connection:
             return [entry_of(row) for row in connection.execute(select_entries().where(rows.c.version_id == version_id))]
+
+
+def _present(row: Any) -> PresentRow:
+    said = row.sha256 if row.claim is None else row.claim
+    had_bytes = row.number is not None and row.stored_at is not None
+    return PresentRow(
+        entry_id=row.id,
+        source_id=row.source_id,
+        says=None if row.number is None else (row.storage, row.key, row.number, said),
+        created_at=row.created_at,
+        version_id=row.version_id,
+        sha256=row.sha256 if had_bytes else "",
+        md5=row.md5 if had_bytes else "",
+    )
 
 
 def mark_gone(database: Database, connection: sa.Connection, entry_ids: Sequence[int]) -> set[int]:

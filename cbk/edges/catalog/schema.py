@@ -45,6 +45,21 @@ class Hex(sa.TypeDecorator[str]):
         return None if value is None else bytes(value).hex()
 
 
+class MaybeHex(sa.TypeDecorator[str]):
+    """As `Hex`; NULL is "", which is not known."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> bytes | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """To the database."""
+        return bytes.fromhex(value) if value else None
+
+    def process_result_value(self, value: Any | None, dialect: Any) -> str:  # noqa: ARG002 - SQLAlchemy's signature
+        """From the database."""
+        return "" if value is None else bytes(value).hex()
+
+
 class AnyText(sa.TypeDecorator[str]):
     """Any text. What a database cannot hold (NUL in PostgreSQL, lone surrogates anywhere) is escaped with a private-use sign."""
 
@@ -116,7 +131,11 @@ versions = sa.Table(
     sa.Column("number", sa.BigInteger, nullable=False),
     # The row that it is fetched by: the last live one of `rows`.
     sa.Column("source_id", AnyText, nullable=False),
+    # Its bytes' own; empty until a row or a copy has told it, of which there is one of each number at the most. Then the MD5, NULL
+    # where nobody has told it and none was computed, and what the rows prove of the bytes: `model.Proof`.
     sa.Column("sha256", Hex, nullable=False),
+    sa.Column("md5", MaybeHex),
+    sa.Column("proof", sa.Text, nullable=False, server_default="sha256"),
     # "", or what tells its copy's name from that of another version of the same number: `layout.copy_location`.
     sa.Column("variant", sa.Text, nullable=False, server_default=""),
     sa.Column("content_type", AnyText),
@@ -202,6 +221,10 @@ sa.Index("ix_versions_sizes", versions.c.size, versions.c.stored_size, sqlite_wh
 sa.Index("ix_versions_verified", versions.c.verified_at, sqlite_where=_stored, postgresql_where=_stored)
 _leftover = versions.c.leftover.is_(True)
 sa.Index("ix_versions_leftover", versions.c.id, sqlite_where=_leftover, postgresql_where=_leftover)
+# Few where applications have a SHA-256 of each file.
+_weaker = versions.c.proof.in_(("md5", "first_seen"))
+_weaker_columns = (versions.c.proof, versions.c.newest, versions.c.deleted, versions.c.state)
+sa.Index("ix_versions_weaker", *_weaker_columns, sqlite_where=_weaker, postgresql_where=_weaker)
 _trashed = versions.c.trash_until.is_not(None)
 sa.Index("ix_versions_trash", versions.c.trash_until, sqlite_where=_trashed, postgresql_where=_trashed)
 # What had a copy once and has none now. Written into statements as it stands, as above.
@@ -244,6 +267,8 @@ rows = sa.Table(
     sa.Column("version_id", Identity, sa.ForeignKey("versions.id")),
     sa.Column("file_id", Identity, sa.ForeignKey("files.id")),
     sa.Column("number", sa.BigInteger),
+    # What its Hash said, where it was not the SHA-256 of its version: `md5:` and hex digits, or "" for none.
+    sa.Column("claim", sa.Text),
     # The number of the poll that saw it first: of two rows that one poll saw first, nobody knows which came first.
     sa.Column("poll", sa.BigInteger, nullable=False),
     sa.Column("created_at", AnyText),

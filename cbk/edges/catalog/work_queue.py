@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog.database import Database, in_batches, select_versions, version_of
 from cbk.edges.catalog.intake import name_digest
+from cbk.edges.catalog.pins import pin
 from cbk.edges.catalog.schema import REFRESHABLE, files, versions
 from cbk.edges.catalog.transitions import FREE, create_again, move, moved, out_of_use
 from cbk.errors import CatalogUnavailable, LeaseLost
@@ -246,6 +247,8 @@ class Work:
                 }
                 for claim, written in (by_version[claim.version.id] for claim in ours)
             ]
+            for claim in ours:
+                pin(connection, claim.version, by_version[claim.version.id][1])
             if values:
                 connection.execute(_RECORD_STORED, values)
                 # What stays of the older copies of these files is to be decided anew.

@@ -16,7 +16,6 @@ from random import random
 from threading import BoundedSemaphore
 from typing import Self
 
-from cbk.edges import host
 from cbk.edges.archive.archive import IncomingCopy, Publication
 from cbk.edges.catalog import LeaseRenewer, uptime
 from cbk.errors import (
@@ -25,32 +24,26 @@ from cbk.errors import (
     CatalogError,
     CatalogUnavailable,
     CbkError,
-    CopyCorrupt,
     CopyExists,
-    CopyMissing,
-    DiskFailed,
-    HashMismatch,
     LeaseLost,
-    NotTheObject,
     RootMissing,
     SourceError,
 )
 from cbk.jobs.backup.disk_space import fetch_blocker, note_disk
 from cbk.jobs.backup.dispatch import dispatch
-from cbk.jobs.backup.throttle import Throttle
+from cbk.jobs.backup.object import ObjectDownload, adopt
 from cbk.jobs.context import Context, Publisher, downloads
 from cbk.jobs.copies import remove_bytes
 from cbk.jobs.intake.rows import record_rows, settle_files
 from cbk.jobs.status.workers import note_at_work
-from cbk.model import AcceptedRow, Claim, CopyHeader, Fetched, SourceRow, Summary, Version, Written
+from cbk.model import Claim, SourceRow, Summary, Version, Written
+from cbk.rules.backup.hashes import Hashes
 from cbk.rules.backup.retry import FetchOutcome, after_failure, decide_fetch
-from cbk.rules.intake.layout import location_of, split_key
+from cbk.rules.intake.layout import UNKNOWN_VARIANT, copy_location, variant_of
 from cbk.rules.intake.rows import read_row
 
 # A piece of work that was given back because a part of the kit is away is tried again after this, not at once.
 GIVE_BACK = timedelta(seconds=30)
-# A copy that the disk could not read in so many attempts is not waited for any longer.
-UNREADABLE_ATTEMPTS = 3
 # What is ready is stored once it is so large, or once the oldest of it has waited so long for a download that goes on.
 STORE_BYTES = 16 * 1024 * 1024
 STORE_AFTER_SECONDS = 1.0
@@ -105,7 +98,11 @@ class _Ready:
 
     @property
     def location(self) -> str:
-        return location_of(self.claim.version)
+        """Where the copy belongs, which was read back."""
+        version = self.claim.version
+        unnamed = self.written is not None and version.variant == UNKNOWN_VARIANT
+        variant = variant_of(self.written.sha256) if self.written is not None and unnamed else version.variant
+        return copy_location(version.place, version.number, variant)
 
 
 def back_up(context: Context, source_id: str) -> Summary:
@@ -258,70 +255,23 @@ class _Batch:
             self._done.summaries.append(_summary(decision.state.value, version, reason=decision.reason))
             return
         tick = partial(self._tick, claim)
-        written = self._adopt(version, tick)
+        written = adopt(self._context, version, tick)
         item = _Ready(claim=claim, written=written)
+        came = Hashes(sha256=written.sha256, md5=written.md5) if written is not None else Hashes()
         if written is None:
             with item.keep as undo:
-                self._download(item, decision.row, tick)
+                download = ObjectDownload(self._context, claim, decision.row, undo, tick)
+                item.part, came = download.run(), download.came
                 item.keep = undo.pop_all()
+        if not version.sha256 and self._context.catalog.pins.merge_with_twin(claim, came):
+            item.keep.close()
+            self._lease_renewer.drop(claim)
+            settle_files(self._context, [version.file_id])
+            self._done.summaries.append(_summary("known already", version, sha256=came.sha256))
+            return
         if not self._ready:
             self._ready_since = uptime()
         self._ready.append(item)
-
-    def _adopt(self, version: Version, tick: Callable[[], None]) -> Written | None:
-        """The copy that lies there already: a worker died between publishing and recording, or it could not be read for a while.
-
-        A bad one is put aside, and so is one that the disk fails to read again and again.
-        """
-        archive, location = self._context.archive, location_of(version)
-        if archive.is_free(location):
-            return None
-        try:
-            return archive.adopt(location, sha256=version.sha256, tick=tick)
-        except CopyMissing:
-            return None
-        except CopyCorrupt:
-            archive.quarantine(location)
-            return None
-        except DiskFailed:
-            if version.attempts < UNREADABLE_ATTEMPTS:
-                raise  # a disk that was away for a moment gives it the next time
-            archive.quarantine(location)
-            return None
-
-    def _download(self, item: _Ready, row: AcceptedRow, tick: Callable[[int], None]) -> None:
-        version = item.claim.version
-        fetched = self._fetch(item, row, tick)
-        if fetched.sha256 not in {None, version.sha256}:
-            # It came in a coding, and is not the row's object so: its origin packs what it sends, or the row means the
-            # plain bytes.
-            message = f"the object has SHA-256 {fetched.sha256}, but its row says {version.sha256}"
-            mismatch = HashMismatch(message, expected=version.sha256, actual=str(fetched.sha256))
-            item.keep.close()
-            try:
-                fetched = self._fetch(item, row, tick, unpack=True)
-            except NotTheObject:
-                raise mismatch from None
-            if fetched.sha256 != version.sha256:
-                raise mismatch
-
-    def _fetch(self, item: _Ready, row: AcceptedRow, tick: Callable[[int], None], *, unpack: bool = False) -> Fetched:
-        version = item.claim.version
-        name = f"{version.id}-{item.claim.fence}.part"
-        item.part = item.keep.enter_context(self._context.archive.incoming(name, _header(version, row)))
-        throttle = Throttle(self._context, tick)
-        fetched = self._context.downloader.fetch(
-            row.link,
-            item.part,
-            tick=throttle.tick,
-            piece=throttle.piece,
-            now=host.now,
-            unpack=unpack,
-            describe=item.part.describe,
-        )
-        tick(0)
-        item.part.finish()
-        return fetched
 
     def _tick(self, claim: Claim, bytes_so_far: int = 0) -> None:
         """Called with each chunk. Raises LeaseLost; or CatalogError or RootMissing from storing others."""
@@ -413,7 +363,8 @@ class _Batch:
         except CopyExists:
             # Another worker was first with the same version: its copy counts, if it is good.
             tick = partial(self._lease_renewer.tick, item.claim)
-            item.written = self._context.archive.adopt(item.location, sha256=item.claim.version.sha256, tick=tick)
+            sha256 = item.written.sha256 if item.written is not None else item.claim.version.sha256
+            item.written = self._context.archive.adopt(item.location, sha256=sha256, tick=tick)
 
     def _record(self, items: Sequence[_Ready]) -> None:
         written = {item.claim.version.id: item.written for item in items if item.written is not None}
@@ -472,20 +423,6 @@ def _as_kit_error(error: Exception) -> CbkError:
     if isinstance(error, CbkError):
         return error
     return CbkError(f"unexpected {type(error).__name__}", hint="the worker's log has the traceback")
-
-
-def _header(version: Version, row: AcceptedRow) -> CopyHeader:
-    path, name = split_key(version.key)
-    return CopyHeader(
-        storage=version.storage,
-        path=path,
-        name=name,
-        version=version.number,
-        sha256=version.sha256,
-        size=0,  # known when the last byte has come
-        content_type=row.content_type,
-        source_id=version.source_id,
-    )
 
 
 def _nothing_to_do(version: Version) -> Summary:

@@ -12,6 +12,7 @@ from cbk.jobs.context import Context
 from cbk.jobs.dump.drill import restored
 from cbk.jobs.intake.table_reader import PAGE_ROWS
 from cbk.model import AcceptedRow, SourceRow
+from cbk.rules.backup.hashes import Hashes, differ
 from cbk.rules.dump.records import Dump, DumpVersion
 from cbk.rules.intake.rows import read_row
 
@@ -68,7 +69,11 @@ def _without_copy(context: Context, rows: list[SourceRow]) -> Iterator[RowWithou
     for row, each in read:
         if not isinstance(each, AcceptedRow):
             yield RowWithoutCopy(row=row.id, label=f"{each.storage}/{each.key}", reason=each.reason)
-        elif each.sha256 not in stored.get((each.storage, each.key, each.number), set()):
+        elif all(differ(_said(each), copy) for copy in stored.get((each.storage, each.key, each.number), ())):
             yield RowWithoutCopy(
                 row=row.id, label=f"{each.storage}/{each.key} v{each.number}", reason="no copy of these bytes is on the disk"
             )
+
+
+def _said(row: AcceptedRow) -> Hashes:
+    return Hashes(sha256=row.sha256, md5=row.md5)

@@ -81,4 +81,4 @@ def _new_keys(context: Context, claims: Mapping[FileName, Iterable[AcceptedRow |
 def _has_brought(row: AcceptedRow, version: KnownVersion) -> bool:
     # After a rebuild, no row has brought any version.
     is_its_row = row.source_id in version.live_rows or not version.live_rows
-    return (row.number, row.sha256) == (version.number, version.sha256) and is_its_row
+    return row.sha256 != "" and (row.number, row.sha256) == (version.number, version.sha256) and is_its_row

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cbk.edges.catalog import RefusedRow, RowChanges
-from cbk.edges.catalog.rows import PresentRow
+from cbk.edges.catalog import PresentRow, RefusedRow, Restated, RowChanges
 from cbk.errors import CatalogUnavailable
 from cbk.jobs.context import Context
 from cbk.jobs.intake.names import former_name, rename_files
 from cbk.model import AcceptedRow, DeclinedRow, SourceRow
+from cbk.rules.backup.hashes import Hashes, agree
 from cbk.rules.intake.intake import IntakePlan, candidate_place_keys, plan_intake
 from cbk.rules.intake.rows import name_of, number_of, read_row
 from cbk.rules.intake.version_selection import Transition, decides, plan_versions
@@ -91,22 +91,29 @@ def _record(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
     dates: dict[int, str | None] = {}
     refused: list[RefusedRow] = []
     moved: dict[str, int] = {}
+    restated: list[Restated] = []
     for row in rows:
         parsed = read_row(row)
         if isinstance(parsed, DeclinedRow):
             refused.append(RefusedRow(row=parsed, name=name_of(row), number=number_of(row), created_at=_text(row.created_at)))
             says.setdefault(parsed.source_id, set())
             continue
-        said = (parsed.storage, parsed.key, parsed.number, parsed.sha256)
+        said = (parsed.storage, parsed.key, parsed.number, parsed.hash)
         says.setdefault(parsed.source_id, set()).add(said)
         same = next((each for each in known.get(parsed.source_id, ()) if each.says == said), None)
-        if same is None:
+        in_other_words = next((each for each in known.get(parsed.source_id, ()) if _means_the_same(each, parsed)), None)
+        if same is None and in_other_words is not None and in_other_words.says is not None:
+            restated.append(Restated(entry=in_other_words, row=parsed))
+            says[parsed.source_id].add(in_other_words.says)
+        elif same is None:
             accepted.append(parsed)
             moved |= _taken_for_another(row, parsed, known.get(row.id, ()))
         elif same.created_at != _text(row.created_at):
             dates[same.entry_id] = _text(row.created_at)
     if dates:
         context.catalog.rows.note_dates(dates)
+    if restated:
+        context.catalog.rows.restate(restated)
     # Entries that say something else than their row does now. One that was declined stays, and is filled in where it makes sense.
     gone = [
         each.entry_id
@@ -132,7 +139,7 @@ def _record(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
 def _taken_for_another(row: SourceRow, parsed: AcceptedRow, entries: Iterable[PresentRow]) -> dict[str, int]:
     """The entry of a row that was taken for one of another file and is still the same: whatever covers it goes on covering it."""
     former = former_name(row)
-    ours = [each for each in entries if former is not None and each.says == (*former, parsed.number, parsed.sha256)]
+    ours = [each for each in entries if former is not None and each.says == (*former, parsed.number, parsed.hash)]
     return {each.source_id: each.entry_id for each in ours}
 
 
@@ -169,7 +176,14 @@ def _plan(context: Context, changes: RowChanges, accepted: list[AcceptedRow]) ->
 
 def _said(row: SourceRow | None) -> tuple[str, str, int, str] | None:
     parsed = read_row(row) if row is not None else None
-    return (parsed.storage, parsed.key, parsed.number, parsed.sha256) if isinstance(parsed, AcceptedRow) else None
+    return (parsed.storage, parsed.key, parsed.number, parsed.hash) if isinstance(parsed, AcceptedRow) else None
+
+
+def _means_the_same(entry: PresentRow, row: AcceptedRow) -> bool:
+    """Whether a row has another Hash than it had, and it is one of the bytes that are here: it says no more than it did."""
+    if entry.says is None or entry.says[:3] != (row.storage, row.key, row.number):
+        return False
+    return agree(Hashes(sha256=entry.sha256, md5=entry.md5), Hashes(sha256=row.sha256, md5=row.md5))
 
 
 def _text(value: object) -> str | None:

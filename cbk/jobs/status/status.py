@@ -143,6 +143,8 @@ def status_object(taken: Status) -> dict[str, Any]:
         "protected": taken.is_protected,
         "files": counts.files,
         "protected_files": counts.protected,
+        "proved_files": counts.proved,
+        "proofs": {proof.value: count for proof, count in counts.by_proof.items()},
         "pending": counts.by_state.get(VersionState.PENDING, 0),
         "states": {state.value: count for state, count in sorted(counts.by_state.items())},
         "declined_rows": counts.declined_rows,

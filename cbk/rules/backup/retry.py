@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from cbk.errors import CbkError, DownloadError, HashMismatch
 from cbk.model import AcceptedRow, DeclinedRow, Version, VersionState
+from cbk.rules.backup.hashes import Hashes, agree, differ, shown_hash
 from cbk.rules.backup.http_responses import FRESH_LINK
 from cbk.rules.intake.layout import names_file
 
@@ -43,10 +44,11 @@ def decide_fetch(version: Version, row: AcceptedRow | DeclinedRow | None) -> Fet
         return FetchOutcome(state=VersionState.DECLINED, reason=row.reason)
     if (row.storage, row.number) != (version.storage, version.number) or not names_file(version.key, row.key):
         return FetchOutcome(state=VersionState.MISSING, reason=f"row {version.source_id} is of another version now (v{row.number})")
-    if row.sha256 != version.sha256:
+    if differ(_hashes(version), _hashes(row)):
+        known, said = shown_hash(version.sha256, version.md5), shown_hash(row.sha256, row.md5)
         return FetchOutcome(
             state=VersionState.DECLINED,
-            reason=f"the row's Hash changed ({version.sha256[:12]} became {row.sha256[:12]}): new content needs a higher Version",
+            reason=f"the row's Hash changed ({known} became {said}): new content needs a higher Version",
         )
     return Fetch(row=row)
 
@@ -81,8 +83,9 @@ def after_failure(
     """
     state = VersionState(error.state) if isinstance(error, DownloadError) else VersionState.FAILED
     if isinstance(error, HashMismatch):
+        actual = Hashes(sha256=error.actual, md5=error.actual_md5)
         for other in siblings:
-            if other.number > version.number and other.sha256 == error.actual:
+            if other.number > version.number and agree(_hashes(other), actual):
                 return FetchOutcome(state=VersionState.SUPERSEDED, reason=f"its object holds the bytes of v{other.number} now")
     if state not in _COMES_BACK:
         return FetchOutcome(state=state, reason=_with_hint(error))
@@ -97,6 +100,10 @@ def backoff(attempts: int, *, base: timedelta, longest: timedelta, jitter: float
     """The delay after `attempts` (1 or more): base, 2 x base, 4 x base ... at most `longest`, times 0.5 to 1.5 by `jitter`."""
     doublings = min(max(attempts, 1) - 1, 25)  # more would leave the calendar
     return min(min(base, longest) * (1 << doublings), longest) * (0.5 + jitter)
+
+
+def _hashes(of: Version | AcceptedRow) -> Hashes:
+    return Hashes(sha256=of.sha256, md5=of.md5)
 
 
 def _with_hint(error: CbkError) -> str:

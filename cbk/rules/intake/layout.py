@@ -33,6 +33,7 @@ from cbk.model import Version
 from cbk.rules.intake.unicode14 import UNASSIGNED
 
 COPY_NAME = re.compile(r"v[0-9]+(?:-[0-9a-f]{32})?\.gzip")
+UNKNOWN_VARIANT = "0" * 32
 # Folders of the root in which no copies lie.
 NOT_BUCKETS = frozenset({".cbk", "lost+found"})
 SEGMENT_MAX_BYTES = 255  # NAME_MAX of Linux file systems; exFAT and NTFS count 255 UTF-16 units, which are never more
@@ -109,8 +110,11 @@ def location_of(version: Version) -> str:
 
 
 def variant_of(sha256: str) -> str:
-    """What tells a copy's name from that of another version of the same number: the beginning of its SHA-256."""
-    return sha256[:32]
+    """What tells a copy's name from that of another version of the same number: the beginning of its SHA-256.
+
+    Of the one whose SHA-256 is not known yet (""), it is what no copy is called.
+    """
+    return sha256[:32] or UNKNOWN_VARIANT
 
 
 def is_copy_location(location: str) -> bool:

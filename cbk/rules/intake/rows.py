@@ -22,6 +22,7 @@ VERSION_MAX = 2**63 - 1  # what every SQL database keeps in a BIGINT
 
 _SHOWN_CHARACTERS = 40
 _HEX = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.IGNORECASE | re.ASCII)
+_MD5_HEX = re.compile(r"md5:([0-9a-f]{32})", re.IGNORECASE | re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,40}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -33,12 +34,14 @@ class _Declined(Exception):
 def read_row(row: SourceRow) -> AcceptedRow | DeclinedRow:
     """What a row says, or why it cannot become a version. Raises nothing, whatever is in the row."""
     try:
+        sha256, md5 = _hashes(row.hash)
         return AcceptedRow(
             source_id=_source_id(row.id),
             storage=_storage(row.storage),
             key=_key(row.path, row.name),
             number=_number(row.version),
-            sha256=_sha256(row.hash),
+            sha256=sha256,
+            md5=md5,
             link=_text("SignedDownloadUrl", row.link, shown=False),
             content_type=_content_type(row.content_type),
         )
@@ -119,25 +122,39 @@ def _whole_number(value: object) -> int | None:
     return int(exact) if exact.is_finite() and abs(exact) <= VERSION_MAX and exact == int(exact) else None
 
 
-def _sha256(value: object) -> str:
-    """The 64 lower-case hex digits that `Hash` stands for, in whichever of the accepted spellings it has."""
+def _hashes(value: object) -> tuple[str, str]:
+    """The SHA-256 or the MD5, in lower-case hex digits, that `Hash` stands for in one of the accepted spellings; "" for the other.
+
+    Both are "" where it is NULL: the application has none.
+    """
+    if value is None:
+        return "", ""
     if isinstance(value, (bytes, bytearray, memoryview)) and len(value) == 32:
-        return bytes(value).hex()
+        return bytes(value).hex(), ""
     if isinstance(value, str):
         text = value.strip()  # a CHAR column pads with spaces
         if match := _HEX.fullmatch(text):
-            return match[1].lower()
-        if len(text) == 44 and (digest := _from_base64(text)):
-            return digest.hex()
-    raise _Declined(f"Hash is not a SHA-256 (64 hex digits, sha256:<hex>, or base64): {_shown(value)}")
+            return match[1].lower(), ""
+        if match := _MD5_HEX.fullmatch(text):
+            return "", match[1].lower()
+        if len(text) == 44 and (digest := _from_base64(text, 32)):
+            return digest.hex(), ""
+        # As Rails' Active Storage and Azure's Content-MD5 write it.
+        bare = text[4:] if text[:4].lower() == "md5:" else text
+        if len(bare) == 24 and (digest := _from_base64(bare, 16)):
+            return "", digest.hex()
+    raise _Declined(
+        "Hash is not a SHA-256 (64 hex digits, sha256:<hex>, or base64), nor an MD5 (md5:<32 hex digits>, or base64): "
+        f"{_shown(value)}"
+    )
 
 
-def _from_base64(text: str) -> bytes | None:
+def _from_base64(text: str, size: int) -> bytes | None:
     try:
         digest = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return digest if len(digest) == 32 else None
+    return digest if len(digest) == size else None
 
 
 def _content_type(value: object) -> str | None:

@@ -35,7 +35,8 @@ def plan_versions(versions: Iterable[Version], keep_versions: int) -> list[Trans
 
     The newest `keep_versions` live ones are fetched. An older one without a copy is superseded once a newer live one is stored;
     until then it waits, unless no newer one can be had: then it is fetched, newest first. Only what is live supersedes: a version
-    whose row is gone, or deleted, says nothing about the others. Where nothing is live, what is deleted counts as if it were.
+    whose row is gone, or deleted, says nothing about the others. Where nothing is live, what is deleted counts as if it were. One
+    without any hash waits for a newer one even where both are kept, so that it can be told from that.
     """
     transitions = []
     newest: Version | None = None
@@ -43,7 +44,8 @@ def plan_versions(versions: Iterable[Version], keep_versions: int) -> list[Trans
     others_cannot_be_had = True
     for rank, version in enumerate(_wanted(versions)):
         if version.state not in _SETTLED or (version.state is VersionState.PRUNED and version.live):
-            kept = rank < keep_versions or (stored is None and others_cannot_be_had)
+            newer_first = stored is None and not others_cannot_be_had and _says_nothing(version)
+            kept = (rank < keep_versions and not newer_first) or (stored is None and others_cannot_be_had)
             transition = _want(version) if kept else _supersede(version, stored) if stored else _wait(version, newest)
             if transition is not None:
                 transitions.append(transition)
@@ -69,6 +71,11 @@ def _cannot_be_had(version: Version) -> bool:
 def _is_overwritten(version: Version) -> bool:
     """A superseded version that was tried has lost its bytes in the bucket: trying again finds the newer one's."""
     return version.state is VersionState.SUPERSEDED and version.attempts > 0
+
+
+def _says_nothing(version: Version) -> bool:
+    """Whether nothing tells its bytes from those of a newer version, which its link may give by now, but these themselves."""
+    return not version.sha256 and not version.md5
 
 
 def _want(version: Version) -> Transition | None:
