@@ -214,7 +214,7 @@ def test_node_makes_and_answers_the_same_links(tmp_path):
     assert [(answer["status"], answer["headers"]["Location"]) for answer in answers] == [(302, f"s3:{key}") for key in keys]
 
 
-@pytest.mark.skipif(shutil.which("php") is None, reason="this machine has no php to run it with")
+@pytest.mark.skipif(shutil.which("php") is None, reason="this machine has no php: scripts/test-tools installs it")
 def test_laravel_makes_and_answers_the_same_links(tmp_path):
     links = Links("https://app.example.com/cbk-links", secrets=[SECRET])
     keys = ["a", "cars/id-1/ä b.png", "line\nbreak", "a//b?#%"]
@@ -238,7 +238,7 @@ def test_laravel_makes_and_answers_the_same_links(tmp_path):
     assert json.loads(done.stdout) == [mine, [["s3", key] for key in keys], None, None]
 
 
-@pytest.mark.skipif(shutil.which("php") is None, reason="this machine has no php to check the syntax with")
+@pytest.mark.skipif(shutil.which("php") is None, reason="this machine has no php: scripts/test-tools installs it")
 def test_laravels_route_is_php(tmp_path):
     (tmp_path / "web.php").write_text(CODE["php laravel-route"])
     subprocess.run(["php", "-l", "web.php"], cwd=tmp_path, check=True, capture_output=True)
