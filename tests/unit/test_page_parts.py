@@ -2,10 +2,12 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from cbk import page
 from cbk.errors import BrokerUnavailable, CatalogUnavailable, UsageError
 from cbk.page.auth import Credentials
 from cbk.page.names import content_disposition, from_query, to_query
@@ -196,3 +198,20 @@ def test_nothing_is_known_of_workers_whose_broker_is_away():
 )
 def test_hint_shows_commands_as_code_and_obeys_nothing(hint, shown):
     assert marked(hint) == shown
+
+
+def luminance(colour):
+    """Relative luminance of #rgb or #rrggbb (WCAG 2.2)."""
+    digits = colour.removeprefix("#")
+    digits = "".join(digit * 2 for digit in digits) if len(digits) == 3 else digits
+    shares = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("verdict", ["good", "bad"])
+def test_headline_can_be_read_on_its_ground(verdict):
+    style = (Path(page.__file__).parent / "static/style.css").read_text()
+    rule = re.search(rf"^\.verdict\.{verdict} {{ color: (#\w+); background: (#\w+); }}$", style, re.MULTILINE)
+    lighter, darker = sorted(map(luminance, rule.groups()), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
