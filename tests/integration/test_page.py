@@ -273,13 +273,15 @@ def test_many_who_look_at_once_cost_one_count(site, visitor):
     counted = []
 
     def count(_connection, _cursor, statement, *_):
-        if "GROUP BY files.bucket" in statement:
+        if "FROM version_counts" in statement:
             counted.append(statement)
 
     sa.event.listen(site.context.catalog.engine, "after_cursor_execute", count)
-    for path in ("/", "/metrics", "/status.json", "/"):
+    visitor.get("/")
+    for_one = len(counted)
+    for path in ("/metrics", "/status.json", "/"):
         visitor.get(path)
-    assert len(counted) == 1
+    assert len(counted) == for_one > 0
 
 
 # ---- looking around --------------------------------------------------------------------------------------------------------
