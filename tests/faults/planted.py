@@ -67,7 +67,7 @@ PLANTS = {
     "the end of a large copy is read before it was flushed": Plant(
         "cbk/edges/archive/archive.py",
         "        self._finished = True\n",
-        "        self._finished = True\n        if self._trail is not None:\n            self._trail.reach_end()\n",
+        "        self._finished = True\n        if self._readback is not None:\n            self._readback.reach_end()\n",
         (f"{_ARCHIVE}test_end_of_a_large_copy_is_read_only_after_its_writer_has_flushed_it",),
     ),
     "a large copy is read from the page cache": Plant(
@@ -152,10 +152,10 @@ PLANTS = {
         ("tests/faults/test_network.py", "-k", "messages"),
     ),
     "a broker's certificate is not checked": Plant(
-        "cbk/cluster/config.py",
+        "cbk/rules/broker_url.py",
         '{"ssl_cert_reqs": "required"}',
         '{"ssl_cert_reqs": "none"}',
-        ("tests/unit/test_celery_config.py", "-k", "certificate"),
+        ("tests/unit/test_celery_config.py", "tests/unit/test_broker_url.py", "-k", "certificate"),
     ),
     "a deaf worker never ends": Plant(
         "cbk/rules/watchdog.py", "tried=silence.tried + 1)", "tried=silence.tried)", ("tests/unit/test_watchdog.py",)

@@ -37,8 +37,8 @@ ROW_PLANTS = {
     ),
     "the order of Ids does not count": Plant(
         _COVERAGE,
-        "    return not ids_are_numbers or ",
-        "    return True or ",
+        "    if not ids_are_numbers:\n",
+        "    if True:\n",
         (f"{_ROWS}lower_version_that_is_written_after_its_delete_lives_though_one_poll_sees_all", *_SQLITE),
     ),
     "dates keep nothing": Plant(
