@@ -21,8 +21,8 @@ from cbk.cli.verification_lines import verification_lines
 from cbk.errors import CbkError
 from cbk.jobs.context import Context
 from cbk.jobs.status.status import Disk, Retention, Status, gather_status, status_object
-from cbk.model import Proof
 from cbk.rules.backup.bandwidth import describe_limit
+from cbk.rules.backup.hashes import describe_proofs
 from cbk.rules.mirror import describe_mirrors
 from cbk.rules.status.health import describe_age
 
@@ -105,7 +105,7 @@ def _lines(taken: Status) -> Iterator[str]:
         yield f"complete    up to {taken.protected_until:%Y-%m-%d %H:%M:%S} UTC: every row that was seen before that is protected"
     yield from _bucket_lines(taken)
     if counts.weaker:
-        yield f"proof       {_proof_line(counts.by_proof)}"
+        yield f"proof       {describe_proofs(counts.by_proof)}"
     yield f"copies      {counts.copies}, {as_size(counts.size)} of objects in {as_size(counts.stored_size)} on disk"
     yield f"disk        {disk_line(taken.disk)}"
     yield from map(escape, verification_lines(taken))
@@ -131,14 +131,6 @@ def _lines(taken: Status) -> Iterator[str]:
     for group in taken.unprotected:
         yield f"  {group.count} {group.state.value}: {escape(as_text(group.reason))}"
         yield f"      {escape(as_text(', '.join(group.examples)))}{' ...' if group.count > len(group.examples) else ''}"
-
-
-def _proof_line(by_proof: dict[Proof, int]) -> str:
-    """What proves that the copies are the application's bytes."""
-    line = f"{by_proof[Proof.SHA256]} by SHA-256, {by_proof[Proof.MD5]} by MD5"
-    if by_proof[Proof.FIRST_SEEN]:
-        line += f", and {by_proof[Proof.FIRST_SEEN]} not at all: as first seen, since their rows have no Hash"
-    return line
 
 
 def _mirror_lines(taken: Status) -> Iterator[str]:

@@ -26,6 +26,7 @@ from cbk.page.show import FILTERS, graphs_of
 from cbk.page.snapshot import Snapshot
 from cbk.page.sparkline import HEIGHT, WIDTH
 from cbk.page.workers import WorkerCounts
+from cbk.rules.backup.hashes import describe_proofs
 from cbk.rules.intake.layout import location_of
 from cbk.rules.mirror import describe_mirrors
 from cbk.rules.status.health import HINTS
@@ -48,6 +49,7 @@ def make_page(context: Context, credentials: Credentials, worker_counts: WorkerC
     """The page as a WSGI application."""
     app = Flask("cbk.page", static_folder=None)
     app.jinja_env.globals.update(refresh_seconds=REFRESH_SECONDS, graph_width=WIDTH, graph_height=HEIGHT, hints=HINTS)
+    app.jinja_env.globals.update(describe_proofs=describe_proofs)
     app.jinja_env.filters.update(FILTERS)
     _guard(app, credentials, context.settings.page_names)
     _explain_errors(app)

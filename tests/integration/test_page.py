@@ -4,7 +4,7 @@ import base64
 import gzip
 import re
 from datetime import timedelta
-from hashlib import sha256
+from hashlib import md5, sha256
 from html import unescape
 from pathlib import Path
 
@@ -299,6 +299,18 @@ def test_files_are_found_by_bucket_and_folder_down_to_the_download(site, visitor
     assert sha256(b"png bytes").hexdigest() in text
     assert re.search(r"seen 20.* row 1 stored 20.* verified 20", text)
     assert visitor.get(only(links, "/download/")).data == b"png bytes"
+
+
+def test_page_tells_what_proves_a_copy_where_that_is_no_sha256(site, visitor):
+    site.upload("proved.txt", b"1")
+    for key, said in (("md5.txt", f"md5:{md5(b'2').hexdigest()}"), ("none.txt", None)):
+        site.change(site.upload(key, b"2"), Hash=said)
+    site.work()
+    assert "Proved 1 by SHA-256, 1 by MD5, and 1 not at all: as first seen" in visitor.see()[1]
+    links = visitor.see("/browse?bucket=car-erp")[2]
+    texts = [visitor.see(link)[1] for link in links if link.startswith("/file/")]
+    shown = ["by MD5: the row has no SHA-256", "none: these bytes came first, and the row has no Hash"]
+    assert [[words in text for words in shown] for text in texts] == [[True, False], [False, True], [False, False]]
 
 
 def test_folder_of_many_files_is_shown_a_page_at_a_time(site, visitor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cbk.errors import HashMismatch
@@ -52,6 +53,14 @@ def mismatch_of(version: Version, expected: Hashes, came: Hashes) -> HashMismatc
     told = "when it was first seen it was" if version.proof is Proof.FIRST_SEEN and version.sha256 else "its row says"
     message = f"the object has {name} {found}, but {told} {wanted}"
     return HashMismatch(message, expected=wanted, actual=came.sha256, actual_md5=came.md5)
+
+
+def describe_proofs(by_proof: Mapping[Proof, int]) -> str:
+    """What proves that so many copies are the application's bytes, after "proved"."""
+    line = f"{by_proof[Proof.SHA256]} by SHA-256, {by_proof[Proof.MD5]} by MD5"
+    if by_proof[Proof.FIRST_SEEN]:
+        line += f", and {by_proof[Proof.FIRST_SEEN]} not at all: as first seen, since their rows have no Hash"
+    return line
 
 
 def shown_hash(sha256: str, md5: str) -> str:
