@@ -7,7 +7,8 @@ Any gunzip reads it. What this module adds to the format's own means:
 - For a restore with no more than a shell, that object also says the names that the file may be restored under
   (`layout.restore_names`), as `restore_as` and `restore_else`: all but ASCII letters, digits and `_.-~/` is spelt %XX, so that any
   tool can cut them out. Copies without them, of an earlier kit, are read all the same.
-- What the object was besides its bytes (Content-Type and the like) follows after the size, as `properties`, if any is known.
+- What later releases added follows after the size: how the hash was proved (`proof`), the MD5 (`md5`), and what the object was
+  besides its bytes (Content-Type and the like) as `properties`, if any is known.
 - FEXTRA's other subfield, `CC`, is the CRC-32 of that JSON, little-endian: a damaged name is noticed. (FHCRC of the RFC would be
   the place, but gzip before 1.9 refuses files that have it.)
 - FNAME holds the original name as UTF-8 (the RFC says Latin-1; `gzip` and `file` pass bytes through).
@@ -112,12 +113,14 @@ def decode_header(prefix: bytes | memoryview) -> tuple[CopyHeader, int]:
 
 
 def _document(header: CopyHeader) -> bytes:
-    fields = {name: getattr(header, name) for name in _FIELDS if name != "size"}
+    fields = {name: getattr(header, name) for name in _FIELDS if name != "size" and name not in _LATER_FIELDS}
     fields |= zip(("restore_as", "restore_else"), map(quote, restore_names(header.key, header.storage)), strict=True)
     text = _json(fields)
-    # The shell script on the disk takes any text behind the size, and none between the fields before it.
-    behind = f',"properties":{_json(properties_to_fields(header.properties))}' if header.properties is not None else ""
-    whole = f'{text[:-1]},"size":{header.size:<{_SIZE_WIDTH}}{behind}}}'
+    # The shell script on the disk, even an earlier release's, takes any text behind the size, and none between what precedes it.
+    later: dict[str, Any] = {name: getattr(header, name) for name in _LATER_FIELDS}
+    if header.properties is not None:
+        later["properties"] = properties_to_fields(header.properties)
+    whole = f'{text[:-1]},"size":{header.size:<{_SIZE_WIDTH}},{_json(later)[1:]}'
     document = whole.encode("utf-8", "backslashreplace")  # makes \udXXX of a lone surrogate, which is JSON
     if len(document) > _DOCUMENT_MAX_BYTES or header.size > SIZE_MAX_BYTES:
         raise ValueError(f"a header of {len(document)} bytes does not fit in a gzip file")

@@ -156,6 +156,13 @@ def test_header_holds_plain_json_that_a_person_can_find():
     assert (restore_as, restore_else[:-64]) == ("cars/id-1/Gr%C3%B6%C3%9Fe.png", f"{restore_as}~")
 
 
+def test_header_says_first_what_the_shell_script_of_the_first_release_reads_and_in_its_order():
+    document = encode_header(make_header(b"hello"))[16:]
+    known = ["storage", "path", "name", "version", "sha256", "content_type", "source_id", "restore_as", "restore_else", "size"]
+    fields = json.loads(document[: document.index(b"}") + 1])
+    assert list(fields)[: len(known)] == known
+
+
 @given(st.text(st.characters(), max_size=30))
 def test_header_spells_the_names_of_a_restore_so_that_any_tool_can_cut_them_out(name):
     document = encode_header(make_header(name=name))[16:]
