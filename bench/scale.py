@@ -65,7 +65,7 @@ CATALOG = (
         stored_sha256, first_seen_at, stored_at, verified_at, pruned_at)
     SELECT i, i, CASE i % 10 WHEN 1 THEN 3 ELSE 1 END, i, hash(i), CASE i % 10 WHEN 0 THEN 'pruned' ELSE 'stored' END,
         i % 10 <> 0, i % 10 = 0, 1, 1, 20000, 15000, hash(-i), :now - 30 * :day + i % 1000, :now - 30 * :day + i % 1000,
-        :now - i % :day, CASE i % 10 WHEN 0 THEN :now - 20 * :day END FROM n
+        :now - i * 1000003 % (30 * :day), CASE i % 10 WHEN 0 THEN :now - 20 * :day END FROM n
     """,
     # The earlier ones, replaced and pruned.
     """

@@ -31,8 +31,7 @@ class Links:
             # The index on links does not tell what was deleted: a few lines more where any link dies at all.
             unwanted = dict(map(tuple, connection.execute(_unwanted_by_minute(now)))) if dying else {}
             too_late, too_late_at = connection.execute(_tried_too_late(now)).one()
-            # What was stored of late tells how many links will be used in time. Copies that were read again lie among it.
-            stored, stored_last = connection.execute(_stored_since(now)).one() if dying else (0, 0)
+            stored, stored_last = connection.execute(_stored_since(now)).one()
         return Deadlines(
             dying=[
                 (max(EPOCH + timedelta(milliseconds=row.minute * _MINUTE), now), row.number - unwanted.get(row.minute, 0))
