@@ -13,7 +13,7 @@ from cbk.edges.catalog import Catalog
 from cbk.edges.catalog.schema import files, version_counts, versions
 from cbk.edges.catalog.version_counts import UNFOLDED, VersionCount, recount, total_of
 from cbk.jobs.context import open_context
-from cbk.jobs.poll.version_counts import AUDIT_EVERY
+from cbk.jobs.poll.version_counts import AUDIT_EVERY, keep_version_counts
 from cbk.jobs.status.overview import gather_overview
 from cbk.model import VersionState
 
@@ -210,6 +210,18 @@ def test_a_poll_mends_wrong_counts_once_a_day(site):
     site.context.catalog.facts.set(**{"version_counts.audited_at": (audited_at - AUDIT_EVERY).isoformat()})
     site.poll()
     assert site.context.catalog.report.counts().copies == 1
+
+
+def test_poll_that_begins_while_another_one_audits_begins_no_second_audit(site, monkeypatch):
+    begun = []
+
+    def audit():
+        begun.append(1)
+        keep_version_counts(site.context)
+
+    monkeypatch.setattr(site.context.catalog.version_counts, "audit", audit)
+    keep_version_counts(site.context)
+    assert len(begun) == 1
 
 
 def test_counts_that_are_wrong_never_hide_a_file_without_a_copy(site):

@@ -22,6 +22,7 @@ def keep_version_counts(context: Context) -> None:
     # A last time that lies in the future is none: the clock was wrong.
     if audited_at is not None and audited_at <= now < audited_at + AUDIT_EVERY:
         return
+    # Noted before: where it takes longer than this poll's lease, the next poll is not to begin another one beside it.
+    context.catalog.facts.set(**{_AUDITED_AT: now.isoformat()})
     if context.catalog.version_counts.audit():
         logger.warning("the catalog's counts were wrong, and are counted anew")
-    context.catalog.facts.set(**{_AUDITED_AT: now.isoformat()})
