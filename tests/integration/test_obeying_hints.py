@@ -12,9 +12,9 @@ from cbk.cli.main import cli
 from cbk.edges import host
 from cbk.errors import CbkError
 from cbk.jobs.status.status import gather_status
-from local_servers import Valkey, wait_until
 from tests.in_process_site import InProcessSite
 from tests.origin import Origin
+from tests.refusing_valkey import RefusingValkey
 
 # What somebody tries who wonders what is wrong.
 LOOKS = (
@@ -186,40 +186,17 @@ def test_obeying_any_hint_of_a_wrong_clock_lets_nothing_go(incident, monkeypatch
     assert obey(incident, lambda _: monkeypatch.setattr(host, "clock_is_synchronised", lambda: True)) != []
 
 
-@pytest.mark.parametrize("refusal", ["replica", "MISCONF"])
-def test_obeying_any_hint_where_redis_refuses_never_makes_it_worse(incident, servers_folder, refusal):
-    with Refusing(servers_folder) as server:
+@pytest.mark.parametrize(
+    ("refuse", "relent"),
+    [
+        (RefusingValkey.become_replica, RefusingValkey.become_primary),
+        (RefusingValkey.refuse_writes, RefusingValkey.take_writes),
+    ],
+    ids=["replica", "MISCONF"],
+)
+def test_obeying_any_hint_where_redis_refuses_never_makes_it_worse(incident, servers_folder, refuse, relent):
+    with RefusingValkey(servers_folder) as server:
         incident.site.settings["broker_url"] = server.url
-        server.refuse(refusal)
-        assert any("Redis" in incident.run("doctor") for _ in [1])
-        obey(incident, lambda _: server.relent())
-
-
-class Refusing(Valkey):
-    """A Valkey that answers and takes nothing."""
-
-    def command(self):
-        return [*super().command(), "--enable-protected-configs", "yes"]
-
-    def refuse(self, how):
-        import redis  # noqa: PLC0415 - in this test alone
-
-        with redis.Redis.from_url(self.url) as client:
-            if how == "replica":
-                client.execute_command("REPLICAOF", "127.0.0.1", "1")
-                return
-            gone = self.folder / "gone"
-            gone.mkdir()
-            client.config_set("dir", str(gone))
-            gone.rmdir()
-            client.config_set("save", "3600 1")
-            client.set("something", "to save")
-            client.bgsave()
-            wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", 30, "the save to fail")
-
-    def relent(self):
-        import redis  # noqa: PLC0415 - as above
-
-        with redis.Redis.from_url(self.url) as client:
-            client.execute_command("REPLICAOF", "NO", "ONE")
-            client.config_set("stop-writes-on-bgsave-error", "no")
+        refuse(server)
+        assert "Redis" in incident.run("doctor")
+        obey(incident, lambda _: relent(server))
