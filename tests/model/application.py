@@ -7,19 +7,24 @@ from tests.model.meaning import Delete, Meaning, Row
 from tests.model.tables import FILES, LOG, earliest, farthest, uuid_of
 
 HOST = "origin.example"
+NOWHERE = "nowhere"
 HUGE = 9_000_000_000_000_000_000
 # What is written where a date should be.
 DATES = ("now", "now", "now", "ancient", "farthest", "none")
 
 
-def link_to(content, *, is_good=True):
-    """A link that says by itself what it gives; the wrong bytes, where it is not good."""
+def link_to(content, *, is_good=True, proof="sha256"):
+    """A link that says by itself what it gives; where it is not good, the wrong bytes, or if no hash tells these, nothing."""
+    if proof == "first_seen" and not is_good:
+        return f"https://{HOST}/{NOWHERE}?X-Amz-Signature=secret"
     given = content.bytes if is_good else b"an error page"
     return f"https://{HOST}/{base64.urlsafe_b64encode(given).decode()}?X-Amz-Signature=secret"
 
 
 def bytes_behind(link):
-    return base64.urlsafe_b64decode(link.rpartition("/")[2].partition("?")[0])
+    """What a link gives; None: nothing."""
+    name = link.rpartition("/")[2].partition("?")[0]
+    return None if name == NOWHERE else base64.urlsafe_b64decode(name)
 
 
 class Application:
@@ -38,19 +43,25 @@ class Application:
 
     # Writing rows
 
-    def upload(self, content, *, row_id=None, date="now", is_good=True):
-        """One more row, under an Id that the database gives unless there is one."""
+    def upload(self, content, *, row_id=None, date="now", is_good=True, proof=None):
+        """One more row, under an Id that the database gives unless there is one. `proof` is what its Hash is, if that is mixed."""
         with self.database.transaction():
-            return self._write(content, row_id, date, is_good=is_good)
+            return self._write(content, row_id, date, is_good=is_good, proof=proof)
 
-    def _write(self, content, row_id=None, date="now", *, is_good=True):
-        values, created_at = self._values(content, date, is_good)
+    def _write(self, content, row_id=None, date="now", *, is_good=True, proof=None):
+        proof = self._proof(proof)
+        values, created_at = self._values(content, date, is_good, proof)
         if row_id is None and not self.shape.has_numbers:
             row_id = self._new_uuid()
         row_id = self.database.insert(FILES, values if row_id is None else {"Id": row_id} | values)
-        return self._note(row_id, content, created_at, is_good)
+        return self._note(row_id, content, created_at, is_good, proof)
 
-    def _values(self, content, date, is_good):
+    def _proof(self, proof):
+        if self.shape.hashes != "mixed":
+            return self.shape.hashes
+        return proof or "sha256"
+
+    def _values(self, content, date, is_good, proof):
         created_at = self._date(date) if self.shape.created_at else None
         path, _, name = content.key.rpartition("/")
         values = {
@@ -58,16 +69,16 @@ class Application:
             "Path": path and f"{path}/",
             "Storage": content.storage,
             "Version": content.number,
-            "Hash": content.sha256,
-            "SignedDownloadUrl": link_to(content, is_good=is_good),
+            "Hash": Row(None, content, 0, None, proof=proof).hash,
+            "SignedDownloadUrl": link_to(content, is_good=is_good, proof=proof),
         }
         if self.shape.created_at:
             values["CreatedAt"] = self.database.instant(created_at)
         return values, created_at
 
-    def _note(self, row_id, content, created_at, is_good):
+    def _note(self, row_id, content, created_at, is_good, proof):
         row_id = row_id if self.shape.has_numbers else str(row_id)
-        row = Row(row_id, content, self.meaning.next_write(), created_at, is_good)
+        row = Row(row_id, content, self.meaning.next_write(), created_at, is_good, proof)
         self.meaning.write(row)
         self.tell(f"write {row}, created at {created_at}{'' if is_good else ', with a link that leads nowhere'}")
         return row
@@ -79,14 +90,15 @@ class Application:
         self._uuids += 1
         return uuid_of(self._uuids)
 
-    def change(self, row, content, *, date=None, is_good=True):
+    def change(self, row, content, *, date=None, is_good=True, proof=None):
         """The row says something else from now on, under the same Id. Without a `date` its date stays."""
-        values, created_at = self._values(content, date or "now", is_good)
+        proof = self._proof(proof)
+        values, created_at = self._values(content, date or "now", is_good, proof)
         if date is None:
             values.pop("CreatedAt", None)
             created_at = row.created_at
         self.database.update(FILES, row.id, values)
-        self._note(row.id, content, created_at, is_good)
+        self._note(row.id, content, created_at, is_good, proof)
 
     def mend_link(self, row):
         self.database.update(FILES, row.id, {"SignedDownloadUrl": link_to(row.content)})
@@ -137,11 +149,11 @@ class Application:
         old.named, old.deleted_at = named, deleted_at
         self.meaning.touch(*covers)
 
-    def replace(self, row, content, *, drops="nothing", date="now", row_id=None):
+    def replace(self, row, content, *, drops="nothing", date="now", row_id=None, proof=None):
         """The delete and the new row in one transaction, by one date."""
         with self.database.transaction():
             self._delete(row.id, drops, date)
-            self._write(content, row_id, date)
+            self._write(content, row_id, date, proof=proof)
 
     def take_back(self, delete):
         self.database.delete(LOG, delete.id, key="Id" if self.shape.log_id else "FileId")
@@ -179,7 +191,7 @@ class Application:
             new = {}
             for number, old in enumerate(rows, start=1):
                 row_id = number if self.shape.has_numbers else self._new_uuid()
-                new[old] = Row(row_id, old.content, self.meaning.next_write(), old.created_at, old.is_good)
+                new[old] = Row(row_id, old.content, self.meaning.next_write(), old.created_at, old.is_good, old.proof)
                 self._write_again(new[old])
             if log != "kept":
                 self._empty(LOG)
@@ -212,7 +224,7 @@ class Application:
                 self.meaning.unlog(delete_id)
 
     def _write_again(self, row):
-        values, _ = self._values(row.content, "now", row.is_good)
+        values, _ = self._values(row.content, "now", row.is_good, row.proof)
         if self.shape.created_at:
             values["CreatedAt"] = self.database.instant(row.created_at)
         self.database.insert(FILES, {"Id": row.id} | values)
@@ -234,21 +246,22 @@ class Application:
 
     # Late commits
 
-    def begin_late(self, content, connect):
+    def begin_late(self, content, connect, proof=None):
         """Write a row in a transaction of its own that stays open. `connect` opens a second connection."""
         other = connect()
         other.run("BEGIN")
-        values, created_at = self._values(content, "now", is_good=True)
+        proof = self._proof(proof)
+        values, created_at = self._values(content, "now", True, proof)
         row_id = None if self.shape.has_numbers else self._new_uuid()
         row_id = other.insert(FILES, values if row_id is None else {"Id": row_id} | values)
-        self._late.append((other, row_id, content, created_at))
+        self._late.append((other, row_id, content, created_at, proof))
 
     def commit_late(self):
         """Every transaction that is open ends well."""
-        for other, row_id, content, created_at in self._late:
+        for other, row_id, content, created_at, proof in self._late:
             other.run("COMMIT")
             other.close()
-            self._note(row_id, content, created_at, is_good=True)
+            self._note(row_id, content, created_at, is_good=True, proof=proof)
         self._late.clear()
 
     @property

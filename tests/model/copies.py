@@ -12,7 +12,10 @@ _FEXTRA = 0x04
 
 @dataclass(frozen=True)
 class Copy:
-    """What one file on the disk says that it is (None: nothing), and the SHA-256 of what it holds (None: it is damaged)."""
+    """What one file on the disk says that it is (None: nothing), and the SHA-256 of what it holds (None: it is damaged).
+
+    `proof` is what it says to be proved by.
+    """
 
     place: str
     storage: str | None = None
@@ -20,6 +23,7 @@ class Copy:
     number: int | None = None
     claimed: str | None = None
     sha256: str | None = None
+    proof: str | None = None
 
     @property
     def is_good(self):
@@ -72,6 +76,7 @@ def parse_copy(place, data):
         number=header["version"],
         claimed=header["sha256"],
         sha256=found,
+        proof=header.get("proof", "sha256"),
     )
 
 

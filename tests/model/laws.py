@@ -6,6 +6,7 @@
 4. What is live, can be read and can be fetched is stored within two whole rounds of the kit (poll, workers).
 5. What a person holds stays.
 6. In plain histories it is green then, and what was deleted is gone after its grace.
+7. Nothing is said to be proved by more than a row said of it.
 
 4 and 6 are what a kit that is always red, or never removes, breaks.
 """
@@ -13,6 +14,7 @@
 from datetime import timedelta
 
 from tests.model.copies import read_copies, read_leftovers
+from tests.model.meaning import PROOFS
 
 ROUNDS = 2
 # After a link that led nowhere, the kit waits longer and longer before it tries again.
@@ -83,8 +85,10 @@ class Laws:
         self._check_kept(there, live)
         self._check_grace(there, live)
         for lacking in self._lacking(there):
-            if site.status().is_protected:
+            status = site.status()
+            if status.is_protected:
                 raise LawBroken(f"law 2: it is green, and {lacking}")
+            self._check_proofs(status, there)
             break
         self._check_stored(there)
         if self.plain:
@@ -92,14 +96,20 @@ class Laws:
         self._remember(there, live)
 
     def _there(self, root):
-        good = {copy.name for copy in read_copies(root) if copy.is_good}
-        return {
-            content for content in self.meaning.bearers if (content.storage, content.key, content.number, content.sha256) in good
+        good = {copy.name: copy for copy in read_copies(root) if copy.is_good}
+        found = {
+            content: good.get((content.storage, content.key, content.number, content.sha256)) for content in self.meaning.bearers
         }
+        for content, copy in found.items():
+            if copy is not None and PROOFS.index(copy.proof) < PROOFS.index(self.meaning.proof_of(content)):
+                raise LawBroken(f"law 7: the copy of {content} says that it is proved by {copy.proof}, and no row said that")
+        return {content for content, copy in found.items() if copy is not None}
 
     def _check_kept(self, there, live):
         for content in self.had - there:
             if content not in live and self.meaning.deletes_of(content):
+                continue
+            if not self.meaning.is_told_apart(content):
                 continue
             if not self._is_replaced(content, there, live) and not self.meaning.is_ambiguous(content):
                 raise LawBroken(f"law 1: {content} is {'live' if content in live else 'not deleted'}, and its copy is gone")
@@ -117,11 +127,15 @@ class Laws:
             for other in live
             if other.file == content.file
             and other.number > content.number
-            and other in there
+            and self._stands(other, there)
             and other in self.there_since
             and self.now() >= self.there_since[other] + self.grace
         ]
         return len(newer) >= self.keep
+
+    def _stands(self, content, there):
+        """Whether its copy is there, or since nothing tells its bytes, that of whatever bore its number."""
+        return content in there or any(other in there for other in self.meaning.stand_ins(content))
 
     def _lacking(self, there):
         """All that keeps it from being green; the status is asked for only where there is any."""
@@ -130,19 +144,20 @@ class Laws:
         for file, contents in self.meaning.files():
             if self.meaning.changed.get(file, 0) >= self.meaning.polls:
                 continue
-            numbers = [content.number for content in contents]
-            if len(set(numbers)) < len(numbers):
+            if self._contradict(contents):
                 yield f"two live rows claim one number of {file} with different bytes"
-            if contents[0] not in there | self.damaged:
+            if not self._stands(contents[0], there | self.damaged):
                 yield f"{contents[0]} has no copy"
 
     def _check_stored(self, there):
         for file, contents in self.meaning.files():
             newest = contents[0]
-            if newest in there or self._rounds_of(file) < self._rounds(newest) or newest in self.damaged:
+            if self._stands(newest, there) or self._rounds_of(file) < self._rounds(newest) or newest in self.damaged:
                 continue
             numbers = [content.number for content in contents]
-            if len(set(numbers)) < len(numbers) or not self._can_be_fetched(newest):
+            if len(set(numbers)) < len(numbers) or not self._can_be_fetched(newest) or self.meaning.stand_ins(newest):
+                continue
+            if self.meaning.is_in_question(newest):
                 continue
             if newest in self.was_bad and self.now() < self.calm_since[file] + PATIENCE:
                 continue
@@ -155,12 +170,32 @@ class Laws:
     def _rounds(self, content):
         return PATIENT_ROUNDS if content in self.was_bad else ROUNDS
 
+    def _contradict(self, contents):
+        """Whether live rows say of one number that its bytes are different ones."""
+        if len({content.number for content in contents}) == len(contents):
+            return False
+        live = self.meaning.live()
+        told = [content.number for content in contents if any(row.proof != "first_seen" for row in live[content])]
+        return len(set(told)) < len(told)
+
+    def _check_proofs(self, status, there):
+        """No more files count as proved than there are whose rows say it of what is here."""
+        by_proof = {proof.value: count for proof, count in status.counts.by_proof.items()}
+        for strongest in (1, 2):
+            proofs = PROOFS[:strongest]
+            said = sum(by_proof[proof] for proof in proofs)
+            files = {content.file for content in there | self.damaged if self.meaning.proof_of(content) in proofs}
+            if said > len(files):
+                raise LawBroken(f"law 7: {said} files are proved by {' or '.join(proofs)}, which rows say of {len(files)}")
+
     def _can_be_fetched(self, content):
         return all(row.is_good for row in self.meaning.live()[content])
 
     def _check_plain(self, site, there, live):
         if self.calm and min(map(self._rounds_of, self.calm)) >= ROUNDS:
-            problems = [problem.message for problem in site.status().problems]
+            status = site.status()
+            self._check_proofs(status, there)
+            problems = [problem.message for problem in status.problems]
             if problems:
                 raise LawBroken(f"law 6: all that was done is plain, and it is not green: {problems}")
         for content in self.meaning.bearers:
@@ -190,5 +225,5 @@ class Laws:
         self.damaged -= there
         self.had = {c for c in there if (c in live or not self.meaning.deletes_of(c)) and not self.meaning.is_ambiguous(c)}
         self.deleted = {c for c in there if c not in live}
-        self.there_since = {c: self.there_since.get(c, self.now()) for c in there if c in live}
+        self.there_since = {c: self.there_since.get(c, self.now()) for c in live if self._stands(c, there)}
         self.was_bad |= {row.content for row in self.meaning.rows.values() if not row.is_good}

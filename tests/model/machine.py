@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from cbk.errors import CbkError
 from tests.model.application import DATES, HUGE
-from tests.model.meaning import Content
+from tests.model.meaning import PROOFS, Content
 from tests.model.story import Story
 from tests.model.tables import Shape, SQLite
 from tests.model.world import CLOCK, fake_time
@@ -29,6 +29,7 @@ TIMES = [
     timedelta(days=31),
 ]
 dates = st.sampled_from(DATES)
+proofs = st.sampled_from(PROOFS)
 
 
 class Histories(RuleBasedStateMachine):
@@ -39,6 +40,7 @@ class Histories(RuleBasedStateMachine):
     shapes = st.builds(
         Shape,
         ids=st.sampled_from(["reused", "numbers", "uuid"]),
+        hashes=st.sampled_from(["sha256", "sha256", "md5", "first_seen", "mixed", "mixed"]),
         created_at=st.booleans(),
         deleted_at=st.booleans(),
         log_id=st.sampled_from([True, True, False]),
@@ -68,11 +70,11 @@ class Histories(RuleBasedStateMachine):
 
     # What a careful application does
 
-    @rule(file=st.sampled_from(FILES), variant=st.integers(0, VARIANTS - 1), date=dates)
-    def upload(self, file, variant, date):
+    @rule(file=st.sampled_from(FILES), variant=st.integers(0, VARIANTS - 1), date=dates, proof=proofs)
+    def upload(self, file, variant, date, proof):
         """A new file, or a higher version of one that lives."""
         self._done()
-        self.app.upload(self._next(file, variant), date="now" if self.plain else date)
+        self.app.upload(self._next(file, variant), date="now" if self.plain else date, proof=proof)
 
     @precondition(lambda self: self._newest())
     @rule(data=st.data(), drops=st.sampled_from(["nothing", "named", "all"]), date=dates)
@@ -100,11 +102,12 @@ class Histories(RuleBasedStateMachine):
         place=st.sampled_from(["next", "next", "free", "huge"]),
         date=dates,
         is_good=st.sampled_from([True, True, True, False]),
+        proof=proofs,
     )
-    def upload_any(self, file, number, variant, place, date, is_good):
+    def upload_any(self, file, number, variant, place, date, is_good, proof):
         """A row of any version under any Id."""
         self._done()
-        self.app.upload(Content(*file, number, variant), row_id=self._id(place), date=date, is_good=is_good)
+        self.app.upload(Content(*file, number, variant), row_id=self._id(place), date=date, is_good=is_good, proof=proof)
 
     @with_rows
     @rule(data=st.data(), drops=st.sampled_from(["nothing", "named", "all"]), date=dates)
@@ -130,23 +133,34 @@ class Histories(RuleBasedStateMachine):
         variant=st.integers(0, VARIANTS - 1),
         drops=st.sampled_from(["nothing", "named"]),
         date=dates,
+        proof=proofs,
     )
-    def replace(self, data, step, variant, drops, date):
+    def replace(self, data, step, variant, drops, date, proof):
         """Delete a row and write another of the same file in one transaction."""
         self._done()
         row = data.draw(st.sampled_from(list(self.meaning.rows.values())))
         number = min(max(row.content.number + step, 0), MARKED)
-        self.app.replace(row, Content(*row.content.file, number, variant), drops=drops, date=date)
+        self.app.replace(row, Content(*row.content.file, number, variant), drops=drops, date=date, proof=proof)
 
     @with_rows
-    @rule(data=st.data(), what=st.sampled_from(["name", "version", "bytes", "link", "all"]), date=st.none() | dates)
-    def change(self, data, what, date):
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["name", "version", "bytes", "hash", "link", "all"]),
+        date=st.none() | dates,
+        proof=proofs,
+    )
+    def change(self, data, what, date, proof):
         """A row is changed in its place."""
         self._done()
         row = data.draw(st.sampled_from(list(self.meaning.rows.values())))
         old = row.content
         if what == "link":
             self.app.mend_link(row)
+            return
+        if what == "hash":
+            # The same bytes in other words: the application has hashed what it had not, or has lost what it had.
+            if self.app.shape.hashes == "mixed" and proof != row.proof:
+                self.app.change(row, old, date=date, is_good=row.is_good, proof=proof)
             return
         new = {
             "name": lambda: Content(*data.draw(st.sampled_from(FILES)), old.number, old.variant),
@@ -155,7 +169,7 @@ class Histories(RuleBasedStateMachine):
             "all": lambda: Content(*data.draw(st.sampled_from(FILES)), data.draw(st.integers(1, 3)), old.variant),
         }[what]()
         if new != old:
-            self.app.change(row, new, date=date)
+            self.app.change(row, new, date=date, proof=proof)
 
     @with_rows
     @rule(data=st.data())
@@ -189,12 +203,12 @@ class Histories(RuleBasedStateMachine):
         self.app.renumber(data.draw(st.permutations(list(self.meaning.rows.values()))), log=log)
 
     @odd
-    @rule(file=st.sampled_from(FILES), number=st.integers(1, 3), variant=st.integers(0, VARIANTS - 1))
-    def begin_late(self, file, number, variant):
+    @rule(file=st.sampled_from(FILES), number=st.integers(1, 3), variant=st.integers(0, VARIANTS - 1), proof=proofs)
+    def begin_late(self, file, number, variant, proof):
         """A transaction that commits later; where a second writer has to wait, only its Ids are taken."""
         self._done()
         if self.app.database.has_late_commits:
-            self.app.begin_late(Content(*file, number, variant), lambda: self.open_database(self.app.shape, self.place))
+            self.app.begin_late(Content(*file, number, variant), lambda: self.open_database(self.app.shape, self.place), proof)
         else:
             self.app.skip_ids()
 

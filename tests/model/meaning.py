@@ -4,11 +4,15 @@ Nothing here knows the kit. A `Row` is one row as the application wrote it: one 
 same Id, is another `Row`. A `Delete` is one row of the delete log and the rows that it is about.
 """
 
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from hashlib import sha256
+from hashlib import md5, sha256
+
+# What a row may say of its bytes: the strongest first.
+PROOFS = ("sha256", "md5", "first_seen")
 
 
 @dataclass(frozen=True, order=True)
@@ -24,6 +28,10 @@ class Content:
     def file(self):
         return self.storage, self.key
 
+    def is_number_of(self, other):
+        """Whether it claims the same version of the same file."""
+        return (self.file, self.number) == (other.file, other.number)
+
     @property
     def bytes(self):
         return f"{self.storage}:{self.key} #{self.variant}\n".encode() * 2
@@ -31,6 +39,10 @@ class Content:
     @property
     def sha256(self):
         return sha256(self.bytes).hexdigest()
+
+    @property
+    def md5(self):
+        return md5(self.bytes, usedforsecurity=False).digest()
 
     def __str__(self):
         return f"{self.storage}:{self.key} v{self.number} #{self.variant}"
@@ -44,16 +56,34 @@ class Row:
     content: Content
     born: int
     created_at: datetime | None
-    # Whether its link gives the bytes of its hash.
+    # Whether its link gives its bytes.
     is_good: bool = True
+    # What its Hash is: of `PROOFS`.
+    proof: str = "sha256"
+
+    @property
+    def hash(self):
+        """As it stands in the row, in one of the spellings that applications have."""
+        if self.proof == "sha256":
+            return self.content.sha256
+        if self.proof == "first_seen":
+            return None
+        return f"md5:{self.content.md5.hex()}" if self.content.variant else b64encode(self.content.md5).decode()
 
     @property
     def words(self):
         """What a reader takes for one row: the same words under the same Id are no news."""
-        return self.id, self.content
+        return self.id, *self.content.file, self.content.number, self.hash
+
+    def may_be(self, other):
+        """Whether a reader may take it for the other one: nothing that can be compared is another."""
+        names = (self.id, self.content.file, self.content.number)
+        if names != (other.id, other.content.file, other.content.number):
+            return False
+        return self.content == other.content or "first_seen" in (self.proof, other.proof)
 
     def __repr__(self):
-        return f"<row {self.id}: {self.content}>"
+        return f"<row {self.id}: {self.content}{'' if self.proof == 'sha256' else f', hash: {self.proof}'}>"
 
 
 @dataclass(eq=False)
@@ -78,10 +108,18 @@ class Delete:
 
 @dataclass
 class _Sight:
-    """What every reader has seen of one row or delete under its Id without a break: all that bore the same words."""
+    """What every reader has seen of one row or delete under its Id without a break: all that bore the same words.
+
+    `poll` saw these words first; `first` is that poll from which on it may have been the same in other words.
+    """
 
     members: list
     poll: int
+    first: int
+
+
+def _may_be(old, new):
+    return isinstance(new, Row) and new.may_be(old)
 
 
 @dataclass
@@ -194,9 +232,11 @@ class Meaning:
 
     def _continue(self, sights, old, new):
         """The sight that `new` belongs to: that of what was there at the last poll, where the words are the same."""
-        if old is None or old.words != new.words:
-            return _Sight(members=[new], poll=self.polls)
+        if old is None or (old.words != new.words and not _may_be(old, new)):
+            return _Sight(members=[new], poll=self.polls, first=self.polls)
         sight = sights[old]
+        if old.words != new.words:
+            return _Sight(members=[*sight.members, new], poll=self.polls, first=sight.first)
         if new is not old:
             sight.members.append(new)
         return sight
@@ -204,7 +244,7 @@ class Meaning:
     def _read(self, delete):
         """What a delete is about to who sees it now for the first time: the row that is there, else the one that was seen last."""
         now, before = self.rows.get(delete.file_id), self._last_seen.get(delete.file_id)
-        if now is not None and before is not None and before.words != now.words:
+        if now is not None and before is not None and before.words != now.words and not before.may_be(now):
             return _Reading(row=None, is_mistaken=False)  # its Id means something else since the last poll: whoever reads is warned
         row = now if now is not None else before
         if row is None:
@@ -212,13 +252,13 @@ class Meaning:
         return _Reading(row=row, is_mistaken=delete.named is None or delete.named not in self._sight(row).members)
 
     def _sight(self, row):
-        return self._sights.get(row) or _Sight(members=[row], poll=self.polls + 1)
+        return self._sights.get(row) or _Sight(members=[row], poll=self.polls + 1, first=self.polls + 1)
 
     def is_ambiguous(self, content):
         """Whether nobody can tell from the tables, and from what they were at each poll, that this was not deleted."""
-        there = [row for row in self.bearers[content] if self.rows.get(row.id) is row]
-        doubtful = (any(self.why_ambiguous(row, delete) for delete in self.log.values()) for row in there or self.bearers[content])
-        return all(doubtful) if there else any(doubtful)
+        live = self.live().get(content)
+        doubtful = (any(self.why_ambiguous(row, delete) for delete in self.log.values()) for row in live or self.bearers[content])
+        return all(doubtful) if live else any(doubtful)
 
     def why_ambiguous(self, row, delete):
         """Why nobody can tell that `delete`, which is not about `row`, is not; None: it can be told.
@@ -249,7 +289,7 @@ class Meaning:
         dates = (delete.deleted_at, delete.named.created_at) if row is not delete.named else (delete.deleted_at,)
         if any(row.created_at is not None and date is not None and row.created_at > date for date in dates):
             return False
-        return row in self._sight(delete.named).members or self._looks_older(row, delete.named)
+        return row in self._sight(delete.named).members or self._looks_older(row, delete.named, surely=True)
 
     def _stands_for_covered(self, row, delete):
         sight = self._log_sights.get(delete)
@@ -265,13 +305,69 @@ class Meaning:
         later = row.born > (delete.born if row.content.number < delete.named.content.number else delete.named.born)
         return later and delete.named in self._sights and self._looks_older(row, delete.named)
 
-    def _looks_older(self, row, named):
-        """Whether `row`, by version, Id and the poll that saw it first, is no later than `named` and of no higher version."""
-        seen, seen_named = self._sight(row).poll, self._sight(named).poll
+    def _looks_older(self, row, named, *, surely=False):
+        """Whether `row`, by version, Id and the poll that saw it first, is no later than `named` and of no higher version.
+
+        `surely`: whoever takes one row for another that it may be says so, too.
+        """
+        one, other = self._sight(row), self._sight(named)
+        seen, seen_named = (one.poll, other.first) if surely else (one.first, other.poll)
         if row.content.number == named.content.number:
             return seen < seen_named
         ids_tell = isinstance(row.id, int) and row.id > named.id
         return row.content.number < named.content.number and (seen < seen_named or (seen == seen_named and not ids_tell))
+
+    def is_told_apart(self, content):
+        """Whether the rows tell that the copy with these bytes is what lives, or that nothing speaks of it that was deleted.
+
+        A row without a hash is one of whatever its number brings: where such a one is deleted, so may be all that it may have
+        brought. And a row that is written after a delete brings the same bytes only where its hash can be compared.
+        """
+        rows = self.live().get(content, ())
+        deletes = self.deletes_of(content)
+        if not rows:
+            covered = set().union(*(delete.covers for delete in self.log.values()))
+            return not any(row.proof == "first_seen" and row.content.is_number_of(content) for row in covered)
+        if not deletes or any(row.proof == "sha256" for row in rows):
+            return True
+        deleted = [row for delete in deletes for row in delete.covers if row.content == content]
+        return any(row.proof == "md5" for row in rows) and not any(row.proof == "sha256" for row in deleted)
+
+    def is_in_question(self, content):
+        """Whether each of its live rows bears an Id that a delete named before there was such a row: a person has to say."""
+        return all(
+            any(
+                delete.file_id == row.id and row not in delete.covers and self._names_nothing(delete)
+                for delete in self.log.values()
+            )
+            for row in self.live().get(content, ())
+        )
+
+    def _names_nothing(self, delete):
+        return (self._readings.get(delete) or self._read(delete)).row is None
+
+    def stand_ins(self, content):
+        """What else a reader may take for this, since its rows have no hash: all that ever bore its number; nothing, if one has.
+
+        But for what was seen to be deleted before any row was seen that has no hash, bore this number and is not deleted with it.
+        """
+        rows = self.live().get(content, ())
+        if any(row.proof != "first_seen" for row in rows):
+            return []
+        of_number = [other for other in self.bearers if other.is_number_of(content)]
+        deleted = self._deleted_before(max((self._sight(row).first for row in rows), default=0))
+        silent = (row for other in of_number for row in self.bearers[other] if row.proof == "first_seen" and row not in deleted)
+        deleted = self._deleted_before(min((self._sight(row).first for row in silent), default=0))
+        return [other for other in of_number if other != content and not deleted.issuperset(self.bearers[other])]
+
+    def _deleted_before(self, poll):
+        """What the deletes are about that an earlier poll saw, and that are still there."""
+        seen = (delete for delete, sight in self._log_sights.items() if self.log.get(delete.id) is delete and sight.poll < poll)
+        return set().union(*(delete.covers for delete in seen))
+
+    def proof_of(self, content):
+        """The most that a row ever said of these bytes."""
+        return min((row.proof for row in self.bearers[content]), key=PROOFS.index)
 
     def grace_began(self, content):
         """The earliest instant from which a grace of this content may run; None where no delete speaks of it."""

@@ -15,9 +15,11 @@ class Shape:
     """How one application made its tables: what its Ids are, which optional columns there are.
 
     `ids` is `reused` (numbers; a database that can gives that of a removed newest row again), `numbers` (never again) or `uuid`.
+    `hashes` is what its rows say of their bytes: `sha256`, `md5`, `first_seen` (NULL), or `mixed`: each row another.
     """
 
     ids: str = "numbers"
+    hashes: str = "sha256"
     created_at: bool = True
     deleted_at: bool = True
     log_id: bool = True
@@ -56,7 +58,7 @@ class Database:
         text = self.text
         self.run(
             f"CREATE TABLE {q}{FILES}{q} ({q}Id{q} {kind}, {q}Name{q} {text} NOT NULL, {q}Path{q} {text} NOT NULL,"
-            f" {q}Storage{q} {text} NOT NULL, {q}Version{q} INTEGER NOT NULL, {q}Hash{q} {text} NOT NULL,"
+            f" {q}Storage{q} {text} NOT NULL, {q}Version{q} INTEGER NOT NULL, {q}Hash{q} {text},"
             f" {q}SignedDownloadUrl{q} {text} NOT NULL{created})"
         )
         self.run(f"CREATE TABLE {q}{LOG}{q} ({log_id}{q}FileId{q} {self.reference[self.shape.ids]} NOT NULL{key}{deleted})")
@@ -111,6 +113,10 @@ class Database:
         if self.shape.ids == "numbers":
             self.run("DELETE FROM sqlite_sequence WHERE name = ?", [table])
             self.run("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", [table, highest])
+
+    def number_anew(self, table, highest):
+        """The same outside of a transaction: what a restart of InnoDB before MySQL 8.0 did after the newest rows were removed."""
+        self.number_from(table, highest)
 
     def instant(self, at):
         return None if at is None else at.strftime("%Y-%m-%d %H:%M:%S")
@@ -216,6 +222,9 @@ class MariaDB(Database):
 
     def number_from(self, table, highest):
         pass  # it goes on above the highest Id that it has; an ALTER TABLE would end the transaction
+
+    def number_anew(self, table, _highest):
+        self.run(f"ALTER TABLE `{table}` AUTO_INCREMENT = 1")
 
 
 def earliest():

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from cbk.edges import host
 from cbk.edges.archive import archive
 from cbk.edges.catalog import connection
-from cbk.errors import CbkError, LinkExpired
+from cbk.errors import CbkError, LinkExpired, ObjectMissing
 from cbk.jobs.status.status import gather_status
 from cbk.jobs.verification.verify import choose, verify
 from cbk.model import Fetched
@@ -33,6 +33,8 @@ class MemoryOrigin:
         if self.are_dead:
             raise LinkExpired("the link expired")
         data = bytes_behind(link)
+        if data is None:
+            raise ObjectMissing("the origin has no such object")
         sink.expect(len(data))
         sink.write(memoryview(data))
         tick(len(data))
