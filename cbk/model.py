@@ -256,7 +256,7 @@ class RemovalOutcome(StrEnum):
 
     OPEN = ""
     DONE = "done"
-    # Its delete-log row is gone, or names another row now.
+    # Its delete-log row is gone, or is another one now.
     TAKEN_BACK = "taken back"
     # A person said that what it covers is to be kept.
     REJECTED = "rejected"

@@ -1,9 +1,12 @@
 """Which rows a delete covers: tables of rows, in the order in which the kit saw them, and what stays live."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from cbk.model import RowEntry
-from cbk.rules.retention.coverage import cover, is_after, name_row
+from cbk.model import DeleteRow, Removal, RemovalKind, RowEntry
+from cbk.rules.retention.coverage import cover, is_after, name_row, says_other
+from tests.disk import NOW
 
 BEFORE, DURING, AFTER = "2026-03-01 11:00:00", "2026-03-01 12:00:00", "2026-03-01 13:00:00"
 
@@ -112,14 +115,45 @@ def test_id_that_changed_its_meaning_in_an_earlier_poll_means_what_it_names_now(
         ([entry(1), entry(2, present=False)], None, 1),
         ([entry(1, present=False), entry(2, present=False)], None, 2),
         # What was created after the delete cannot be what was deleted.
-        ([entry(1, present=False), entry(2, created_at=AFTER)], DURING, 1),
+        ([entry(1, present=False), entry(2, created_at=AFTER, poll=9)], DURING, 1),
+        (
+            [entry(1, present=False), entry(2, created_at=AFTER, poll=9, present=False), entry(3, created_at=AFTER, poll=9)],
+            DURING,
+            1,
+        ),
         ([entry(2, created_at=AFTER)], DURING, 2),
+        # What an earlier poll saw under the Id, before any delete, was not written after it: its date is wrong, or the delete's.
+        ([entry(1, present=False), entry(2, created_at=AFTER, poll=8)], DURING, 2),
+        ([entry(1, present=False), entry(2, created_at=AFTER, poll=8, present=False)], DURING, 2),
+        ([entry(1, present=False), entry(2, created_at=AFTER, poll=8), entry(3, created_at=AFTER, poll=9)], DURING, 3),
         ([], None, None),
     ],
 )
 def test_delete_names_the_row_that_is_there_now_or_the_last_one_that_was(entries, deleted_at, named):
-    found = name_row(entries, deleted_at)
+    found = name_row(entries, deleted_at, 9)
     assert (found.id if found else None) == named
+
+
+@pytest.mark.parametrize(
+    ("noted", "read", "is_other"),
+    [
+        (None, None, False),
+        (None, DURING, False),  # nothing was noted that could be compared
+        (DURING, DURING, False),
+        (DURING, AFTER, True),
+        (DURING, BEFORE, True),
+        (DURING, None, True),
+        ("2026-03-01 13:00:00+01:00", datetime(2026, 3, 1, 12, tzinfo=UTC), False),
+        (DURING, datetime(2026, 3, 1, 12), False),  # noqa: DTZ001 - as a driver reads a column without a time zone
+        (DURING, datetime(2026, 3, 1, 12, tzinfo=UTC), True),
+        ("infinity", "infinity", False),
+        ("infinity", DURING, True),
+    ],
+)
+def test_delete_log_row_of_another_date_is_another_delete(noted, read, is_other):
+    removal = Removal(id=1, kind=RemovalKind.DELETED, first_seen_at=NOW, delete_id="1", row_id="5", deleted_at=noted)
+    assert says_other(removal, DeleteRow(id="1", file_id="5", deleted_at=read)) is is_other
+    assert says_other(removal, DeleteRow(id="1", file_id="6", deleted_at=noted))
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class Removals:
         return found
 
     def record(self, deletes: Iterable[NewDelete], grace: timedelta, poll: int) -> set[int]:
-        """Note deletes that are seen for the first time, or that name another row now: their grace runs from now.
+        """Note deletes that are seen for the first time, or that say another thing now: their grace runs from now.
 
         One whose meaning is in doubt is held until a person has decided. Returns the files in which another version may be wanted
         now. Raises CatalogUnavailable where another process noted the same one in between: it is known next time.
@@ -141,9 +141,7 @@ class Removals:
     ) -> set[int]:
         known = removals.c.delete_id.in_([delete.delete_id for delete in batch])
         before = connection.execute(sa.select(removals.c.id, removals.c.delete_id).where(known).with_for_update()).all()
-        changed = forget_log_rows(
-            self._database, connection, [row.id for row in before], "its delete-log row names another row now"
-        )
+        changed = forget_log_rows(self._database, connection, [row.id for row in before], "its delete-log row is another one now")
         connection.execute(
             sa.insert(removals),
             [

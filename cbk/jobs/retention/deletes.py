@@ -8,13 +8,13 @@ from cbk.edges.catalog import NewDelete
 from cbk.jobs.context import Context
 from cbk.jobs.intake.rows import record_rows_of, settle_files
 from cbk.model import DeleteRow, Removal, RowEntry
-from cbk.rules.retention.coverage import IN_DOUBT_LATER, Coverage, cover, name_row
+from cbk.rules.retention.coverage import IN_DOUBT_LATER, Coverage, cover, name_row, says_other
 
 
 def new_deletes(context: Context, rows: Sequence[DeleteRow]) -> list[DeleteRow]:
-    """Those of these rows that say something new: unknown, or changed to name another row."""
+    """Those of these rows that say something new: unknown, or another thing than when they were noted."""
     known = context.catalog.removals.known([row.id for row in rows])
-    return [row for row in rows if row.id not in known or known[row.id].row_id != row.file_id]
+    return [row for row in rows if row.id not in known or says_other(known[row.id], row)]
 
 
 def record_deletes(context: Context, rows: Sequence[DeleteRow], poll: int) -> int:
@@ -62,7 +62,7 @@ def _coverages(context: Context, named: Mapping[str, tuple[str, str | None]], po
     under_ids = rows.under_ids(sorted({row_id for row_id, _ in named.values()}))
     meant: dict[str, RowEntry] = {}
     for name, (row_id, deleted_at) in named.items():
-        entry = name_row(under_ids.get(row_id, ()), deleted_at)
+        entry = name_row(under_ids.get(row_id, ()), deleted_at, poll)
         if entry is not None:
             meant[name] = entry
     of_files = rows.of_files(sorted({entry.file_id for entry in meant.values() if entry.file_id is not None}))

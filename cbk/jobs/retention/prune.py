@@ -21,6 +21,7 @@ from cbk.jobs.retention.clock_guard import note_clock
 from cbk.jobs.retention.deletes import record_deletes
 from cbk.model import Hold, Removal, RemovalKind, RemovalOutcome, Summary, Version, VersionState
 from cbk.rules.intake.layout import location_of
+from cbk.rules.retention.coverage import says_other
 from cbk.rules.retention.retention import Keep, decide, when_due
 from cbk.settings import Settings
 
@@ -88,9 +89,9 @@ def _ask_the_row(context: Context, removal: Removal) -> Summary | None:
     if row is None:
         settle_files(context, context.catalog.removals.forget_log_rows([removal.id]))
         return _summary("taken back", removal)
-    if row.file_id != removal.row_id:
+    if says_other(removal, row):
         record_deletes(context, [row], poll_number(context))
-        return _summary("kept", removal, reason="its delete-log row names another file now: the grace starts anew")
+        return _summary("kept", removal, reason="its delete-log row is another one now: the grace starts anew")
     return None
 
 

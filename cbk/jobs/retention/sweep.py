@@ -16,6 +16,7 @@ from cbk.jobs.retention.deletes import bind_deletes, record_deletes
 from cbk.jobs.retention.journal import write_journal
 from cbk.jobs.retention.prune import LOOK_AGAIN_MAX, MAX_COUNTDOWN, patience
 from cbk.rules.retention.brake import BURST_WINDOW, SLOTS_PER_WINDOW, Allowance, allowed_of, find_burst, limit_of
+from cbk.rules.retention.coverage import says_other
 from cbk.rules.retention.retention import replaced_versions
 from cbk.rules.status.health import describe_age
 from cbk.rules.text import counted
@@ -82,7 +83,7 @@ def purge_leftovers(context: Context, *, clock_is_trusted: bool) -> None:
 
 
 def _recheck_deletes(context: Context, poll: int) -> None:
-    """A delete whose row is gone was taken back; one whose row names another row begins anew."""
+    """A delete whose row is gone was taken back; one whose row says another thing begins anew."""
     removals = context.catalog.removals
     listed = [removal for removal in removals.next_to_check(RECHECK_DELETES) if removal.delete_id is not None]
     if not listed:
@@ -93,7 +94,7 @@ def _recheck_deletes(context: Context, poll: int) -> None:
         row = rows.get(removal.delete_id or "")
         if row is None:
             gone.append(removal.id)
-        elif row.file_id != removal.row_id:
+        elif says_other(removal, row):
             record_deletes(context, [row], poll)
         elif removal.through is None or removal.poll == 0:
             unbound.append(removal)

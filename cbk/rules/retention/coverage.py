@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
-from cbk.model import RowEntry
+from cbk.model import DeleteRow, Removal, RowEntry
 
 IN_DOUBT_CHANGED = "row {row_id} became another row in the same poll that saw its delete: which of the two was meant is not known"
 IN_DOUBT_DATES = "row {row_id} was created after its delete, by their dates: another row may have been meant"
@@ -32,15 +32,34 @@ class Coverage:
     keeps_newer: int | None = None
 
 
-def name_row(entries: Iterable[RowEntry], deleted_at: str | None) -> RowEntry | None:
-    """The row that a delete names, of all `entries` that were ever read under its Id; None if there is none.
+def says_other(removal: Removal, row: DeleteRow) -> bool:
+    """Whether a row of the delete log says another thing than when the removal was noted: then it is another delete, of now.
 
-    It is the one that is there now. If that was created after the delete, by both dates, it is the one before, if there was one.
-    If none is there now, it is the last one that was.
+    Its Id is a hint as well: a log that came back from a dump, or begins anew, gives it again. A date that was not noted tells
+    nothing; two that cannot be compared are two.
+    """
+    if removal.row_id != row.file_id:
+        return True
+    then, now = removal.deleted_at, None if row.deleted_at is None else str(row.deleted_at)
+    if then is None or then == now:
+        return False
+    first, second = instant_of(then), instant_of(now)
+    return first is None or second is None or first != second  # one with a time zone never equals one without
+
+
+def name_row(entries: Iterable[RowEntry], deleted_at: str | None, poll: int) -> RowEntry | None:
+    """The row that a delete which is first seen in `poll` names, of all `entries` that were ever read under its Id.
+
+    It is the one that is there now; if none is, the last one that was. Where that one came after the delete, by both dates, and
+    since the last poll, it is the one before. None if there is none.
     """
     ordered = sorted(entries, key=lambda entry: (entry.present, entry.id), reverse=True)
-    possible = [entry for entry in ordered if not is_after(entry.created_at, deleted_at)]
-    return next(iter(possible or ordered), None)
+    for entry in ordered:
+        if not is_after(entry.created_at, deleted_at):
+            return entry
+        if entry.poll < poll:
+            break  # an earlier poll saw it and no delete, so a delete that came before it should have been there: one date is wrong
+    return next(iter(ordered), None)
 
 
 def cover(

@@ -5,7 +5,7 @@ import pytest
 from tests.model.application import HUGE
 from tests.model.fixtures import DATES, NUMBERS
 from tests.model.story import POLL_INTERVAL
-from tests.model.tables import FILES
+from tests.model.tables import FILES, LOG
 
 only_numbers = pytest.mark.parametrize("kind", NUMBERS)
 
@@ -269,6 +269,43 @@ def test_dates_tell_a_row_that_came_after_its_delete_from_the_same_one_under_its
     assert story.has("a.png")
     story.pass_grace()
     assert story.has("a.png")
+
+
+@only_numbers
+def test_delete_under_the_id_of_one_that_was_taken_back_is_another_delete(story):
+    story.upload("other.png")
+    row = story.upload("a.png")
+    story.rounds()
+    story.delete(row, drops="named")
+    story.rounds()
+    again = story.upload("b.png", row_id=row.id)
+    story.rounds()
+    [delete] = story.meaning.log.values()
+    story.app.take_back(delete)
+    story.app.database.number_from(LOG, 0)
+    story.delete(again, drops="named")
+    assert list(story.meaning.log) == [delete.id]
+
+    story.pass_grace()
+
+    assert story.has("a.png")
+    assert not story.has("b.png")
+
+
+@only_numbers
+def test_delete_does_not_go_to_the_row_before_because_the_date_of_the_last_one_is_wrong(story):
+    story.upload("other.png")
+    row = story.upload("a.png")
+    story.rounds()
+    story.change(row, "b.png", date="farthest")
+    story.rounds()
+    story.app.vanish(story.meaning.rows[row.id])
+    story.delete(story.upload("c.png", row_id=row.id), drops="named")  # came and went between two polls
+
+    story.pass_grace()
+
+    assert story.has("a.png")
+    assert story.has("b.png")
 
 
 def test_new_version_that_cannot_be_fetched_is_red_though_the_old_one_is_stored(story):
