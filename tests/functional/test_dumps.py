@@ -6,11 +6,13 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import date, timedelta
 
 import pytest
 
 from bench.dumps import TARGET_BYTES, peak_of
 from local_servers import LOOPBACK, wait_until
+from tests.functional.site import REPOSITORY
 
 
 @pytest.fixture
@@ -109,8 +111,57 @@ def test_a_worker_that_is_killed_in_a_dump_leaves_no_lie_and_another_one_takes_i
     wait_until(
         lambda: standings(site)["slow"]["newest_version"] == 1, 120, lambda: f"the dump\n{site.logs()[-3000:]}", every_seconds=1.0
     )
-    content = subprocess.run(["gzip", "-dc", "-S", ".gzip", str(site.root / "dumps/slow/v1.gzip")], capture_output=True, check=True)
-    assert content.stdout == b"half\nTHE END\n"
+    assert gunzip(site.root / "dumps/slow/v1.gzip") == "half\nTHE END\n"
+
+
+def gunzip(copy):
+    """Its content, by the gzip of the machine."""
+    return subprocess.run(["gzip", "-dc", "-S", ".gzip", copy], capture_output=True, check=True, text=True).stdout
+
+
+def newest_of_each(days, period, count):
+    """The newest day of each of the newest `count` periods."""
+    newest = {period(day): day for day in sorted(days)}
+    return set(sorted(newest.values())[-count:])
+
+
+@pytest.mark.nightly
+def test_400_daily_dumps_leave_exactly_the_days_that_7_4_and_12_say(tmp_path, libfaketime):
+    # Each dump says its day, so that what is on the disk tells what was kept.
+    dumps = {
+        "app": {
+            "command": ["sh", "-c", "date -u +%F; echo THE END"],
+            "kind": "raw",
+            "end_mark": "THE END",
+            "keep": {"daily": 7, "weekly": 4, "monthly": 12},
+            "schedule": "0 3 * * *",
+            "timezone": "UTC",
+        }
+    }
+    first, count, clock = date(2025, 1, 1), 400, tmp_path / "clock"
+    clock.write_text(f"@{first} 00:00:00\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CBK_")} | {
+        "LD_PRELOAD": libfaketime,
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
+        "CBK_SOURCE_URL": f"sqlite:///{tmp_path}/none.db",
+        "CBK_BACKUP_ROOT": str(tmp_path / "backups"),
+        "CBK_GRACE_PERIOD": "1h",
+        "CBK_DUMPS": json.dumps(dumps),
+    }
+    command = [sys.executable, "-m", "tests.functional.dumps_of_a_year", clock, first.isoformat(), str(count)]
+    subprocess.run(command, env=environment, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    days = [first + timedelta(days=number) for number in range(count)]
+    expected = (
+        newest_of_each(days, lambda day: day, 7)
+        | newest_of_each(days, lambda day: day.isocalendar()[:2], 4)
+        | newest_of_each(days, lambda day: (day.year, day.month), 12)
+    )
+    kept = {copy.stem: gunzip(copy).split()[0] for copy in (tmp_path / "backups/dumps/app").iterdir()}
+    assert sorted(kept.values()) == sorted(map(str, expected))
+    assert {f"v{days.index(day) + 1}" for day in expected} == set(kept)
 
 
 MB = 1_000_000
