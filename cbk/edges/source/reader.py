@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, or_, select
 
 from cbk.edges.database_tls import line_arguments
 from cbk.edges.source.doubts import SourceDoubt, duplicates, unreadable_rows
@@ -166,10 +166,10 @@ class Source:
         with self._session() as (connection, tables):
             return [_source_row(*row) for row in self._page(connection, tables.files, _select_files(tables), last_id, limit)]
 
-    def newest_rows(self, limit: int) -> list[SourceRow]:
-        """The rows with the highest Ids, in their order."""
+    def newest_rows(self, limit: int, through: str | int) -> list[SourceRow]:
+        """The rows with the highest Ids up to and with `through`, in their order. Where Ids are numbers."""
         with self._session() as (connection, tables):
-            return [_source_row(*row) for row in self._newest(connection, tables.files, _select_files(tables), limit)]
+            return [_source_row(*row) for row in self._newest(connection, tables.files, _select_files(tables), limit, through)]
 
     def sum_between(self, low: str | int | None, high: str | int) -> tuple[int, int]:
         """How many rows there are after `low` (from the first where that is None) up to and with `high`, and the sum of their Ids.
@@ -216,10 +216,10 @@ class Source:
             page = self._page(connection, tables.deletes, _select_deletes(tables), last_id, limit)
             return _delete_rows(connection, tables, page)
 
-    def newest_deletes(self, limit: int) -> list[DeleteRow]:
-        """The rows of the delete log with the highest Ids, in their order."""
+    def newest_deletes(self, limit: int, through: str | int) -> list[DeleteRow]:
+        """The same of the delete log."""
         with self._session() as (connection, tables):
-            newest = self._newest(connection, tables.deletes, _select_deletes(tables), limit)
+            newest = self._newest(connection, tables.deletes, _select_deletes(tables), limit, through)
             return _delete_rows(connection, tables, newest)
 
     def delete_row(self, delete_id: str | int) -> DeleteRow | None:
@@ -288,11 +288,12 @@ class Source:
                 return page
             after = rows[-1][0]
 
-    def _newest(self, connection: Connection, shape: TableShape, statement: Select[Any], limit: int) -> list[_NamedRow]:
-        key = shape.column(shape.key)
-        return self._named(connection, shape, statement.where(key.is_not(None)).order_by(None).order_by(key.desc()).limit(limit))[
-            ::-1
-        ]
+    def _newest(
+        self, connection: Connection, shape: TableShape, statement: Select[Any], limit: int, through: str | int
+    ) -> list[_NamedRow]:
+        below = statement.where(shape.column(shape.key).is_not(None), _is_up_to(shape, through))
+        newest = below.order_by(None).order_by(shape.column(shape.key).desc()).limit(limit)
+        return self._named(connection, shape, newest)[::-1]
 
     def _named(self, connection: Connection, shape: TableShape, statement: Select[Any]) -> list[_NamedRow]:
         return self._name(shape, connection.execute(statement).all())
@@ -309,10 +310,16 @@ class Source:
 def _sum_between(connection: Connection, shape: TableShape, low: str | int | None, high: str | int) -> tuple[int, int]:
     key, ids = shape.column(shape.key), shape.ids[shape.key]
     lowest, highest = ids.bounds
-    between = [key.is_not(None), key <= ids.bind(max(lowest, min(int(high), highest)))]
+    between = [key.is_not(None), _is_up_to(shape, high)]
     if low is not None and int(low) >= lowest:
         between.append(key > ids.bind(min(int(low), highest)))
     return sum_of(connection, shape, and_(*between))
+
+
+def _is_up_to(shape: TableShape, high: str | int) -> ColumnElement[bool]:
+    ids = shape.ids[shape.key]
+    lowest, highest = ids.bounds
+    return shape.column(shape.key) <= ids.bind(max(lowest, min(int(high), highest)))
 
 
 def _existing(connection: Connection, shape: TableShape, ids: Collection[str]) -> set[str]:

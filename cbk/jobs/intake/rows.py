@@ -44,6 +44,20 @@ def record_rows(context: Context, rows: Sequence[SourceRow]) -> IntakeResult:
     raise AssertionError("unreachable")
 
 
+def say_otherwise(context: Context, rows: Sequence[SourceRow]) -> bool:
+    """Whether one of these rows is known by its Id, and said something else when it was read last."""
+    known = context.catalog.rows.present(row.id for row in rows)
+    return any(_is_another(read_row(row), known.get(row.id, ())) for row in rows)
+
+
+def _is_another(row: AcceptedRow | DeclinedRow, entries: Iterable[PresentRow]) -> bool:
+    known = [each for each in entries if each.says is not None]
+    if not known or isinstance(row, DeclinedRow):
+        return bool(known)
+    said = (row.storage, row.key, row.number, row.hash)
+    return not any(each.says == said or _means_the_same(each, row) for each in known)
+
+
 def poll_number(context: Context) -> int:
     """The number of the poll that works now, or that was the last one."""
     return int(context.catalog.facts.get(POLL_NUMBER) or 0)

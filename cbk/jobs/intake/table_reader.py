@@ -1,10 +1,10 @@
 """Reading one of the application's tables: no row is missed, none is taken for gone that is there, and history costs nothing.
 
-Ids are hints. Rows above the highest known Id are read by each poll, and the newest ones below it as well, since the Id of a
-removed row may be given again. Those above the newest Id that has *settled* are looked at again, since Ids commit out of order.
-Beside that each poll asks what tells at little cost that the table is another one than was read (how many rows, the sum of their
-Ids), as often as costs 1 % of the time. If it is, every row is read: at once, some pages per poll. So is it now and then whatever
-the sums say, and before anything is removed.
+Ids are hints. Rows above the highest known Id are read by each poll, and the newest ones below it as well, since the Ids of removed
+rows may be given again, which no sum tells: from there on down, as long as a page has a row that says something else. Those above
+the newest Id that has *settled* are looked at again, since Ids commit out of order. Beside that each poll asks what tells at little
+cost that the table is another one than was read (how many rows, the sum of their Ids), as often as costs 1 % of the time. If it is,
+every row is read: at once, some pages per poll. So is it now and then whatever the sums say, and before anything is removed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cbk.jobs.context import Context
 from cbk.rules.intake.reading import LastRead, is_affordable, is_read_by_each_poll, why_read_all
 
 PAGE_ROWS = 1000
-# So many of the newest rows are read by each poll: the Ids of those that are removed may be given again, which no sum tells.
+# So many of the newest rows are read again by each poll.
 NEWEST_ROWS = 100
 # A full read takes so many pages per poll, so that it never keeps new rows waiting for long.
 FULL_READ_PAGES = 50
@@ -43,19 +43,21 @@ class Table(Generic[RowT]):
     """One of the application's tables, and the catalog's memory of it.
 
     `record` puts a page into the catalog and returns how many of its rows are there by then; `record_again` is for rows that are
-    most likely known. `known_after` gives the next rows that are there as far as the catalog knows, as (entry, Id); `forget` is
-    told of those that are gone.
+    most likely known; `say_otherwise` tells whether one of them is known as something else.
+    `known_after` gives the next rows that are there as far as the catalog knows, as (entry, Id); `forget` is told of those that are
+    gone.
     """
 
     name: str
     is_ordered: Callable[[], bool]
     rows_after: Callable[[str | int | None, int], list[RowT]]
-    newest: Callable[[int], list[RowT]]
+    newest: Callable[[int, str | int], list[RowT]]
     sum_between: Callable[[str | int | None, str | int], tuple[int, int]]
     fingerprint: Callable[[], Fingerprint]
     existing: Callable[[list[str]], set[str]]
     record: Callable[[list[RowT]], int]
     record_again: Callable[[list[RowT]], object]
+    say_otherwise: Callable[[list[RowT]], bool]
     known_after: Callable[[int, int], list[tuple[int, str]]]
     forget: Callable[[list[int]], object]
 
@@ -90,6 +92,8 @@ class _State:
     unread: tuple[int, int] = (0, 0)
     asked_at: datetime | None = None
     ask_seconds: float = 0.0
+    # The Id from which on down rows are to be read again, since one of them said something else.
+    again_from: str | int | None = None
 
     @property
     def highest(self) -> int | None:
@@ -132,7 +136,7 @@ class TableReader(Generic[RowT]):
         state, began = self._state, monotonic()
         is_first = state.last is None and not state.marks
         if state.marks and state.last is not None and not is_read_by_each_poll(state.last):
-            self._table.record_again(self._table.newest(NEWEST_ROWS))
+            self._read_newest_again(state.marks[-1][0])
         now = self._context.catalog.now()
         settled = _settled_id(state.marks, now, self._context.settings.settle)
         window = self._unchanged_window(settled) or (settled, settled, 0, 0)
@@ -151,6 +155,27 @@ class TableReader(Generic[RowT]):
         if is_first:
             state.last = LastRead(poll=self._poll, started_at=now, finished_at=now, seconds=monotonic() - began, rows=read)
         self._save()
+
+    def _read_newest_again(self, highest: int) -> None:
+        """Read the newest known Ids again, and on down as long as rows say something else than they did.
+
+        Where that goes on is noted before a page is taken in: by then it says nothing new any more.
+        """
+        state, table = self._state, self._table
+        newest = table.newest(NEWEST_ROWS, highest)
+        if table.say_otherwise(newest):
+            state.again_from = highest
+            self._save()
+        else:
+            table.record_again(newest)
+        while state.again_from is not None:
+            page = table.newest(PAGE_ROWS, state.again_from)
+            table.record_again(page)
+            self._between_pages()
+            lowest = next((row.id for row in page[:-1] if _WHOLE_NUMBER.fullmatch(row.id)), None)
+            is_over = lowest is None or not table.say_otherwise(table.newest(PAGE_ROWS, lowest))
+            state.again_from = None if is_over else lowest
+            self._save()
 
     def _read_pages(self, last: int | str | None) -> Iterator[Sequence[RowT]]:
         """Take in the rows above `last`, page by page; each page is given when it is in the catalog."""
@@ -341,6 +366,7 @@ def _encode(state: _State) -> str:
             "unread": state.unread,
             "asked_at": text(state.asked_at),
             "ask_seconds": state.ask_seconds,
+            "again_from": state.again_from,
         }
     )
 
@@ -370,4 +396,5 @@ def _decode(value: str | None) -> _State:
         unread=tuple(noted["unread"]),
         asked_at=instant(noted["asked_at"]),
         ask_seconds=noted["ask_seconds"],
+        again_from=noted.get("again_from"),
     )

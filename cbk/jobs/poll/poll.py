@@ -16,7 +16,7 @@ from cbk.jobs.context import Context, Publisher
 from cbk.jobs.copies import find_in_place
 from cbk.jobs.dump.take import DUMP_LEASE, PART_PREFIX
 from cbk.jobs.intake.doubts import note_doubts
-from cbk.jobs.intake.rows import POLL_NUMBER, forget_rows, poll_number, record_rows, record_rows_of, settle_files
+from cbk.jobs.intake.rows import POLL_NUMBER, forget_rows, poll_number, record_rows, record_rows_of, say_otherwise, settle_files
 from cbk.jobs.intake.table_reader import Table, TableReader, reading_of
 from cbk.jobs.inventory.compare import compare_inventories, note_inventories
 from cbk.jobs.mirror.call import call_mirrors
@@ -24,7 +24,7 @@ from cbk.jobs.poll.samples import note_sample
 from cbk.jobs.poll.version_counts import keep_version_counts
 from cbk.jobs.retention import sweep
 from cbk.jobs.retention.clock_guard import note_clock
-from cbk.jobs.retention.deletes import new_deletes, record_deletes
+from cbk.jobs.retention.deletes import deletes_say_otherwise, new_deletes, record_deletes
 from cbk.jobs.retention.prune import MAX_COUNTDOWN
 from cbk.model import AcceptedRow, DeleteRow, SourceRow, Summary
 from cbk.rules.backup.link_deadlines import horizon
@@ -147,6 +147,7 @@ def _files_of(run: _Poll) -> TableReader[SourceRow]:
         existing=source.existing,
         record=run.record,
         record_again=run.record_again,
+        say_otherwise=partial(say_otherwise, run.context),
         known_after=run.context.catalog.rows.after,
         forget=partial(forget_rows, run.context),
     )
@@ -202,6 +203,7 @@ def _record_deletes(run: _Poll, files: TableReader[SourceRow]) -> None:
         existing=source.existing_deletes,
         record=record,
         record_again=record,
+        say_otherwise=partial(deletes_say_otherwise, run.context),
         known_after=run.context.catalog.removals.log_rows_after,
         forget=forget,
     )

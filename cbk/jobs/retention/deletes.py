@@ -17,6 +17,12 @@ def new_deletes(context: Context, rows: Sequence[DeleteRow]) -> list[DeleteRow]:
     return [row for row in rows if row.id not in known or says_other(known[row.id], row)]
 
 
+def deletes_say_otherwise(context: Context, rows: Sequence[DeleteRow]) -> bool:
+    """Whether one of these rows is known by its Id, and said something else when it was noted."""
+    known = context.catalog.removals.known([row.id for row in rows])
+    return any(row.id in known and says_other(known[row.id], row) for row in rows)
+
+
 def record_deletes(context: Context, rows: Sequence[DeleteRow], poll: int) -> int:
     """Note the new ones of these rows, whose grace runs from now; returns how many.
 
