@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from cbk.model import DeleteRow, Removal, RemovalKind, RowEntry
-from cbk.rules.retention.coverage import cover, is_after, name_row, says_other
+from cbk.rules.retention.coverage import Coverage, cover, cover_anew, is_after, name_row, says_other
 from tests.disk import NOW
 
 BEFORE, DURING, AFTER = "2026-03-01 11:00:00", "2026-03-01 12:00:00", "2026-03-01 13:00:00"
@@ -132,6 +132,14 @@ def test_id_that_changed_its_meaning_in_an_earlier_poll_means_what_it_names_now(
 def test_delete_names_the_row_that_is_there_now_or_the_last_one_that_was(entries, deleted_at, named):
     found = name_row(entries, deleted_at, 9)
     assert (found.id if found else None) == named
+
+
+@pytest.mark.parametrize(
+    ("rows", "before", "asks"), [({1}, {1}, False), ({1}, {1, 2}, False), ({1, 2}, {1}, True), ({1}, set(), True)]
+)
+def test_delete_that_bears_another_date_asks_a_person_before_it_takes_more_than_it_did(rows, before, asks):
+    coverage = Coverage(named=entry(1, row="5"), rows=frozenset(rows))
+    assert ("row 5 may not have been meant" in cover_anew(coverage, frozenset(before)).doubt) is asks
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,15 @@ class Removals:
             touched |= set(connection.scalars(query))
         return refresh_versions(self._database, connection, touched)
 
+    def rows_covered_by(self, removal_ids: Sequence[int]) -> dict[int, frozenset[int]]:
+        """The rows, by the catalog's own ids, that each of these deletes covers."""
+        found: dict[int, set[int]] = {removal_id: set() for removal_id in removal_ids}
+        with self._database.reading() as connection:
+            for batch in in_batches(list(found)):
+                for removal_id, row_id in connection.execute(sa.select(covers).where(covers.c.removal_id.in_(batch))):
+                    found[removal_id].add(row_id)
+        return {removal_id: frozenset(row_ids) for removal_id, row_ids in found.items()}
+
     def without_coverage(self, listed: Sequence[Removal]) -> list[Removal]:
         """Those of these deletes that cover no row, as far as the catalog knows."""
         with self._database.reading() as connection:

@@ -8,7 +8,7 @@ from cbk.edges.catalog import NewDelete
 from cbk.jobs.context import Context
 from cbk.jobs.intake.rows import record_rows_of, settle_files
 from cbk.model import DeleteRow, Removal, RowEntry
-from cbk.rules.retention.coverage import IN_DOUBT_LATER, Coverage, cover, name_row, says_other
+from cbk.rules.retention.coverage import IN_DOUBT_LATER, Coverage, cover, cover_anew, name_row, says_other
 
 
 def new_deletes(context: Context, rows: Sequence[DeleteRow]) -> list[DeleteRow]:
@@ -35,6 +35,9 @@ def record_deletes(context: Context, rows: Sequence[DeleteRow], poll: int) -> in
     names = sorted({row.file_id for row in fresh if row.file_id})
     record_rows_of(context, names)
     coverages = _coverages(context, {row.id: (row.file_id, _text(row.deleted_at)) for row in fresh}, poll)
+    for delete_id, before in _covered_before(context, fresh).items():
+        if delete_id in coverages:
+            coverages[delete_id] = cover_anew(coverages[delete_id], before)
     deletes = [
         NewDelete(delete_id=row.id, row_id=row.file_id, deleted_at=_text(row.deleted_at), coverage=coverages.get(row.id))
         for row in fresh
@@ -42,6 +45,15 @@ def record_deletes(context: Context, rows: Sequence[DeleteRow], poll: int) -> in
     settle_files(context, context.catalog.removals.record(deletes, context.settings.grace_period, poll))
     context.catalog.intake.clear_deleted(names)
     return len(fresh)
+
+
+def _covered_before(context: Context, fresh: Sequence[DeleteRow]) -> dict[str, frozenset[int]]:
+    """The entries that those of these deletes covered which name the same row as before, by their Id."""
+    removals = context.catalog.removals
+    known = removals.known([row.id for row in fresh])
+    dated_anew = {row.id: known[row.id].id for row in fresh if row.id in known and known[row.id].row_id == row.file_id}
+    covered = removals.rows_covered_by(list(dated_anew.values()))
+    return {delete_id: covered[removal_id] for delete_id, removal_id in dated_anew.items()}
 
 
 def bind_deletes(context: Context, unbound: Sequence[Removal], poll: int) -> int:

@@ -7,7 +7,7 @@ in place. So what is covered is a set of rows as they were read, never "the file
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
@@ -15,6 +15,7 @@ from cbk.model import DeleteRow, Removal, RowEntry
 
 IN_DOUBT_CHANGED = "row {row_id} became another row in the same poll that saw its delete: which of the two was meant is not known"
 IN_DOUBT_DATES = "row {row_id} was created after its delete, by their dates: another row may have been meant"
+IN_DOUBT_DATED_ANEW = "its delete-log row bears another date than before: row {row_id} may not have been meant"
 IN_DOUBT_LATER = "row {row_id} appeared only after its delete: the Id may have been given a second time"
 
 
@@ -86,6 +87,17 @@ def cover(
         elif entry.present and entry.number is not None and named.number is not None and entry.number > named.number:
             newer = max(newer or 0, entry.number)
     return Coverage(named=named, rows=frozenset(rows), doubt=_doubt(named, under_its_id, deleted_at, poll), keeps_newer=newer)
+
+
+def cover_anew(coverage: Coverage, before: frozenset[int]) -> Coverage:
+    """What a delete covers whose log row bears another date now; `before` are the entries that it covered until then.
+
+    It may be another delete, or the same one after a database was moved to another time zone. So whatever it covers more waits
+    for a person.
+    """
+    if coverage.doubt or coverage.rows <= before:
+        return coverage
+    return replace(coverage, doubt=IN_DOUBT_DATED_ANEW.format(row_id=coverage.named.source_id))
 
 
 def _covers(named: RowEntry, entry: RowEntry, deleted_at: str | None, *, ids_are_numbers: bool) -> bool:

@@ -1,5 +1,7 @@
 """Which row an Id means, and what a delete covers: whatever an application does to its tables, what lives keeps its copy."""
 
+from datetime import timedelta
+
 import pytest
 
 from tests.model.application import HUGE
@@ -289,7 +291,40 @@ def test_delete_under_the_id_of_one_that_was_taken_back_is_another_delete(story)
     story.pass_grace()
 
     assert story.has("a.png")
-    assert not story.has("b.png")
+    assert story.has("b.png")
+    assert "bears another date" in story.problems()
+
+
+@only_numbers
+def test_delete_whose_date_is_told_otherwise_takes_no_row_that_its_id_was_given_to_since(story):
+    story.upload("other.png")
+    row = story.upload("a.png")
+    story.rounds()
+    story.delete(row, drops="named")
+    story.pass_grace()
+    story.upload("b.png", row_id=row.id, date="ancient")
+    story.rounds()
+
+    [delete] = story.meaning.log.values()
+    story.app.database.update(LOG, delete.id, {"DeletedAt": story.app.database.instant(delete.deleted_at + timedelta(hours=1))})
+    story.pass_grace()
+
+    assert story.has("b.png")
+
+
+@only_numbers
+def test_delete_whose_date_is_told_otherwise_goes_on_after_another_grace(story):
+    story.upload("other.png")
+    row = story.upload("a.png")
+    story.rounds()
+    story.delete(row)
+    story.rounds()
+    [delete] = story.meaning.log.values()
+    story.app.database.update(LOG, delete.id, {"DeletedAt": story.app.database.instant(delete.deleted_at + timedelta(hours=1))})
+    story.pass_grace()
+
+    assert not story.has("a.png")
+    assert story.problems() == ""
 
 
 @only_numbers
