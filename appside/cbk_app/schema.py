@@ -7,11 +7,14 @@ makes the tables from Python: `FILES.metadata.create_all(engine)`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, MetaData, String, Table, Text
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
 from cbk_app.errors import AppUsageError
@@ -24,6 +27,22 @@ _DIALECTS: dict[str, type[Dialect]] = {
 DIALECTS = tuple(_DIALECTS)
 
 _metadata = MetaData()
+
+
+class _Now(FunctionElement[Any]):
+    """The moment at which a row is written. MySQL's DATETIME keeps no zone, and its own clock may have any: there it is UTC."""
+
+    inherit_cache = True
+
+
+@compiles(_Now)
+def _now(*_: Any, **__: Any) -> str:
+    return "CURRENT_TIMESTAMP"
+
+
+@compiles(_Now, "mysql", "mariadb")
+def _now_in_mysql(*_: Any, **__: Any) -> str:
+    return "(UTC_TIMESTAMP)"
 
 
 def _id_column() -> Column[int]:
@@ -47,7 +66,7 @@ FILES = Table(
     Column("Hash", String(71)),  # "sha256:" and 64 hex digits at most; NULL where the application has none
     Column("SignedDownloadUrl", Text, nullable=False),
     Column("ContentType", String(255)),
-    Column("CreatedAt", DateTime(timezone=True), nullable=False, server_default=text("CURRENT_TIMESTAMP")),
+    Column("CreatedAt", DateTime(timezone=True), nullable=False, server_default=_Now()),
     sqlite_autoincrement=True,  # an Id is never given twice: who reads by Id would take a new row for an old one
 )
 
@@ -56,7 +75,7 @@ DELETE_LOG = Table(
     _metadata,
     _id_column(),
     Column("FileId", BigInteger, nullable=False),  # no foreign key: the log outlives the row that it names
-    Column("DeletedAt", DateTime(timezone=True), nullable=False, server_default=text("CURRENT_TIMESTAMP")),
+    Column("DeletedAt", DateTime(timezone=True), nullable=False, server_default=_Now()),
     sqlite_autoincrement=True,
 )
 

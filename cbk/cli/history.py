@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cbk.cli.context import opened
-from cbk.cli.ls import declined_object, version_object
+from cbk.cli.ls import declined_object, state_words, version_object
 from cbk.cli.text import as_line, as_text
 from cbk.jobs.status.history import VersionHistory
 from cbk.jobs.status.history import history as history_job
@@ -56,8 +56,7 @@ def _event_object(event: Event) -> dict[str, Any]:
 
 def _print(version_history: VersionHistory) -> None:
     item = _object(version_history)
-    state = f"{item['state']}, deleted" if item["deleted"] else item["state"]
-    told = ": ".join(filter(None, (state, item["location"] or item["reason"])))
+    told = ": ".join(filter(None, (state_words(item), item["location"] or item["reason"])))
     click.echo(as_text(f"{item['storage']}/{item['key']} v{item['version']}  {told}"))
     for event in version_history.events:
         until = f"until {event.until.isoformat(' ', 'seconds')}" if event.until else ""

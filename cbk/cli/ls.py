@@ -217,17 +217,26 @@ def _print_table(listed: Iterator[dict[str, Any]], *, is_long: bool) -> None:
 
 
 def _cells(item: dict[str, Any], *, is_long: bool) -> tuple[object, ...]:
-    state = ", ".join((item["state"], *_proof_words(item), *(["deleted"] if item["deleted"] else [])))
-    shown: tuple[object, ...] = (state, f"{item['storage']}/{item['key']}", f"v{item['version']}", _size_or_nothing(item["size"]))
+    shown: tuple[object, ...] = (
+        state_words(item),
+        f"{item['storage']}/{item['key']}",
+        f"v{item['version']}",
+        _size_or_nothing(item["size"]),
+    )
     if is_long:
         moments = ((item[name] or "").replace("T", " ")[:16] for name in ("stored_at", "verified_at"))
         shown += (_size_or_nothing(item["stored_size"]), *moments, item["row"])
     return (*shown, item["location"] or item["reason"])
 
 
-def _proof_words(item: dict[str, Any]) -> list[str]:
-    """How a copy is proved, if it is not by a SHA-256."""
-    return [_PROOF_WORDS[item["proof"]]] if item["location"] and item["proof"] in _PROOF_WORDS else []
+def state_words(item: dict[str, Any]) -> str:
+    """A version's state, what proves its copy if that is no SHA-256, and whether it is deleted; `item` is a `version_object`."""
+    words = [item["state"]]
+    if item["location"] and item["proof"] in _PROOF_WORDS:
+        words.append(_PROOF_WORDS[item["proof"]])
+    if item["deleted"]:
+        words.append("deleted")
+    return ", ".join(words)
 
 
 def _size_or_nothing(count: int | None) -> str:

@@ -110,6 +110,8 @@ def _of_files(overview: Overview) -> Iterator[Metric]:
     ages = {state.value: _seconds(counts.now - seen) for state, seen in counts.oldest_by_state.items()}
     yield from _gauges("oldest_file_age_seconds", "How long the oldest file in a state has been known.", "state", ages)
     yield from _gauge("unprotected_files", "Files whose newest version is not stored.", counts.files - counts.protected)
+    proofs = {proof.value: count for proof, count in counts.by_proof.items()}
+    yield from _gauges("protected_files", "Files whose newest version is stored, by what proves its bytes.", "proof", proofs)
     yield from _gauge("declined_rows", "Rows that make no sense.", counts.declined_rows)
     yield from _gauge("lag_seconds", "How long the oldest unprotected file has been known; 0 without one.", _seconds(taken.lag))
     behind = _age(taken.protected_until, counts.now)

@@ -14,8 +14,10 @@ from cbk.edges.catalog.schema import versions
 from cbk.errors import HashMismatch
 from cbk.jobs.admin.rebuild import rebuild
 from cbk.jobs.poll.resync import resync
+from cbk.jobs.status.overview import gather_overview
 from cbk.jobs.status.status import gather_status, status_object
 from cbk.model import Proof
+from cbk.page.metrics import render
 from cbk.rules.intake.layout import variant_of
 from tests.integration.test_codings import google
 
@@ -106,6 +108,31 @@ def test_status_and_ls_say_it_to_a_person(of_each, monkeypatch):
     assert "1 by SHA-256, 1 by MD5, and 1 not at all: as first seen" in run(cli, ["status"]).output
     listed = [json.loads(line) for line in run(cli, ["ls", "--json"]).output.splitlines()]
     assert {item["key"]: item["proof"] for item in listed} == {"sha.txt": "sha256", "md5.txt": "md5", "none.txt": "first_seen"}
+
+
+@pytest.mark.parametrize(
+    ("key", "proof", "said"),
+    [
+        ("sha.txt", "sha256", "stored: car-erp/sha/"),
+        ("md5.txt", "md5", "stored, by MD5: car-erp/md5/"),
+        ("none.txt", "first_seen", "stored, as first seen: "),
+    ],
+)
+def test_history_says_how_each_version_is_proved(of_each, monkeypatch, key, proof, said):
+    for name, value in of_each.environment.items():
+        monkeypatch.setenv(name, value)
+    run = CliRunner().invoke
+    assert json.loads(run(cli, ["history", "--json", key]).output)["proof"] == proof
+    assert said in run(cli, ["history", key]).output.splitlines()[0]
+
+
+def test_metrics_keep_the_three_apart(of_each):
+    lines = render(gather_overview(of_each.context), None).decode().splitlines()
+    assert [line for line in lines if line.startswith("cbk_protected_files{")] == [
+        'cbk_protected_files{proof="sha256"} 1.0',
+        'cbk_protected_files{proof="md5"} 1.0',
+        'cbk_protected_files{proof="first_seen"} 1.0',
+    ]
 
 
 @pytest.mark.parametrize("with_source", [True, False])

@@ -30,28 +30,50 @@ def shared_postgres(postgres):
     postgres.start().execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
+@pytest.fixture(scope="module")
+def shared_mariadb(mariadb):
+    """An application's database on MariaDB, with the settings that a server has by itself."""
+    name = f"app_{uuid.uuid4().hex}"
+    mariadb.start().create_database(name)
+    engine = create_engine(mariadb.url(name).replace("mysql:", "mysql+pymysql:"))
+    make_tables(engine)
+    yield engine
+    engine.dispose()
+    mariadb.start().execute(f"DROP DATABASE {name}")
+
+
 @pytest.fixture
 def engine(request, tmp_path):
     """The application's database, with what `cbk-app schema` prints and not a row: PostgreSQL, unless a test asks for others."""
-    if getattr(request, "param", "postgresql") == "sqlite":
+    kind = getattr(request, "param", "postgresql")
+    if kind == "sqlite":
         engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
         make_tables(engine)
         yield engine
         engine.dispose()
         return
-    engine = request.getfixturevalue("shared_postgres")
+    engine = request.getfixturevalue("shared_mariadb" if kind == "mariadb" else "shared_postgres")
+    tables = ('"ObjectStorageFiles"', '"ObjectStorageDeleteLog"')
+    emptied = [f"TRUNCATE {table}" for table in tables] if kind == "mariadb" else [f"TRUNCATE {', '.join(tables)} RESTART IDENTITY"]
     with engine.begin() as connection:
-        connection.execute(text('TRUNCATE "ObjectStorageFiles", "ObjectStorageDeleteLog" RESTART IDENTITY'))
+        for statement in emptied:
+            connection.execute(spelled(engine, statement))
     yield engine
+
+
+def spelled(engine, sql):
+    """The statement with its names quoted as this database does."""
+    return text(sql.replace('"', "`") if engine.dialect.name in {"mysql", "mariadb"} else sql)
 
 
 @pytest.fixture
 def rows_of(engine):
-    """A function that gives the rows of a table as dicts."""
+    """A function that gives the rows of a table as dicts, but for the column that MySQL's unique index needs."""
 
     def read(table="ObjectStorageFiles"):
         with engine.connect() as connection:
-            return [dict(row) for row in connection.execute(text(f'SELECT * FROM "{table}" ORDER BY "Id"')).mappings()]
+            rows = connection.execute(spelled(engine, f'SELECT * FROM "{table}" ORDER BY "Id"')).mappings()
+            return [{name: value for name, value in row.items() if name != "VersionHash"} for row in rows]
 
     return read
 

@@ -1,5 +1,6 @@
 """A fresh Django project, as `django-admin startproject` makes it, with what the documentation says to add."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -14,10 +15,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import urllib3
 from sqlalchemy import create_engine, text
 
+from cbk.jobs.admin.init import initialise
+from cbk.model import Proof, VersionState
 from cbk_app.contract import INVENTORY_KEY
 from local_servers import free_port, wait_until
+from tests.in_process_site import InProcessSite
+from tests.origin import Origin
 
 
 class Project:
@@ -85,7 +91,7 @@ def project(tmp_path_factory):
     """A project on SQLite whose files are in a folder: what a newcomer has."""
     folder = tmp_path_factory.mktemp("project")
     project = Project(folder, free_port(), f"sqlite:///{folder}/db.sqlite3")
-    project.add(settings_of(project.port), CODE["django-urls"])
+    project.add(settings_of(project.port), CODE["django-urls"] + PAGES)
     project.manage("migrate")
     return project
 
@@ -233,6 +239,73 @@ def test_links_of_an_old_secret_key_work_while_it_is_a_fallback(project, said):
                 print(Client().get("{path}", HTTP_HOST="127.0.0.1").status_code)
         """
     assert project.python(code).split() == ["200", "403"]
+
+
+# A page with a form, as anybody writes it, and one that removes what came.
+PAGES = """
+from django.core.files.storage import default_storage
+from django.http import HttpResponse
+from django.views.decorators.csrf import csrf_exempt
+
+@csrf_exempt
+def upload(request):
+    return HttpResponse(default_storage.save("cars/" + request.FILES["photo"].name, request.FILES["photo"]))
+
+@csrf_exempt
+def remove(request):
+    default_storage.delete(request.POST["name"])
+    return HttpResponse()
+
+urlpatterns += [path("upload", upload), path("remove", remove)]
+"""
+
+
+class DjangoSite(InProcessSite):
+    """A kit whose source is the project's own database, which `migrate` made."""
+
+    def prepare(self):
+        list(initialise(self.context))
+
+
+@pytest.fixture
+def project_site(tmp_path, project, served):
+    """A kit on the project that is being served."""
+    with Origin() as origin:
+        address = f"127.0.0.1:{project.port}"
+        site = DjangoSite(tmp_path, origin, source_url=project.database, buckets={}, allowed_hosts=address)
+        yield site
+        site.close()
+
+
+def post(project, path, **fields):
+    """What the project answers to a form as a browser sends it; a field that is a pair is a file's name and content."""
+    http = urllib3.PoolManager()
+    answer = http.request("POST", f"http://127.0.0.1:{project.port}/{path}", fields=fields)
+    assert answer.status == 200, answer.data
+    return answer.data.decode()
+
+
+def test_a_file_that_a_browser_uploads_is_stored_in_two_polls_and_pruned_after_its_delete_and_grace(project, project_site):
+    site, content = project_site, bytes(range(256)) * 20_000  # more than Django keeps in memory
+    name = post(project, "upload", photo=("Größe 1.jpg", content, "image/jpeg"))
+    for _ in range(2):
+        site.work()
+    version = site.versions()[name, 1]
+    assert (version.state, version.sha256, version.proof, version.content_type) == (
+        VersionState.STORED,
+        sha256(content),
+        Proof.SHA256,
+        "image/jpeg",
+    )
+    copy = site.root / f"media/{name.removesuffix('.jpg')}/v1.gzip"
+    assert gzip.decompress(copy.read_bytes()) == content
+
+    post(project, "remove", name=name)
+    site.let_go()
+    assert (site.versions()[name, 1].deleted, copy.exists()) == (True, True)
+    site.pass_grace()
+    site.let_go()
+    assert (site.states()[name, 1], copy.exists()) == (VersionState.PRUNED, False)
 
 
 def test_tables_that_are_there_already_stay_as_they_are(tmp_path):

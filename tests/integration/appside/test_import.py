@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import text
 
 from cbk_app.contract import INVENTORY_KEY
 from cbk_app.errors import StoreError
@@ -22,10 +21,13 @@ from cbk_app.recorder import Recorder
 from cbk_app.stores.s3 import S3Store
 from cbk_app.stores.store import StoredObject
 from local_servers import wait_until
+from tests.integration.appside.conftest import spelled
 
 SECRET = "s" * 40
 URL = "https://app.example.com/cbk-links"
 LINKS = Links(URL, secrets=[SECRET])
+
+everywhere = pytest.mark.parametrize("engine", ["sqlite", "postgresql", "mariadb"], indirect=True)
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def keys(rows):
 OBJECTS = {"cars/id-1/a.png": b"one", "cars/ä b/Straße#?.txt": b"two", "top": b"", "deep/er/and/deeper/x": b"x" * 2_000_000}
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+@everywhere
 def test_every_object_gets_a_row_with_its_hash_and_a_permanent_link(importer, put, rows_of):
     put(OBJECTS)
     outcome = importer().run()
@@ -89,13 +91,13 @@ def test_every_object_gets_a_row_with_its_hash_and_a_permanent_link(importer, pu
         assert LINKS.read(row["SignedDownloadUrl"].removeprefix(URL)) == ("s3", row["Path"] + row["Name"])
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+@everywhere
 def test_what_has_a_row_is_left_alone_wherever_its_path_ends(importer, engine, put, rows_of):
     put(OBJECTS)
     insert = """INSERT INTO "ObjectStorageFiles" ("Storage", "Path", "Name", "Version", "Hash", "SignedDownloadUrl")
         VALUES ('s3', '/cars', 'id-1/a.png', 7, NULL, ''), ('other', 'cars/ä b/', 'Straße#?.txt', 1, NULL, '')"""
     with engine.begin() as connection:
-        connection.execute(text(insert))
+        connection.execute(spelled(engine, insert))
 
     assert importer().run().recorded == len(OBJECTS) - 1
     assert importer().survey().needs[Need.NOTHING] == len(OBJECTS)
@@ -109,14 +111,16 @@ def test_a_prefix_bounds_it(importer, put, rows_of):
     assert set(keys(rows_of())) == {"cars/id-1/a.png", "cars/ä b/Straße#?.txt"}
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+@everywhere
 def test_what_was_deleted_stays_so_and_what_was_written_again_does_not(importer, engine, put, recorder, rows_of):
     put({"gone": b"1", "back": b"2"})
     with engine.begin() as connection:
         for key in ("gone", "back"):
             recorder.record_upload(connection, key, b"1")
             recorder.record_delete(connection, key)
-        connection.execute(text("""UPDATE "ObjectStorageDeleteLog" SET "DeletedAt" = '2020-01-01 00:00:00' WHERE "FileId" = 2"""))
+        connection.execute(
+            spelled(engine, """UPDATE "ObjectStorageDeleteLog" SET "DeletedAt" = '2020-01-01 00:00:00' WHERE "FileId" = 2""")
+        )
 
     outcome = importer().run()
 
@@ -124,13 +128,13 @@ def test_what_was_deleted_stays_so_and_what_was_written_again_does_not(importer,
     assert keys(rows_of()) == {"gone": (1, sha256(b"1")), "back": (2, sha256(b"2"))}
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+@everywhere
 def test_content_that_was_changed_without_a_row_is_another_version(importer, engine, put, recorder, rows_of):
     put({"same": b"1", "other": b"22"})
     with engine.begin() as connection:
         for key in ("same", "other"):
             recorder.record_upload(connection, key, b"1")
-        connection.execute(text("""UPDATE "ObjectStorageFiles" SET "CreatedAt" = '2020-01-01 00:00:00'"""))
+        connection.execute(spelled(engine, """UPDATE "ObjectStorageFiles" SET "CreatedAt" = '2020-01-01 00:00:00'"""))
 
     outcome = importer().run()
 
@@ -346,7 +350,7 @@ def test_a_list_of_amazons_that_cannot_be_trusted_is_refused(command, put, bucke
 # relink, schema
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+@everywhere
 def test_relink_gives_rows_permanent_links(command, put, rows_of):
     put({"a": b"1", "cars/b": b"2"})
     command("import", "--signed-for", "7d")

@@ -6,15 +6,19 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import psycopg
+import pymysql
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from cbk_app.errors import AppUsageError
 from cbk_app.recorder import Hashing, Recorder, refresh_link
+from cbk_app.rows import RowReader
 from cbk_app.schema import FILES
+from tests.integration.appside.conftest import spelled
 
 SHA256 = hashlib.sha256(b"abc").hexdigest()
 KEY = "cars/id-1/a.png"
@@ -47,6 +51,13 @@ def driver_connection(engine):
                 yield connection
         finally:
             connection.close()
+    elif engine.dialect.name == "mysql":
+        url = engine.url
+        with pymysql.connect(
+            host=url.host, port=url.port, user=url.username, password=url.password, database=url.database
+        ) as connection:
+            yield connection
+            connection.commit()
     else:
         url = engine.url
         with psycopg.connect(host=url.host, port=url.port, user=url.username, dbname=url.database) as connection:
@@ -63,9 +74,9 @@ def opened(request, engine):
 
 
 def pytest_generate_tests(metafunc):
-    """Every test runs on both databases."""
+    """Every test runs on each database."""
     if "engine" in metafunc.fixturenames:
-        metafunc.parametrize("engine", ["sqlite", "postgresql"], indirect=True)
+        metafunc.parametrize("engine", ["sqlite", "postgresql", "mariadb"], indirect=True)
 
 
 def test_an_upload_becomes_a_row(opened, recorder, rows_of):
@@ -105,7 +116,7 @@ def test_versions_go_on_from_rows_that_split_the_key_elsewhere(engine, opened, r
     insert = """INSERT INTO "ObjectStorageFiles" ("Storage", "Path", "Name", "Version", "Hash", "SignedDownloadUrl")
         VALUES ('s3', '/cars', 'id-1/a.png', 7, NULL, '')"""
     with engine.begin() as connection:
-        connection.execute(text(insert))
+        connection.execute(spelled(engine, insert))
     with opened() as connection:
         assert recorder.record_upload(connection, KEY, b"abc").version == 8
 
@@ -213,7 +224,7 @@ def test_a_version_that_is_there_is_refused_and_the_transaction_with_it(opened, 
             recorder.record_upload(connection, KEY, b"1", version=3)
             recorder.record_upload(connection, KEY, b"2", version=3)
 
-    with pytest.raises(Exception, match=r"(?i)unique"):
+    with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
         twice()
     assert rows_of() == []
 
@@ -227,6 +238,19 @@ def test_tables_without_the_optional_columns_will_do(tmp_path, recorder):
     with engine.begin() as connection:
         assert recorder.record_upload(connection, KEY, b"abc").version == 1
     engine.dispose()
+
+
+def test_rows_are_dated_in_utc_whatever_the_zone_of_the_database(engine, recorder):
+    zone = {"mysql": "SET time_zone = '+05:00'", "postgresql": "SET LOCAL TIME ZONE 'Asia/Karachi'"}.get(engine.dialect.name)
+    with engine.connect() as connection:
+        if zone:
+            connection.exec_driver_sql(zone)
+        recorder.record_upload(connection, KEY, b"1")
+        recorder.record_delete(connection, KEY)
+        row = RowReader(connection).newest("s3", [KEY])[KEY]
+        connection.commit()
+        connection.invalidate()  # with its zone
+    assert [abs(datetime.now(UTC) - at) < timedelta(hours=1) for at in (row.created_at, row.deleted_at)] == [True, True]
 
 
 def test_a_fresh_link_changes_the_one_row(opened, recorder, rows_of):

@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
+from sqlalchemy import text
 
 from cbk.model import AcceptedRow
 from cbk.rules.intake.rows import read_row
@@ -106,6 +108,24 @@ def test_sql_of_the_dates_dates_new_rows_alone(pg_application, pg_source):
     pg_application.run(CODE["sql delete"], **KEY)
     assert [row.created_at is None for row in pg_source.rows_after(None, 10)] == [True, False]
     assert [row.deleted_at is None for row in pg_source.deletes_after(None, 10)] == [True, False]
+
+
+def test_sql_of_the_dates_for_mysql_dates_new_rows_alone_and_in_utc(mysql_application, mysql_source):
+    for table, column in (("ObjectStorageFiles", "CreatedAt"), ("ObjectStorageDeleteLog", "DeletedAt")):
+        mysql_application.run(f'ALTER TABLE "{table}" DROP COLUMN "{column}"')
+    upload(mysql_application, version=1)
+    mysql_application.script(CODE["sql mysql-dates"])
+    with mysql_application.engine.connect() as connection:
+        connection.exec_driver_sql("SET time_zone = '+05:00'")
+        values = {**KEY, "version": 2, "hash": DIGEST, "link": LINK, "content_type": "image/png"}
+        connection.execute(text(CODE["sql upload"]), values)
+        connection.execute(text(CODE["sql delete"]), KEY)
+        connection.invalidate()  # with its zone
+    undated, created_at = (row.created_at for row in mysql_source.rows_after(None, 10))
+    [deleted_at] = (row.deleted_at for row in mysql_source.deletes_after(None, 10))
+    assert undated is None
+    for dated in (created_at, deleted_at):
+        assert abs(datetime.now(UTC) - datetime.fromisoformat(str(dated)).replace(tzinfo=UTC)) < timedelta(hours=1)
 
 
 # Python
