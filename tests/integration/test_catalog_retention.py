@@ -656,9 +656,9 @@ def test_window_counts_the_copies_that_were_here_when_it_began(catalog):
     with catalog.database.writing() as connection:
         connection.execute(sa.update(versions).where(versions.c.stored_at.is_(None)).values(stored_at=now + GRACE))
     assert catalog.brakes.window_start(now - GRACE) == start
-    assert catalog.brakes.waiting(start) == 1
+    assert catalog.brakes.waiting(start, now - GRACE) == 1
     catalog.removals.carry_out(catalog.removals.of_delete("1").id, all_go)
-    assert (catalog.brakes.used(start, now - GRACE), catalog.brakes.waiting(start)) == (1, 0)
+    assert (catalog.brakes.used(start, now - GRACE), catalog.brakes.waiting(start, now - GRACE)) == (1, 0)
 
 
 # ---- holds -------------------------------------------------------------------------------------------------------------------
@@ -882,9 +882,10 @@ def poll_questions(catalog):
     r.count_open()
     r.count_overdue(GRACE)
     b.fingerprint()
-    start = b.window_start(catalog.database.now() - GRACE)
-    b.used(start, catalog.database.now() - GRACE)
-    b.waiting(start)
+    since = catalog.database.now() - GRACE
+    start = b.window_start(since)
+    b.used(start, since)
+    b.waiting(start, since)
     b.pull(b.count_by_slot(SLOT), SLOT, counted=1, reason="test")
     b.all(BrakeState.HELD)
     b.decide(b.all()[0].id, approve=True)

@@ -335,3 +335,9 @@ def test_json_of_a_rebuild_has_the_documented_shape(full_site):
     result = CliRunner().invoke(cli, ["rebuild", "--json"])
     problem, done = (json.loads(line) for line in result.stdout.splitlines())
     assert (result.exit_code, shape(problem), shape(done)) == (3, documented("rebuild-problem"), documented("rebuild"))
+
+
+def test_tests_that_the_threat_model_names_are_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCS / "threat-model.md").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    assert [(file, test) for file, test in named if f"def {test}(" not in (ROOT / file).read_text(encoding="utf-8")] == []

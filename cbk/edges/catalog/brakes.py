@@ -74,15 +74,19 @@ class Brakes:
             return WindowStart(at=datetime.fromisoformat(at), copies=copies)
 
     def used(self, start: WindowStart, since: datetime) -> int:
-        """How many copies that were here at the start of the window were removed since, without a person."""
-        gone = (versions.c.pruned_at > since, versions.c.stored_at <= start.at, versions.c.approved.is_(False))
+        """How many copies that were here at the start of the window were removed since, without a person.
+
+        One that is here again counts as well: who writes its row anew must get nothing back.
+        """
+        again = sa.and_(versions.c.stored_at > versions.c.pruned_at, versions.c.first_seen_at <= start.at)
+        gone = (versions.c.pruned_at > since, (versions.c.stored_at <= start.at) | again, versions.c.approved.is_(False))
         with self._database.reading() as connection:
             return (
                 connection.scalar(sa.select(sa.func.count()).select_from(versions).where(versions.c.pruned_at.is_not(None), *gone))
                 or 0
             )
 
-    def waiting(self, start: WindowStart) -> int:
+    def waiting(self, start: WindowStart, since: datetime) -> int:
         """How many such copies are covered by removals that nothing holds."""
         replaced = sa.select(removals.c.version_id).where(*_FREE, removals.c.kind == RemovalKind.REPLACED.value)
         deleted = (
@@ -94,8 +98,10 @@ class Brakes:
         )
         ours = sa.union(replaced, deleted).subquery()
         query = sa.select(sa.func.count()).select_from(versions).join(ours, ours.c.version_id == versions.c.id)
+        # Pruned before the window, and here again since: no younger for that.
+        again = sa.and_(versions.c.pruned_at <= since, versions.c.first_seen_at <= start.at)
         with self._database.reading() as connection:
-            return connection.scalar(query.where(_STORED, versions.c.stored_at <= start.at)) or 0
+            return connection.scalar(query.where(_STORED, (versions.c.stored_at <= start.at) | again)) or 0
 
     def stored_copies(self) -> int:
         """How many copies there are."""

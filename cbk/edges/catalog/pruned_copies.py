@@ -76,7 +76,7 @@ class PrunedCopies:
         with self._database.writing() as connection:
             connection.execute(sa.update(versions).where(ours).values(trash_name=None, trash_until=None))
             if written is not None:
-                move(connection, StateEvent.UNDELETED, ours, **self._stored(written))
+                move(connection, StateEvent.UNDELETED, ours, pruned_at=None, **self._stored(written))
 
     def found_whole(self, version: Version, written: Written) -> bool:
         """A copy of a version that the catalog did not count lies whole in its place, as it was read: it counts.
@@ -93,7 +93,6 @@ class PrunedCopies:
         now = self._database.now_sql
         return {
             "reason": "",
-            "pruned_at": None,
             "due_at": None,
             "size": written.size,
             "stored_size": written.stored_size,

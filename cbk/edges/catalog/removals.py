@@ -431,6 +431,8 @@ class Removals:
             "fence": versions.c.fence + 1,
             "leftover": True,
             "approved": by_person,
+            # One that was pruned before is as old as its row, not as the copy that came since: the brake goes by that.
+            "stored_at": sa.case((versions.c.pruned_at.is_(None), versions.c.stored_at), else_=versions.c.first_seen_at),
         }
         move(connection, StateEvent.PRUNED, versions.c.id == version_id, pruned_at=self._database.now_sql, **values, **FREE)
         own = (removals.c.version_id == version_id, removals.c.open.is_(True))

@@ -99,7 +99,7 @@ def out_of_use(
 
     Record before bytes: the transaction has to be durable before a copy moves.
     """
-    again: dict[str, Any] = {"due_at": database.now_sql, "fence": versions.c.fence + 1, "leftover": False, "pruned_at": None}
+    again: dict[str, Any] = {"due_at": database.now_sql, "fence": versions.c.fence + 1, "leftover": False}
     return move(connection, event, *where, **again | values)
 
 
@@ -159,11 +159,14 @@ def _follow(database: Database, connection: sa.Connection, row: Any, *, news: bo
 
 
 def create_again(database: Database, connection: sa.Connection, version_ids: Iterable[int], reason: str) -> None:
-    """Pruned versions that are wanted again. Bytes that were about to go stay: the backup finds them."""
+    """Pruned versions that are wanted again. Bytes that were about to go stay: the backup finds them.
+
+    When they were pruned stays as well: the brake counts that, whatever comes later.
+    """
     for version_id in sorted(version_ids):
         ours = versions.c.id == version_id
         row = connection.execute(sa.select(versions).where(ours).with_for_update()).one()
-        values: dict[str, Any] = {"variant": free_variant(connection, row), "leftover": False, "pruned_at": None, "attempts": 0}
+        values: dict[str, Any] = {"variant": free_variant(connection, row), "leftover": False, "attempts": 0}
         move(connection, StateEvent.CREATED_AGAIN, ours, reason=reason, due_at=database.now_sql, **values)
 
 

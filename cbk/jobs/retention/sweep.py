@@ -134,7 +134,7 @@ def pull_brake(context: Context) -> None:
     start = brakes.window_start(since)
     allowance = Allowance(
         used=brakes.used(start, since),
-        waiting=brakes.waiting(start),
+        waiting=brakes.waiting(start, since),
         allowed=allowed_of(start.copies, files=settings.brake_files, share=settings.brake_share),
         since=start.at,
     )
