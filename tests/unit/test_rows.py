@@ -84,6 +84,7 @@ def test_read_row_accepts_a_row_without_a_hash():
         ("٣" * 64, f"'{'٣' * 39}…'"),
         (f"md5:{HEX}", f"'md5:{HEX[:35]}…'"),
         ("md5:", "'md5:'"),
+        (f"{MD5.hex()}-5", f"'{MD5.hex()}-5'"),  # that of an upload in five parts
         (f"sha256:{MD5.hex()}", f"'sha256:{MD5.hex()}'"),
         (f"{base64.b64encode(MD5).decode()[:-1]}!", f"'{base64.b64encode(MD5).decode()[:-1]}!'"),
         (base64.b64encode(MD5[:15]).decode() + "AAAA", f"'{base64.b64encode(MD5[:15]).decode()}AAAA'"),

@@ -185,6 +185,16 @@ def test_the_checksum_of_a_whole_object_is_taken_and_no_other(store, monkeypatch
     assert [store.sha256(found) for _ in range(4)] == [sha256(b"abc"), None, None, None]
 
 
+def test_of_a_bucket_with_versions_the_newest_are_imported_and_nothing_that_a_marker_hides(importer, s3, bucket, rows_of):
+    client = s3.client()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    for key, content in (("a", b"1"), ("a", b"22"), ("gone", b"1")):
+        client.put_object(Bucket=bucket, Key=key, Body=content)
+    client.delete_object(Bucket=bucket, Key="gone")
+    assert importer().run().failed == []
+    assert keys(rows_of()) == {"a": (1, sha256(b"22"))}
+
+
 def test_a_dry_run_counts_and_changes_nothing(command, put, rows_of):
     put({**OBJECTS, "folder/": b""})
     code, said = command("import", "--dry-run", "--json")
