@@ -26,8 +26,8 @@ from sqlalchemy.engine import make_url
 from bench.place import BUCKET, REPOSITORY, STORAGE, TRANSFERS, Origin, Place, plain_environment
 from bench.results import Run
 from bench.watch import Watch, flushed
-from cbk.edges.catalog.schema import files as files_table
-from cbk.edges.catalog.schema import leases, versions
+from cbk.edges.catalog.database.schema import files as files_table
+from cbk.edges.catalog.database.schema import leases, versions
 from cbk.rules.intake.layout import copy_location
 from local_servers import Server, ServerFailed, wait_until
 

@@ -17,7 +17,7 @@ from bench.place import REPOSITORY, Place
 from bench.results import Run
 from bench.transfers import Options, Turn, in_turn
 from bench.watch import Usage, Watch
-from cbk.edges.catalog.schema import versions
+from cbk.edges.catalog.database.schema import versions
 
 ROWS = 1_000_000
 POLLS = 20

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from bench.dumps import timed
 from bench.rebuild import make_copies
-from cbk.edges.catalog.schema import mirror_copies
+from cbk.edges.catalog.database.schema import mirror_copies
 from cbk.jobs.admin.init import initialise
 from cbk.jobs.context import open_context
 from cbk.settings import Settings

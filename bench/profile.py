@@ -36,7 +36,7 @@ ANYWHERE = (
 PARTS = (
     ("cbk/edges/download", "download: connection, HTTP, bytes"),
     ("IncomingCopy.write (cbk/edges/archive", "archive: write, compress"),
-    ("cbk/rules/gzip_format", "archive: write, compress"),
+    ("cbk/rules/backup/gzip_format", "archive: write, compress"),
     ("cbk/edges/archive", "archive: the rest"),
     ("cbk/edges/catalog", "catalog"),
     ("cbk/edges/source", "application's database"),

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from bench.watch import high_water_mark
 from cbk.edges.catalog import Planned
-from cbk.edges.catalog.intake import name_digest, place_digest
+from cbk.edges.catalog.intake.intake import name_digest, place_digest
 from cbk.jobs.admin.init import initialise
 from cbk.jobs.context import Context, open_context
 from cbk.jobs.poll.poll import poll

@@ -34,11 +34,11 @@ from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, Pydant
 from cbk.errors import SettingsError
 from cbk.rules.backup.bandwidth import Timetable
 from cbk.rules.backup.links import AllowedHosts
-from cbk.rules.broker_url import parse_broker_url
-from cbk.rules.database_url import DatabaseTls, Tls, parse_database_url
 from cbk.rules.dump.spec import DumpSpec, parse_dumps
-from cbk.rules.durations import parse_duration
-from cbk.rules.sizes import parse_size
+from cbk.rules.text.broker_url import parse_broker_url
+from cbk.rules.text.database_url import DatabaseTls, Tls, parse_database_url
+from cbk.rules.text.durations import parse_duration
+from cbk.rules.text.sizes import parse_size
 
 DEFAULT_CONFIG = Path("/etc/cbk/cbk.toml")
 PREFIX = "CBK_"

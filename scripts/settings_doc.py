@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
-from cbk.rules.sizes import parse_size
+from cbk.rules.text.sizes import parse_size
 from cbk.settings import PREFIX, Mirror, Settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from hashlib import sha256
 
 from cbk.edges.archive.archive import Archive
-from cbk.edges.disk_tools import plain_tools
+from cbk.edges.archive.disk_tools import plain_tools
 from cbk.model import CopyHeader, ObjectProperties
-from cbk.rules.gzip_format import Encoder, encode_header
+from cbk.rules.backup.gzip_format import Encoder, encode_header
 from cbk.rules.intake.layout import copy_location, place_key, places, split_key
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog
-from cbk.edges.catalog.schema import facts, removals, versions
+from cbk.edges.catalog.database.schema import facts, removals, versions
 from cbk.errors import BrokerUnavailable, CatalogError, DownloadError, LeaseLost
 from cbk.jobs.admin.init import initialise
 from cbk.jobs.backup.backup import back_up

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import click
 
-from cbk.cli.dump import dump
-from cbk.cli.history import history
-from cbk.cli.init import doctor, init, schema
-from cbk.cli.ls import ls
+from cbk.cli.admin.init import doctor, init, schema
+from cbk.cli.admin.rebuild import rebuild
+from cbk.cli.admin.setup import setup, upgrade
+from cbk.cli.backup.overrides import bandwidth, pause, resume
+from cbk.cli.dump.dump import dump
 from cbk.cli.mirror import mirror
-from cbk.cli.notify import notify
-from cbk.cli.overrides import bandwidth, pause, resume
-from cbk.cli.overview import GroupedCommands
-from cbk.cli.page import page
-from cbk.cli.prune import hold, prune, release, undelete
-from cbk.cli.quarantine import quarantine
-from cbk.cli.rebuild import rebuild
+from cbk.cli.poll.resync import resync
 from cbk.cli.restore import cat, restore
-from cbk.cli.resync import resync
-from cbk.cli.setup import setup, upgrade
-from cbk.cli.status import status
-from cbk.cli.streams import flush_output, guard_output
-from cbk.cli.verify import drill, verify
+from cbk.cli.retention.prune import hold, prune, release, undelete
+from cbk.cli.status.history import history
+from cbk.cli.status.ls import ls
+from cbk.cli.status.notify import notify
+from cbk.cli.status.overview import GroupedCommands
+from cbk.cli.status.page import page
+from cbk.cli.status.status import status
+from cbk.cli.terminal.streams import flush_output, guard_output
+from cbk.cli.verification.quarantine import quarantine
+from cbk.cli.verification.verify import drill, verify
 from cbk.cluster import operator_file
 from cbk.edges.host import name_files_in_utf8
 from cbk.errors import CbkError

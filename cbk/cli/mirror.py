@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from cbk.cli.context import opened
-from cbk.cli.progress import progress
-from cbk.cli.text import as_line, as_size, as_text, counted
+from cbk.cli.terminal.context import opened
+from cbk.cli.terminal.progress import progress
+from cbk.cli.terminal.text import as_line, as_size, as_text, counted
 from cbk.errors import UsageError
 from cbk.jobs.context import Context
 from cbk.jobs.mirror.audit import Audited, audit

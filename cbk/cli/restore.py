@@ -12,10 +12,10 @@ from typing import Any
 import click
 from rich.filesize import decimal
 
-from cbk.cli.context import opened
-from cbk.cli.dump import restore_dump_beside
-from cbk.cli.progress import progress
-from cbk.cli.text import as_line, as_text, parse_instant
+from cbk.cli.dump.dump import restore_dump_beside
+from cbk.cli.terminal.context import opened
+from cbk.cli.terminal.progress import progress
+from cbk.cli.terminal.text import as_line, as_text, parse_instant
 from cbk.edges.destinations import StreamDestination, open_destination
 from cbk.errors import CbkError, UsageError
 from cbk.jobs.context import Context

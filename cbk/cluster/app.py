@@ -16,10 +16,12 @@ from celery import Celery, signals
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from cbk.cluster import gc_tuning, logs, message_guard, watchdog  # noqa: F401 - memory and the watchdog listen to Celery's signals
+from cbk.cluster import logs
+from cbk.cluster.compat import message_guard
 from cbk.cluster.config import kit_config
 from cbk.cluster.operator_file import find_unnamed
 from cbk.cluster.outage_log import trouble_of
+from cbk.cluster.worker import gc_tuning, watchdog  # noqa: F401 - they listen to Celery's signals
 from cbk.edges.host import name_files_in_utf8
 from cbk.errors import CbkError, SettingsError
 from cbk.settings import Settings, load_settings
@@ -31,7 +33,7 @@ def make_app() -> Celery:
     config = kit_config(settings) | _operators_config()
     if "flower" in sys.argv:
         prepare_flower(settings, os.environ)  # noqa: TID251 - Flower is configured through its environment
-    made = Celery("cbk", events="cbk.cluster.event_dispatcher:Events", include=["cbk.cluster.tasks"])
+    made = Celery("cbk", events="cbk.cluster.compat.event_dispatcher:Events", include=["cbk.cluster.tasks"])
     made.conf.update(config)
     if not made.conf.task_compression:
         message_guard.refuse_compression()

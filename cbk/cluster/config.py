@@ -8,7 +8,7 @@ from typing import Any
 from kombu import Queue
 
 from cbk.jobs.context import threads
-from cbk.rules.broker_url import parse_broker_url
+from cbk.rules.text.broker_url import parse_broker_url
 from cbk.rules.verification import slice_interval
 from cbk.settings import Settings, load_settings
 
@@ -30,7 +30,7 @@ def kit_config(settings: Settings | None = None) -> dict[str, Any]:
         | _worker(settings)
         | {
             # Beat keeps no file: every entry is an interval, and a poll is sent as soon as beat starts.
-            "beat_scheduler": "cbk.cluster.beat_scheduler:Scheduler",
+            "beat_scheduler": "cbk.cluster.compat.beat_scheduler:Scheduler",
             "beat_schedule": _schedule(settings),
             "timezone": "UTC",
             "enable_utc": True,
@@ -123,6 +123,6 @@ def _worker(settings: Settings) -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_send_task_events": True,
         "worker_hijack_root_logger": False,
-        "worker_consumer": "cbk.cluster.consumer:Consumer",
+        "worker_consumer": "cbk.cluster.compat.consumer:Consumer",
         "worker_cancel_long_running_tasks_on_connection_loss": False,
     }

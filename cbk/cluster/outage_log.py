@@ -9,7 +9,7 @@ from time import monotonic
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from cbk.rules.broker_trouble import BrokerTrouble, describe_trouble
+from cbk.rules.cluster.broker_trouble import BrokerTrouble, describe_trouble
 
 REPEAT_SECONDS = 60.0
 # Whose OSErrors are those of the line to Redis.

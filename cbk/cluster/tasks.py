@@ -12,7 +12,7 @@ from celery.worker import state
 from cbk.cluster import logs
 from cbk.cluster.app import app
 from cbk.cluster.publisher import CeleryPublisher
-from cbk.cluster.worker_context import catalog_outage_alert, context, unchecked_context
+from cbk.cluster.worker.worker_context import catalog_outage_alert, context, unchecked_context
 from cbk.errors import Busy, CbkError
 from cbk.jobs.backup import backup as backup_job
 from cbk.jobs.backup.backup import BackupFailure
@@ -27,8 +27,8 @@ from cbk.jobs.verification import drill as drill_job
 from cbk.jobs.verification import scheduled as scrub_job
 from cbk.jobs.verification.verify import Found
 from cbk.model import Summary
-from cbk.rules.messages import read_id, read_ids, read_number, read_text
-from cbk.rules.text import as_size
+from cbk.rules.cluster.messages import read_id, read_ids, read_number, read_text
+from cbk.rules.text.display import as_size
 
 PAUSE_STEP_SECONDS = 0.2
 PROGRESS_SECONDS = 10.0

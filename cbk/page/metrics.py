@@ -15,7 +15,7 @@ from cbk.jobs.status.overview import Overview
 from cbk.jobs.status.status import Disk, Status
 from cbk.model import VersionState
 from cbk.rules.status.health import Kind
-from cbk.rules.text import as_text
+from cbk.rules.text.display import as_text
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

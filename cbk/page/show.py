@@ -13,7 +13,7 @@ from cbk.page.names import to_query
 from cbk.page.sparkline import Line, draw
 from cbk.rules.backup.bandwidth import describe_limit
 from cbk.rules.status.health import describe_age
-from cbk.rules.text import as_size, as_text
+from cbk.rules.text.display import as_size, as_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
-"""The states of a version, and everything that can move it from one to another. `edges/catalog/transitions.py` is the one writer.
+"""The states of a version, and everything that can move it from one to another.
 
-`python -m cbk.rules.lifecycle` prints the graph for docs/architecture.md.
+`edges/catalog/database/transitions.py` is the one writer. `python -m cbk.rules.lifecycle` prints the graph for
+docs/architecture.md.
 """
 
 from __future__ import annotations

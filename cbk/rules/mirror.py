@@ -16,7 +16,7 @@ from cbk.rules.dump.records import Dump, DumpState, DumpVersion, dump_location, 
 from cbk.rules.intake.layout import copy_location, location_of, variant_of
 from cbk.rules.retention.retention import Decision, Keep, Remove
 from cbk.rules.status.health import Kind, Problem, describe_age
-from cbk.rules.text import counted
+from cbk.rules.text.display import counted
 
 # A pass may be late by so many intervals, or by this time, whichever is longer.
 LATE_PASSES = 3

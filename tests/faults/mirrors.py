@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.schema import leases, mirror_copies
+from cbk.edges.catalog.database.schema import leases, mirror_copies
 from cbk.jobs.admin.init import initialise
 from cbk.jobs.admin.rebuild import rebuild
 from cbk.jobs.context import open_context

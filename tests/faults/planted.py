@@ -53,7 +53,7 @@ PLANTS = {
         (_CUTS.format("elsewhere"),),
     ),
     "the record of a prune is not flushed": Plant(
-        "cbk/edges/catalog/removals.py",
+        "cbk/edges/catalog/retention/removals.py",
         "with self._database.writing(durable=True) as connection:",
         "with self._database.writing() as connection:",
         (_CUTS.format("on the disk"),),
@@ -89,7 +89,7 @@ PLANTS = {
         (f"{_ARCHIVE}test_read_back_refuses_other_bytes_than_the_rows",),
     ),
     "the hash of what is read is not compared": Plant(
-        "cbk/rules/gzip_format.py",
+        "cbk/rules/backup/gzip_format.py",
         "        if self._compares and self.sha256 != self.header.sha256:\n",
         "        if self._compares and self.sha256 != self.sha256:\n",
         ("tests/unit/test_gzip_format.py::test_decoder_notices_a_header_of_other_bytes",),
@@ -101,7 +101,7 @@ PLANTS = {
         (f"{_ARCHIVE}test_publish_does_not_overwrite",),
     ),
     "the fence is not compared": Plant(
-        "cbk/edges/catalog/work_queue.py",
+        "cbk/edges/catalog/backup/work_queue.py",
         "versions.c.fence == claim.fence, versions.c.holder == claim.holder",
         "versions.c.fence >= claim.fence",
         ("tests/integration/test_catalog.py", "-k", "slept_through"),
@@ -140,7 +140,7 @@ PLANTS = {
         "cbk/rules/backup/disk_space.py", "    if free < kept:\n", "    if free < 0:\n", ("tests/unit/test_room.py",)
     ),
     "work whose message was lost is not sent again": Plant(
-        "cbk/edges/catalog/work_queue.py",
+        "cbk/edges/catalog/backup/work_queue.py",
         "        free = sa.or_(versions.c.lease_until.is_(None), versions.c.lease_until <= now)\n        query = (\n",
         "        free = versions.c.lease_until.is_(None)\n        query = (\n",
         ("tests/faults/test_network.py", "-k", "messages"),
@@ -152,13 +152,13 @@ PLANTS = {
         ("tests/faults/test_network.py", "-k", "messages"),
     ),
     "a broker's certificate is not checked": Plant(
-        "cbk/rules/broker_url.py",
+        "cbk/rules/text/broker_url.py",
         '{"ssl_cert_reqs": "required"}',
         '{"ssl_cert_reqs": "none"}',
         ("tests/unit/test_celery_config.py", "tests/unit/test_broker_url.py", "-k", "certificate"),
     ),
     "a deaf worker never ends": Plant(
-        "cbk/rules/watchdog.py", "tried=silence.tried + 1)", "tried=silence.tried)", ("tests/unit/test_watchdog.py",)
+        "cbk/rules/cluster/watchdog.py", "tried=silence.tried + 1)", "tried=silence.tried)", ("tests/unit/test_watchdog.py",)
     ),
 }
 

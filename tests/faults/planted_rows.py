@@ -67,7 +67,7 @@ ROW_PLANTS = {
         (f"{_ROWS}row_that_commits_late_before_a_pause_longer_than_the_settling_time_is_stored", *_SQLITE),
     ),
     "an older copy that is stored is the newest": Plant(
-        "cbk/edges/catalog/transitions.py",
+        "cbk/edges/catalog/database/transitions.py",
         "        kept = sa.case((",
         "        kept = sa.case((versions.c.live.is_(True) & (versions.c.state == VersionState.STORED.value), 1), (",
         (f"{_ROWS}new_version_that_cannot_be_fetched_is_red_though_the_old_one_is_stored", *_SQLITE),
@@ -92,7 +92,7 @@ ROW_PLANTS = {
         (f"{_ROWS}file_that_is_created_again_while_the_kit_is_off_is_stored_beside_what_waits", *_SQLITE),
     ),
     "a delete-log row that went after the prune takes nothing back": Plant(
-        "cbk/edges/catalog/removals.py",
+        "cbk/edges/catalog/retention/removals.py",
         "    for batch in in_batches(sorted(ids)):\n        query = sa.select(removals.c.delete_id)",
         "    for batch in in_batches(sorted([])):\n        query = sa.select(removals.c.delete_id)",
         (f"{_ROWS}file_whose_delete_is_taken_back_after_its_prune_is_fetched_again", *_SQLITE),
@@ -122,7 +122,7 @@ ROW_PLANTS = {
         (f"{_VERIFY}verification_that_slept_past_its_lease_leaves_the_copy_that_another_worker_stored",),
     ),
     "a row is deleted because its Id once was": Plant(
-        "cbk/edges/catalog/intake.py",
+        "cbk/edges/catalog/intake/intake.py",
         "    return sa.select(rows.c.source_id).select_from(entries).where(*ours)\n",
         "    return sa.select(removals.c.row_id).where(removals.c.row_id.in_(source_ids), in_force)\n",
         (f"{_ROWS}declined_row_under_an_id_that_an_old_delete_names_is_red", *_SQLITE),

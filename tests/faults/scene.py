@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.schema import leases
+from cbk.edges.catalog.database.schema import leases
 from cbk.errors import CbkError
 from cbk.jobs.intake.rows import record_rows
 from cbk.jobs.verification.verify import choose, verify

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from cbk.edges.archive import archive
 from cbk.edges.archive.archive import Archive, IncomingCopy, Publication
-from cbk.edges.catalog.pruned_copies import PrunedCopies
-from cbk.edges.catalog.removals import Removals
-from cbk.edges.catalog.work_queue import Work
+from cbk.edges.catalog.backup.work_queue import Work
+from cbk.edges.catalog.retention.pruned_copies import PrunedCopies
+from cbk.edges.catalog.retention.removals import Removals
 
 
 @dataclass(frozen=True)

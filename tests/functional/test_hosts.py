@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from cbk.edges.catalog.schema import files, removals, versions
+from cbk.edges.catalog.database.schema import files, removals, versions
 from local_servers import wait_until
 from tests.functional.network import Network, NetworkPostgres, NetworkValkey, why_not
 from tests.functional.site import REPOSITORY, Site
@@ -257,7 +257,7 @@ def test_deletes_go_once_and_never_early_where_hosts_are_cut_off_and_one_has_a_w
 HALF_A_TRANSACTION = """
 import signal, sys, sqlalchemy as sa
 from datetime import timedelta
-from cbk.edges.catalog.schema import leases
+from cbk.edges.catalog.database.schema import leases
 from cbk.jobs.context import open_context
 from cbk.settings import load_settings
 database = open_context(load_settings()).catalog.database

@@ -10,7 +10,7 @@ import redis
 import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog
-from cbk.edges.catalog.schema import removals
+from cbk.edges.catalog.database.schema import removals
 from local_servers import wait_until
 
 GRACE = 6

@@ -279,7 +279,7 @@ def test_what_is_not_the_kits_is_passed_by(small, out):
 def test_bucket_named_like_the_list_of_sums_is_restored(tmp_path, out):
     archive = Archive.create(tmp_path / "backups", now=NOW)
     put(archive, File("a", b"content"), "SHA256SUMS/a/v1.gzip")
-    shutil.copy(Path(__file__).parents[2] / "cbk/edges/disk_tools/restore.sh", archive.root / ".cbk")
+    shutil.copy(Path(__file__).parents[2] / "cbk/edges/archive/disk_tools/restore.sh", archive.root / ".cbk")
     assert restore_sh(archive.root, out).returncode == 0
     assert set(tree(out)) == {"SHA256SUMS/a", ".cbk/SHA256SUMS"}
 

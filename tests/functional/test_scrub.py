@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog
-from cbk.edges.catalog.schema import leases, versions
+from cbk.edges.catalog.database.schema import leases, versions
 from local_servers import wait_until
 
 KINDS = {"flipped.bin": "corrupt", "cut.bin": "truncated", "lost.bin": "missing", "here.bin": "swapped", "there.bin": "swapped"}

@@ -35,6 +35,7 @@ from cbk.errors import (
     TransferBroken,
 )
 from cbk.model import AcceptedRow, CopyHeader
+from cbk.rules.backup.gzip_format import CHUNK_MAX_BYTES, HEADER_MAX_BYTES, Decoder, Encoder, decode_header, encode_header
 from cbk.rules.backup.http_responses import (
     LONGEST_RETRY_AFTER_SECONDS,
     Entity,
@@ -44,12 +45,11 @@ from cbk.rules.backup.http_responses import (
     retry_after_seconds,
 )
 from cbk.rules.backup.links import AllowedHosts, address_is_public, check_link, link_expires_at, normalized_host
-from cbk.rules.durations import parse_duration
-from cbk.rules.gzip_format import CHUNK_MAX_BYTES, HEADER_MAX_BYTES, Decoder, Encoder, decode_header, encode_header
 from cbk.rules.intake.layout import copy_location, places, split_key
 from cbk.rules.intake.rows import read_row
 from cbk.rules.retention.journal import _line, decode_journal, encode_journal
 from cbk.rules.status.glob import compile_pattern, literal_start
+from cbk.rules.text.durations import parse_duration
 from cbk.settings import Settings, _parse_buckets, load_settings, parse_size
 from tests.fuzz import strategies as hostile
 from tests.fuzz.budget import BUDGET

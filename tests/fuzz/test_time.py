@@ -15,10 +15,10 @@ from cbk.errors import CbkError
 from cbk.model import SourceRow
 from cbk.rules.backup.http_responses import classify_refusal, read_entity, retry_after_seconds
 from cbk.rules.backup.links import AllowedHosts, check_link, link_expires_at
-from cbk.rules.durations import parse_duration
 from cbk.rules.intake.layout import place_key, places, restore_names
 from cbk.rules.intake.rows import read_row
 from cbk.rules.retention.journal import decode_journal
+from cbk.rules.text.durations import parse_duration
 from cbk.settings import parse_size
 from tests.fuzz.strategies import SHA256
 

@@ -158,7 +158,7 @@ def test_version_that_another_worker_took_over_is_left_to_that_one(site, rows, m
 
 def test_worker_that_slept_through_all_leases_of_a_batch_publishes_nothing(site, rows, monkeypatch):
     real, clock = IncomingCopy.flush, [0.0]
-    monkeypatch.setattr("cbk.edges.catalog.work_queue.uptime", lambda: clock[0])
+    monkeypatch.setattr("cbk.edges.catalog.backup.work_queue.uptime", lambda: clock[0])
 
     def sleep(part):
         if not clock[0]:

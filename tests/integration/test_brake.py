@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from cbk.edges import host
-from cbk.edges.catalog.schema import facts, removals, samples, versions
+from cbk.edges.catalog.database.schema import facts, removals, samples, versions
 from cbk.jobs.retention.plan import decide_brake
 from cbk.model import BrakeState
 from cbk_app.schema import DELETE_LOG, FILES

@@ -10,8 +10,8 @@ from alembic.runtime.migration import MigrationContext
 
 from cbk import errors
 from cbk.edges.catalog import Catalog, RefusedRow, RowChanges
-from cbk.edges.catalog.connection import refuse_network_share
-from cbk.edges.catalog.schema import leases, metadata, versions
+from cbk.edges.catalog.database.connection import refuse_network_share
+from cbk.edges.catalog.database.schema import leases, metadata, versions
 from cbk.model import AcceptedRow, DeclinedRow, VersionState, Written
 from cbk.rules.backup.retry import FetchOutcome
 from cbk.rules.intake.intake import candidate_place_keys, plan_intake

@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog, NewDelete, RowChanges, Verdict
-from cbk.edges.catalog.migration import migrate as migrate_tables
-from cbk.edges.catalog.rows import Counters
-from cbk.edges.catalog.schema import brakes, covers, files, metadata, removals, versions
+from cbk.edges.catalog.database.migration import migrate as migrate_tables
+from cbk.edges.catalog.database.schema import brakes, covers, files, metadata, removals, versions
+from cbk.edges.catalog.intake.rows import Counters
 from cbk.errors import CatalogUnavailable, LeaseLost
 from cbk.model import AcceptedRow, BrakeState, RemovalKind, RemovalOutcome, VersionState, Written
 from cbk.rules.intake.intake import candidate_place_keys, plan_intake
@@ -580,7 +580,7 @@ def test_fingerprint_changes_with_removals_that_wait_and_with_nothing_else(catal
 
 
 def test_plan_lists_pages_in_the_order_of_time_with_names(catalog, monkeypatch):
-    monkeypatch.setattr("cbk.edges.catalog.removals.REMOVALS_PAGE", 2)
+    monkeypatch.setattr("cbk.edges.catalog.retention.removals.REMOVALS_PAGE", 2)
     store(catalog, ("a_/x.txt", 1), ("aB/y.txt", 1), ("b.txt", 1), ("b.txt", 2))
     for number, key in enumerate(["a_/x.txt", "aB/y.txt", "b.txt"]):
         delete(catalog, str(number), key, grace=timedelta(minutes=9 - number))

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from cbk.edges import host
-from cbk.edges.catalog.schema import removals
+from cbk.edges.catalog.database.schema import removals
 from cbk.jobs.retention.clock_guard import check_clock, note_clock, read_clock, trust_clock
 from cbk.jobs.status.status import gather_status
 from local_servers import wait_until

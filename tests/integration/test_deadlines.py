@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from cbk.cli.main import cli
-from cbk.edges.catalog.schema import versions
+from cbk.edges.catalog.database.schema import versions
 from cbk.jobs.status.status import REFRESH_ROWS, gather_status, status_object
 from cbk.rules.backup.link_deadlines import Deadlines
 from cbk.rules.status.health import Kind

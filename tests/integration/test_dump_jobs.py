@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from cbk.edges.catalog.schema import dump_versions, dumps
+from cbk.edges.catalog.database.schema import dump_versions, dumps
 from cbk.errors import CbkError, DumpBroken, DumpIncomplete, UsageError
 from cbk.jobs.admin.rebuild import rebuild
 from cbk.jobs.dump.compare import compare_dump
@@ -237,7 +237,7 @@ KILLED_AT = [
     "cbk.edges.archive.archive.IncomingCopy.read_back",
     "cbk.edges.archive.archive.Publication.put",
     "cbk.edges.archive.archive.Publication.flush",
-    "cbk.edges.catalog.dumps.Dumps.record_stored",
+    "cbk.edges.catalog.dump.Dumps.record_stored",
 ]
 KILL = """
 import os, pydoc, signal, sys

@@ -4,8 +4,8 @@ import pytest
 import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog, Place
-from cbk.edges.catalog.intake import name_digest, place_digest
-from cbk.edges.catalog.schema import files, versions
+from cbk.edges.catalog.database.schema import files, versions
+from cbk.edges.catalog.intake.intake import name_digest, place_digest
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

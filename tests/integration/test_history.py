@@ -217,7 +217,7 @@ def test_file_that_is_not_known_is_wrong_usage(stored, key, storage):
 
 @pytest.mark.parametrize("where", ["sqlite", "postgresql"])
 def test_long_history_comes_page_by_page_newest_first(make_site, monkeypatch, request, where):
-    monkeypatch.setattr("cbk.edges.catalog.reports.BATCH", 3)
+    monkeypatch.setattr("cbk.edges.catalog.status.reports.BATCH", 3)
     url = (
         {}
         if where == "sqlite"

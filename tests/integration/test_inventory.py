@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from cbk.cli.main import cli
 from cbk.jobs.status.status import gather_status, status_object
-from cbk.rules.inventory import INVENTORY_KEY
+from cbk.rules.intake.inventory import INVENTORY_KEY
 from cbk.rules.status.health import Kind
 from cbk_app.inventory import write_inventory
 from cbk_app.stores.store import StoredObject
@@ -208,7 +208,7 @@ def test_a_good_one_after_that_mends_it(site, take):
 
 
 def test_more_than_is_kept_by_name_is_counted(site, take, monkeypatch):
-    monkeypatch.setattr("cbk.edges.catalog.inventory.KEPT_FINDINGS", 3)
+    monkeypatch.setattr("cbk.edges.catalog.intake.inventory.KEPT_FINDINGS", 3)
     take({f"new/{number}": 1 for number in range(10)})
     assert problems(site) == {Kind.UNRECORDED: "10 objects in s3 have no row"}
     assert len(cbk(site, "ls", "--unrecorded").stdout.splitlines()) == 3

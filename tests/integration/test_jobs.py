@@ -520,7 +520,7 @@ def test_worker_that_lost_its_lease_in_mid_download_records_nothing(site):
 @pytest.mark.parametrize("content", [b"x" * 100, b""])
 def test_worker_that_slept_through_its_lease_publishes_nothing(site, monkeypatch, content):
     slept = threading.Event()
-    monkeypatch.setattr("cbk.edges.catalog.work_queue.uptime", lambda: 3600.0 if slept.is_set() else 0.0)
+    monkeypatch.setattr("cbk.edges.catalog.backup.work_queue.uptime", lambda: 3600.0 if slept.is_set() else 0.0)
     with site.rival() as rival:
 
         def sleep(*_):
@@ -552,7 +552,7 @@ def test_lease_is_renewed_with_each_chunk_that_is_read_back(site, monkeypatch):
             renewals.append(statement)
 
     hours = iter(range(0, 10**9, 3600))
-    monkeypatch.setattr("cbk.edges.catalog.work_queue.uptime", lambda: next(hours))
+    monkeypatch.setattr("cbk.edges.catalog.backup.work_queue.uptime", lambda: next(hours))
     monkeypatch.setattr(os, "posix_fadvise", begin_reading)
     sa.event.listen(site.context.catalog.engine, "before_cursor_execute", count)
     assert site.back_up(row_id).outcome == "stored"

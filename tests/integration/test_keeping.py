@@ -204,7 +204,7 @@ def test_plan_can_be_narrowed(stored):
 
 
 def test_plan_of_more_removals_than_one_page_holds_names_each_once(make_site, monkeypatch):
-    monkeypatch.setattr("cbk.edges.catalog.removals.REMOVALS_PAGE", 2)
+    monkeypatch.setattr("cbk.edges.catalog.retention.removals.REMOVALS_PAGE", 2)
     monkeypatch.setattr("cbk.jobs.retention.plan.FILES_AT_ONCE", 2)
     site = make_site()
     rows = [site.upload(f"{i}.txt", b"x") for i in range(5)]
@@ -411,7 +411,7 @@ def test_wrong_usage_ends_with_2_and_a_hint(site, arguments):
 @pytest.fixture
 def many(make_site, monkeypatch):
     """A site on which 40 files were deleted, with a journal in segments of ten."""
-    for module in ("cbk.edges.catalog.removals", "cbk.jobs.retention.journal"):
+    for module in ("cbk.edges.catalog.retention.removals", "cbk.jobs.retention.journal"):
         monkeypatch.setattr(f"{module}.JOURNAL_SEGMENT", 10)
     monkeypatch.setattr("cbk.jobs.retention.journal.SMALL_BYTES", 1000)
     site = make_site(brake_files=1000)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from cbk.edges.catalog.schema import versions
-from cbk.edges.catalog.transitions import move
+from cbk.edges.catalog.database.schema import versions
+from cbk.edges.catalog.database.transitions import move
 from cbk.model import VersionState
 from cbk.rules.lifecycle import LIFECYCLE, StateEvent, mermaid
 

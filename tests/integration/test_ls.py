@@ -33,7 +33,7 @@ def full(request, tmp_path_factory, origin):
 
 @pytest.fixture(autouse=True)
 def short_pages(monkeypatch):
-    monkeypatch.setattr("cbk.edges.catalog.reports.VERSIONS_PAGE", 3)
+    monkeypatch.setattr("cbk.edges.catalog.status.reports.VERSIONS_PAGE", 3)
 
 
 def found(site, **asked):

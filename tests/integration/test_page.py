@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
-from cbk.edges.catalog.schema import samples
+from cbk.edges.catalog.database.schema import samples
 from cbk.errors import BrokerUnavailable
 from cbk.jobs.backup.overrides import pause
 from cbk.jobs.intake.rows import record_rows

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from cbk.cli.main import cli
-from cbk.edges.catalog.schema import versions
+from cbk.edges.catalog.database.schema import versions
 from cbk.errors import HashMismatch
 from cbk.jobs.admin.rebuild import rebuild
 from cbk.jobs.poll.resync import resync

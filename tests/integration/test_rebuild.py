@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from cbk.cli.main import cli
-from cbk.edges.catalog.schema import files, leases, removals, rows, versions
+from cbk.edges.catalog.database.schema import files, leases, removals, rows, versions
 from cbk.errors import LeaseLost, RootMissing
 from cbk.jobs.admin import rebuild as module
 from cbk.jobs.admin.init import initialise

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from cbk import errors
-from cbk.edges.catalog.schema import facts, leases, versions
+from cbk.edges.catalog.database.schema import facts, leases, versions
 from cbk.jobs.poll.resync import resync
 from cbk.jobs.status.status import gather_status
 from tests.in_process_site import claim_row

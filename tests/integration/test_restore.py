@@ -20,8 +20,8 @@ import sqlalchemy as sa
 
 from cbk.cli.main import main
 from cbk.edges.catalog import restore as catalog_restore
-from cbk.edges.catalog import schema
-from cbk.edges.catalog.connection import is_frozen
+from cbk.edges.catalog.database import schema
+from cbk.edges.catalog.database.connection import is_frozen
 from cbk.edges.destinations import FolderDestination, open_destination
 from cbk.errors import CatalogUnavailable, DestinationError, DestinationUnavailable, UsageError
 from cbk.jobs.restore.restore import RestoreOutcome, planned_restore

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from cbk import errors
-from cbk.edges.catalog.schema import versions
+from cbk.edges.catalog.database.schema import versions
 from cbk.jobs.status.status import gather_status
 from cbk.jobs.verification import drill as drill_module
 from cbk.jobs.verification.drill import drill, drill_by_worker, last_drill, plan_drill

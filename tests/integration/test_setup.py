@@ -15,8 +15,8 @@ from cbk.cli.main import cli
 from cbk.edges import host
 from cbk.edges.archive.archive import Archive
 from cbk.edges.catalog.catalog import Catalog
-from cbk.edges.catalog.connection import make_file
-from cbk.edges.catalog.migration import migrate, migrating
+from cbk.edges.catalog.database.connection import make_file
+from cbk.edges.catalog.database.migration import migrate, migrating
 from cbk.settings import load_settings
 from cbk_app.schema import ddl, grants
 

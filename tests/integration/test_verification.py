@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from cbk.edges.catalog import Catalog, RowChanges, Scope
 from cbk.edges.catalog import verification as module
-from cbk.edges.catalog.schema import metadata, versions
+from cbk.edges.catalog.database.schema import metadata, versions
 from cbk.model import AcceptedRow, VersionState, Written
 from cbk.rules.intake.intake import candidate_place_keys, plan_intake
 from cbk.rules.verification import Batch

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from cbk import errors
 from cbk.edges import host
 from cbk.edges.archive import archive as archive_module
-from cbk.edges.catalog.schema import leases, versions
+from cbk.edges.catalog.database.schema import leases, versions
 from cbk.jobs.status.status import gather_status
 from cbk.jobs.verification import verify as module
 from cbk.jobs.verification.reader import Reads, Stopped

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from bench import scale
 from cbk.edges.catalog import Catalog
-from cbk.edges.catalog.schema import files, version_counts, versions
-from cbk.edges.catalog.version_counts import UNFOLDED, VersionCount, recount, total_of
+from cbk.edges.catalog.database.schema import files, version_counts, versions
+from cbk.edges.catalog.status.version_counts import UNFOLDED, VersionCount, recount, total_of
 from cbk.jobs.context import open_context
 from cbk.jobs.poll.version_counts import AUDIT_EVERY, keep_version_counts
 from cbk.jobs.status.overview import gather_overview

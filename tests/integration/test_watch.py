@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from cbk.edges.archive.archive import DiskUsage
-from cbk.edges.catalog.schema import versions
+from cbk.edges.catalog.database.schema import versions
 from cbk.edges.notify import heartbeat
 from cbk.edges.notify.heartbeat import Heartbeat
 from cbk.jobs.admin.init import initialise

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from cbk.edges import host
 from cbk.edges.archive import archive
-from cbk.edges.catalog import connection
+from cbk.edges.catalog.database import connection
 from cbk.errors import CbkError, LinkExpired, ObjectMissing
 from cbk.jobs.status.status import gather_status
 from cbk.jobs.verification.verify import choose, verify

@@ -23,7 +23,7 @@ import pytest
 
 from cbk.edges.archive import archive as module
 from cbk.edges.archive.archive import Archive
-from cbk.edges.disk_tools import plain_tools
+from cbk.edges.archive.disk_tools import plain_tools
 from cbk.errors import (
     ArchiveError,
     CopyCorrupt,
@@ -36,7 +36,7 @@ from cbk.errors import (
     RootMissing,
 )
 from cbk.model import CopyHeader, ObjectProperties
-from cbk.rules.gzip_format import encode_header
+from cbk.rules.backup.gzip_format import encode_header
 from cbk.rules.intake.layout import copy_location, places
 from tests.disk import publish
 

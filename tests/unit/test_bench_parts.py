@@ -212,8 +212,8 @@ UNSAFE = """
 import tempfile
 from pathlib import Path
 from bench import unsafe
-from cbk.edges.catalog.database import Database
-from cbk.edges.catalog.connection import make_file, open_engine
+from cbk.edges.catalog.database.database import Database
+from cbk.edges.catalog.database.connection import make_file, open_engine
 
 unsafe.let_nothing_be_flushed()
 with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 import pytest
 from redis import exceptions
 
-from cbk.rules.broker_trouble import describe_trouble
+from cbk.rules.cluster.broker_trouble import describe_trouble
 
 
 @pytest.mark.parametrize(

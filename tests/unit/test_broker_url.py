@@ -4,7 +4,7 @@ import pytest
 import redis
 from kombu import Connection
 
-from cbk.rules.broker_url import parse_broker_url
+from cbk.rules.text.broker_url import parse_broker_url
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cbk.cli.main import cli, main
-from cbk.edges import disk_tools
+from cbk.edges.archive import disk_tools
 from cbk.jobs.status.status import gather_status
 from cbk.model import VersionState
 from tests.in_process_site import InProcessSite
@@ -181,7 +181,7 @@ def test_interrupt_ends_with_130_and_no_traceback(cbk, site, environment):
     def interrupted(_context):
         raise KeyboardInterrupt
 
-    environment.setattr("cbk.cli.status.gather_status", interrupted)
+    environment.setattr("cbk.cli.status.status.gather_status", interrupted)
     code, out, err = cbk("status")
     assert (code, out, err.strip()) == (130, "", "")
 
@@ -362,7 +362,8 @@ def test_status_is_complete_up_to_when_the_oldest_row_was_seen_that_is_not_prote
 def test_status_is_watched_until_it_is_interrupted(cbk, site, environment):
     looks = iter(range(2))
     environment.setattr(
-        "cbk.cli.status.gather_status", lambda context: gather_status(context) if next(looks, None) is not None else interrupt()
+        "cbk.cli.status.status.gather_status",
+        lambda context: gather_status(context) if next(looks, None) is not None else interrupt(),
     )
     code, out, _ = cbk("status", "--watch", "0.1")
     assert (code, out.count("not everything is protected")) == (130, 2)
@@ -371,7 +372,8 @@ def test_status_is_watched_until_it_is_interrupted(cbk, site, environment):
 def test_status_that_is_watched_as_json_is_one_object_per_line(cbk, site, environment):
     looks = iter(range(2))
     environment.setattr(
-        "cbk.cli.status.gather_status", lambda context: gather_status(context) if next(looks, None) is not None else interrupt()
+        "cbk.cli.status.status.gather_status",
+        lambda context: gather_status(context) if next(looks, None) is not None else interrupt(),
     )
     lines = cbk("status", "--json", "--watch", "0.1")[1].splitlines()
     assert [json.loads(line)["protected"] for line in lines] == [False, False]
@@ -385,7 +387,7 @@ def test_status_goes_on_watching_a_disk_that_is_away(cbk, site, environment):
         (site.root / ".cbk").rename(site.folder / "away")
         return gather_status(context)
 
-    environment.setattr("cbk.cli.status.gather_status", look)
+    environment.setattr("cbk.cli.status.status.gather_status", look)
     code, out, _ = cbk("status", "--watch", "0.1")
     assert code == 130
     assert "nothing is known: " in out
@@ -547,7 +549,7 @@ def test_long_ls_on_a_terminal_has_more_columns(cbk, listed, environment):
 def test_ls_on_a_terminal_begins_another_table_after_so_many_lines(cbk, listed, environment):
     environment.setenv("FORCE_COLOR", "1")
     environment.setenv("COLUMNS", "200")
-    environment.setattr("cbk.cli.ls.TABLE_ROWS", 2)
+    environment.setattr("cbk.cli.status.ls.TABLE_ROWS", 2)
     lines = cbk("ls")[1].splitlines()
     assert [number for number, line in enumerate(lines) if "location or reason" in line] == [0, 3]
     assert len(lines) == 5

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner
 
+from cbk.cli.backup.overrides import _parse_end
 from cbk.cli.main import cli
-from cbk.cli.overrides import _parse_end
 from tests.in_process_site import InProcessSite
 from tests.origin import Origin
 

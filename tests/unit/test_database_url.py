@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import make_url
 
-from cbk.rules.database_url import DatabaseTls, Tls, parse_database_url, tls_arguments
+from cbk.rules.text.database_url import DatabaseTls, Tls, parse_database_url, tls_arguments
 
 SYSTEM = "/etc/ssl/certs/ca-certificates.crt"
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from celery import Celery
 
-from cbk.cluster.event_dispatcher import EventDispatcher
+from cbk.cluster.compat.event_dispatcher import EventDispatcher
 
 
 class Producer:
@@ -27,7 +27,7 @@ class Producer:
 
 @pytest.fixture
 def dispatcher():
-    app = Celery("test", broker="memory://", events="cbk.cluster.event_dispatcher:Events", set_as_current=False)
+    app = Celery("test", broker="memory://", events="cbk.cluster.compat.event_dispatcher:Events", set_as_current=False)
     with app.connection_for_write() as connection:
         dispatcher = app.events.Dispatcher(connection, "w1@localhost", enabled=True)
         dispatcher.producer = Producer()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cbk.errors import CopyCorrupt
 from cbk.model import CopyHeader
-from cbk.rules.gzip_format import (
+from cbk.rules.backup.gzip_format import (
     BLOCK_BYTES,
     CHUNK_MAX_BYTES,
     HEADER_MAX_BYTES,

@@ -29,7 +29,7 @@ class Work:
 @pytest.fixture
 def uptime(monkeypatch):
     clock = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr("cbk.edges.catalog.work_queue.uptime", lambda: clock.seconds)
+    monkeypatch.setattr("cbk.edges.catalog.backup.work_queue.uptime", lambda: clock.seconds)
     return clock
 
 

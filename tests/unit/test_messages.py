@@ -4,7 +4,7 @@ import pytest
 
 from cbk.errors import UsageError
 from cbk.rules.backup.batches import LARGEST
-from cbk.rules.messages import LONGEST_TEXT, read_id, read_ids, read_number, read_text
+from cbk.rules.cluster.messages import LONGEST_TEXT, read_id, read_ids, read_number, read_text
 
 LONG = pytest.param("1" * (LONGEST_TEXT + 1), id="long")
 LARGE = pytest.param(10**5000, id="large")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbk.model import CopyHeader, ObjectProperties
+from cbk.rules.backup.gzip_format import decode_header, encode_header
 from cbk.rules.backup.http_responses import Headers, parse_headers
-from cbk.rules.gzip_format import decode_header, encode_header
-from cbk.rules.object_properties import (
+from cbk.rules.backup.object_properties import (
     PROPERTIES_MAX_BYTES,
     expires_at,
     properties_from_fields,

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cbk.cli.text import parse_instant
+from cbk.cli.terminal.text import parse_instant
 from cbk.errors import SettingsError, UsageError
 from cbk.page.auth import is_our_name
 from cbk.settings import Settings, parse_settings

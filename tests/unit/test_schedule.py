@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from celery import Celery
 
-from cbk.cluster import beat_scheduler
-from cbk.cluster.beat_scheduler import Scheduler
+from cbk.cluster.compat import beat_scheduler
+from cbk.cluster.compat.beat_scheduler import Scheduler
 
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
 

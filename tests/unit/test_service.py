@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from cbk.cluster import systemd_notify, watchdog
-from cbk.cluster.beat_scheduler import Scheduler
+from cbk.cluster.compat.beat_scheduler import Scheduler
+from cbk.cluster.worker import systemd_notify, watchdog
 from tests.unit.test_schedule import Beat
 
 MINUTE = timedelta(minutes=1)

@@ -7,8 +7,8 @@ import pytest
 
 from cbk import settings as module
 from cbk.errors import SettingsError
-from cbk.rules.durations import parse_duration
-from cbk.rules.sizes import parse_size
+from cbk.rules.text.durations import parse_duration
+from cbk.rules.text.sizes import parse_size
 from cbk.settings import Settings, load_settings, unknown_names
 
 SOURCE = "postgresql+psycopg://reader:hunter2@db/app"

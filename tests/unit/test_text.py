@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cbk.cli.verification_lines import drill_line
+from cbk.cli.verification.verification_lines import drill_line
 from cbk.jobs.verification.drill import Drill
 from cbk.model import Brake
 from cbk.rules.status.health import judge_retention
-from cbk.rules.text import counted
+from cbk.rules.text.display import counted
 
 
 @pytest.mark.parametrize(

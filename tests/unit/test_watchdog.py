@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from cbk.cluster.watchdog import patience_for
-from cbk.rules.watchdog import Act, ConsumerState, Silence, judge
+from cbk.cluster.worker.watchdog import patience_for
+from cbk.rules.cluster.watchdog import Act, ConsumerState, Silence, judge
 
 PATIENCE = timedelta(seconds=60)
 EVERY = 20

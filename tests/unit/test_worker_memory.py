@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from celery import signals
 
-from cbk.cluster import gc_tuning
+from cbk.cluster.worker import gc_tuning
 
 
 @pytest.fixture

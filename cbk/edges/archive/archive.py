@@ -62,7 +62,7 @@ from cbk.errors import (
     RootMissing,
 )
 from cbk.model import CopyHeader, ObjectProperties, Written
-from cbk.rules.gzip_format import (
+from cbk.rules.backup.gzip_format import (
     HEADER_MAX_BYTES,
     SIZE_MAX_BYTES,
     TRAILER_BYTES,

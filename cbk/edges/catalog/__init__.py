@@ -1,14 +1,14 @@
 """The catalog: the kit's own database."""
 
+from cbk.edges.catalog.backup.work_queue import LeaseRenewer, uptime
 from cbk.edges.catalog.catalog import Catalog
-from cbk.edges.catalog.folders import FolderEntry, FolderListing, Place
-from cbk.edges.catalog.intake import RefusedRow, RowChanges
-from cbk.edges.catalog.leases import Leases
-from cbk.edges.catalog.removals import NewDelete, Planned, Verdict
-from cbk.edges.catalog.reports import BucketCounts, Counts, Unprotected
-from cbk.edges.catalog.rows import PresentRow, Restated
+from cbk.edges.catalog.database.leases import Leases
+from cbk.edges.catalog.intake.intake import RefusedRow, RowChanges
+from cbk.edges.catalog.intake.rows import PresentRow, Restated
+from cbk.edges.catalog.retention.removals import NewDelete, Planned, Verdict
+from cbk.edges.catalog.status.folders import FolderEntry, FolderListing, Place
+from cbk.edges.catalog.status.reports import BucketCounts, Counts, Unprotected
 from cbk.edges.catalog.verification import Scope, Standing
-from cbk.edges.catalog.work_queue import LeaseRenewer, uptime
 
 __all__ = [
     "BucketCounts",

@@ -6,33 +6,33 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from cbk.edges.catalog.brakes import Brakes
-from cbk.edges.catalog.connection import make_file, open_engine
-from cbk.edges.catalog.database import Database
-from cbk.edges.catalog.dumps import Dumps
-from cbk.edges.catalog.folders import Folders
-from cbk.edges.catalog.holds import Holds
-from cbk.edges.catalog.intake import Intake
-from cbk.edges.catalog.inventory import Inventories
-from cbk.edges.catalog.kept_copies import KeptCopies
-from cbk.edges.catalog.leases import Facts, Leases
-from cbk.edges.catalog.link_deadlines import Links
-from cbk.edges.catalog.migration import migrate, migrating, newest_revision, revision_of
-from cbk.edges.catalog.mirrors import Mirrors
-from cbk.edges.catalog.names import FileNames
-from cbk.edges.catalog.pins import Pins
-from cbk.edges.catalog.pruned_copies import PrunedCopies
-from cbk.edges.catalog.rebuild import Rebuilding
-from cbk.edges.catalog.removals import Removals
-from cbk.edges.catalog.reports import Report
+from cbk.edges.catalog.admin.rebuild import Rebuilding
+from cbk.edges.catalog.backup.link_deadlines import Links
+from cbk.edges.catalog.backup.pins import Pins
+from cbk.edges.catalog.backup.work_queue import Work
+from cbk.edges.catalog.database.connection import make_file, open_engine
+from cbk.edges.catalog.database.database import Database
+from cbk.edges.catalog.database.kept_copies import KeptCopies
+from cbk.edges.catalog.database.leases import Facts, Leases
+from cbk.edges.catalog.database.migration import migrate, migrating, newest_revision, revision_of
+from cbk.edges.catalog.dump import Dumps
+from cbk.edges.catalog.intake.intake import Intake
+from cbk.edges.catalog.intake.inventory import Inventories
+from cbk.edges.catalog.intake.names import FileNames
+from cbk.edges.catalog.intake.rows import Rows
+from cbk.edges.catalog.mirror import Mirrors
 from cbk.edges.catalog.restore import Selection
-from cbk.edges.catalog.rows import Rows
-from cbk.edges.catalog.samples import Samples
+from cbk.edges.catalog.retention.brakes import Brakes
+from cbk.edges.catalog.retention.holds import Holds
+from cbk.edges.catalog.retention.pruned_copies import PrunedCopies
+from cbk.edges.catalog.retention.removals import Removals
+from cbk.edges.catalog.status.folders import Folders
+from cbk.edges.catalog.status.reports import Report
+from cbk.edges.catalog.status.samples import Samples
+from cbk.edges.catalog.status.version_counts import VersionCounts
 from cbk.edges.catalog.verification import Verification
-from cbk.edges.catalog.version_counts import VersionCounts
-from cbk.edges.catalog.work_queue import Work
 from cbk.errors import CatalogOutdated
-from cbk.rules.database_url import DatabaseTls, parse_database_url
+from cbk.rules.text.database_url import DatabaseTls, parse_database_url
 
 
 class Catalog:

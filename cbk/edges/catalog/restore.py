@@ -9,10 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.database import BATCH, Database, begins_with, in_batches, select_versions, version_of
-from cbk.edges.catalog.intake import name_digest
-from cbk.edges.catalog.removals import IN_FORCE
-from cbk.edges.catalog.schema import files, removals, rows, versions
+from cbk.edges.catalog.database.database import BATCH, Database, begins_with, in_batches, select_versions, version_of
+from cbk.edges.catalog.database.schema import files, removals, rows, versions
+from cbk.edges.catalog.intake.intake import name_digest
+from cbk.edges.catalog.retention.removals import IN_FORCE
 from cbk.model import RemovalKind, Version, VersionState
 from cbk.rules.backup.hashes import Hashes
 from cbk.rules.restore import Deletion, RestoreFilter

@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cbk.edges.catalog.database import Database, select_versions, version_of
-from cbk.edges.catalog.schema import AnyText, Hex, Instant, facts, files, versions
-from cbk.edges.catalog.transitions import out_of_use
-from cbk.edges.catalog.version_counts import total_of, version_counts_in
+from cbk.edges.catalog.database.database import Database, select_versions, version_of
+from cbk.edges.catalog.database.schema import AnyText, Hex, Instant, facts, files, versions
+from cbk.edges.catalog.database.transitions import out_of_use
+from cbk.edges.catalog.status.version_counts import total_of, version_counts_in
 from cbk.model import Claim, Version, VersionState, Written
 from cbk.rules.lifecycle import StateEvent
 from cbk.rules.verification import Batch

@@ -54,7 +54,7 @@ from cbk.edges.destinations.objects import (
 )
 from cbk.errors import DestinationError, DestinationUnavailable, UsageError
 from cbk.model import RestoreItem
-from cbk.rules.object_properties import expires_at
+from cbk.rules.backup.object_properties import expires_at
 
 MOST_PARTS = 10_000
 NAME_MAX_BYTES = 1024

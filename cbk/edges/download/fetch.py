@@ -33,7 +33,7 @@ from cbk.errors import DownloadError, LinkForbidden, NotTheObject, OriginUnavail
 from cbk.model import Fetched, ObjectProperties
 from cbk.rules.backup.http_responses import REDIRECTS, Entity, check_resumed, classify_refusal, is_packed, read_entity
 from cbk.rules.backup.links import AllowedHosts, LinkTarget, check_link, follow_redirect, link_expires_at, request_target
-from cbk.rules.object_properties import read_properties
+from cbk.rules.backup.object_properties import read_properties
 
 _HEADERS = {"User-Agent": "cloud-backup-kit", "Accept": "*/*"}
 # Google's and Cloudflare's storage sends an object as it is stored to who accepts its coding, and inflates it for everybody else.

@@ -14,8 +14,8 @@ from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from cbk.errors import BrokerUnavailable
-from cbk.rules.broker_trouble import describe_trouble
-from cbk.rules.broker_url import parse_broker_url
+from cbk.rules.cluster.broker_trouble import describe_trouble
+from cbk.rules.text.broker_url import parse_broker_url
 
 _PREFIX = "cbk:"
 _PERMISSION = re.compile(r"'([a-z|]+)' command|access a (key|channel)", re.IGNORECASE)

@@ -17,7 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from cbk.rules.broker_url import parse_broker_url
+from cbk.rules.text.broker_url import parse_broker_url
 
 REDIS_TIMEOUT_SECONDS = 1.0
 # Without Redis, each worker keeps to its share; whether it is there again is tried so often.

@@ -14,9 +14,9 @@ from urllib.parse import quote
 from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 
-from cbk.edges.postgres import ENCODING, keep_odd_text, limit_waiting, text_or_raw
+from cbk.edges.databases.postgres import ENCODING, keep_odd_text, limit_waiting, text_or_raw
 from cbk.errors import SettingsError
-from cbk.rules.database_url import parse_database_url
+from cbk.rules.text.database_url import parse_database_url
 
 SETTING = "CBK_SOURCE_URL"
 _EXAMPLE = "such as postgresql+psycopg://cbk_reader:password@host/database"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from decimal import Decimal
 from uuid import UUID
 
-from cbk.edges.postgres import RawText
+from cbk.edges.databases.postgres import RawText
 from cbk.edges.source.ids import IdKind, Ids, whole_number
 from cbk.edges.source.sqlite_ids import SqliteIds
 

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
-from cbk.edges.postgres import RawText
+from cbk.edges.databases.postgres import RawText
 
 # A text that is no UTF-8 is written so; a text that reads like that has "text:" in front.
 _RAW = re.compile(r"bytes:((?:[0-9a-f]{2})+)")

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, or_, select
 
-from cbk.edges.database_tls import line_arguments
+from cbk.edges.databases.tls import line_arguments
 from cbk.edges.source.doubts import SourceDoubt, duplicates, unreadable_rows
 from cbk.edges.source.engine import Timeouts, open_engine, read_url
 from cbk.edges.source.errors import source_errors
@@ -28,9 +28,9 @@ from cbk.edges.source.tables import (
 )
 from cbk.errors import SourceSchemaError
 from cbk.model import DeleteRow, SourceRow
-from cbk.rules.database_url import DatabaseTls
 from cbk.rules.intake.layout import object_key
 from cbk.rules.intake.rows import KEY_MAX_BYTES
+from cbk.rules.text.database_url import DatabaseTls
 
 logger = logging.getLogger(__name__)
 

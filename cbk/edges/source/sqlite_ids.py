@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, Text, cast, literal, type_coerce
 
-from cbk.edges.postgres import RawText
+from cbk.edges.databases.postgres import RawText
 from cbk.edges.source.ids import AsItIs, IdKind, is_unicode, whole_number
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")

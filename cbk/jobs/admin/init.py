@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cbk.edges import host
 from cbk.edges.archive.archive import Archive
-from cbk.edges.disk_tools import plain_tools
+from cbk.edges.archive.disk_tools import plain_tools
 from cbk.errors import ArchiveError, CatalogOutdated, RootMissing
 from cbk.jobs.context import Context
 from cbk.model import Hold

@@ -12,8 +12,8 @@ from cbk.errors import CopyCorrupt, CopyMissing, DiskFailed, HashMismatch, NotTh
 from cbk.jobs.backup.throttle import Throttle
 from cbk.jobs.context import Context
 from cbk.model import AcceptedRow, Claim, CopyHeader, Fetched, Version, Written
+from cbk.rules.backup.gzip_format import UNTOLD_MD5, UNTOLD_SHA256
 from cbk.rules.backup.hashes import Hashes, agree, expected_hashes, mismatch_of, proof_of, stronger
-from cbk.rules.gzip_format import UNTOLD_MD5, UNTOLD_SHA256
 from cbk.rules.intake.layout import location_of, split_key
 
 # A copy that the disk could not read in so many attempts is not waited for any longer.

@@ -14,7 +14,7 @@ from cbk.errors import ArchiveError, DestinationUnavailable, DrillFailed, DumpEr
 from cbk.jobs.context import Context
 from cbk.rules.dump.records import Dump, DumpVersion, dump_location, roles_location
 from cbk.rules.dump.spec import DumpKind
-from cbk.rules.text import as_size, counted
+from cbk.rules.text.display import as_size, counted
 from cbk.rules.verification import drill_is_due
 
 # What a restored database needs beside the dump: indexes, and the server's own log.

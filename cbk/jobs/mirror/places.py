@@ -19,7 +19,7 @@ from typing import Protocol
 
 from cbk.edges import host
 from cbk.edges.archive.archive import Archive
-from cbk.edges.catalog.mirrors import Arrived
+from cbk.edges.catalog.mirror import Arrived
 from cbk.errors import (
     ArchiveError,
     CopyCorrupt,

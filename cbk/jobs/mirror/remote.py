@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from cbk.edges import host
 from cbk.edges.archive.archive import Archive
-from cbk.edges.catalog.mirrors import Arrived
+from cbk.edges.catalog.mirror import Arrived
 from cbk.edges.mirror import Rclone
 from cbk.errors import ArchiveError, CopySwapped, MirrorUnavailable, RootMissing
 from cbk.jobs.mirror.places import MARKER, Marker, OnBytes, Sent, Tick, examine

@@ -20,8 +20,8 @@ from hashlib import sha256
 from time import monotonic
 
 from cbk.edges import host
+from cbk.edges.archive.disk_tools import mirror_tools
 from cbk.edges.catalog import Leases
-from cbk.edges.disk_tools import mirror_tools
 from cbk.edges.mirror import Rclone
 from cbk.errors import LeaseLost, MirrorError, UsageError
 from cbk.jobs.context import Context

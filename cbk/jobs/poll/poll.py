@@ -16,9 +16,9 @@ from cbk.jobs.context import Context, Publisher
 from cbk.jobs.copies import find_in_place
 from cbk.jobs.dump.take import DUMP_LEASE, PART_PREFIX
 from cbk.jobs.intake.doubts import note_doubts
+from cbk.jobs.intake.inventory import compare_inventories, note_inventories
 from cbk.jobs.intake.rows import POLL_NUMBER, forget_rows, poll_number, record_rows, record_rows_of, say_otherwise, settle_files
 from cbk.jobs.intake.table_reader import Table, TableReader, reading_of
-from cbk.jobs.inventory.compare import compare_inventories, note_inventories
 from cbk.jobs.mirror.call import call_mirrors
 from cbk.jobs.poll.samples import note_sample
 from cbk.jobs.poll.version_counts import keep_version_counts

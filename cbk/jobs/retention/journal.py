@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from cbk.edges.catalog import Planned
-from cbk.edges.catalog.removals import JOURNAL_SEGMENT
+from cbk.edges.catalog.retention.removals import JOURNAL_SEGMENT
 from cbk.jobs.context import Context
 from cbk.rules.retention.journal import JOURNAL_NAME, JournalRemoval, encode_journal, encode_segments
 

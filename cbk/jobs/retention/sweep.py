@@ -19,7 +19,7 @@ from cbk.rules.retention.brake import BURST_WINDOW, SLOTS_PER_WINDOW, Allowance,
 from cbk.rules.retention.coverage import says_other
 from cbk.rules.retention.retention import replaced_versions
 from cbk.rules.status.health import describe_age
-from cbk.rules.text import counted
+from cbk.rules.text.display import counted
 
 RECHECK_DELETES = 500
 OLDER_COPIES = 1000

@@ -16,7 +16,7 @@ from cbk.jobs.verification.pacer import alone
 from cbk.model import Summary
 from cbk.rules.status.alerting import SOON, AlertEntry, AlertMessage, AlertState, decide, worth_telling
 from cbk.rules.status.health import Kind, Problem
-from cbk.rules.text import counted
+from cbk.rules.text.display import counted
 
 # Begins each subject.
 SENDER = "Cloud Backup Kit"

@@ -26,8 +26,8 @@ from cbk.model import Brake, BrakeState, Version, VersionState
 from cbk.rules.backup.disk_space import reserve
 from cbk.rules.backup.link_deadlines import find_doomed, horizon, judge_links
 from cbk.rules.backup.overrides import BANDWIDTH_FACT, judge_pause
+from cbk.rules.intake.inventory import FindingKind, Inventory, inventory_problems
 from cbk.rules.intake.reading import CAME_OR_WENT
-from cbk.rules.inventory import FindingKind, Inventory, inventory_problems
 from cbk.rules.mirror import MirrorStanding, judge_mirrors
 from cbk.rules.retention.brake import Allowance
 from cbk.rules.status.health import (

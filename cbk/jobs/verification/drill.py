@@ -20,7 +20,7 @@ from cbk.jobs.verification.reader import OnRead, Stopped
 from cbk.jobs.verification.verify import Task, verify
 from cbk.model import RestoreItem, Summary, Version
 from cbk.rules.intake.layout import location_of, restore_path
-from cbk.rules.text import counted
+from cbk.rules.text.display import counted
 from cbk.rules.verification import drill_is_due, restore_seconds
 
 DRILL_LEASE = "drill"

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
 
-from cbk.rules.sizes import parse_size
+from cbk.rules.text.sizes import parse_size
 
 # Less could not be shared among workers without an origin giving up on them.
 LEAST = 1000

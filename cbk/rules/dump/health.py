@@ -10,7 +10,7 @@ from cbk.rules.dump.retention import BRAKE_REASON
 from cbk.rules.dump.schedule import is_late
 from cbk.rules.dump.spec import DumpSpec
 from cbk.rules.status.health import Kind, Problem, describe_age
-from cbk.rules.text import counted
+from cbk.rules.text.display import counted
 
 
 def dump_problems(

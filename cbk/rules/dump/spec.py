@@ -22,7 +22,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from cbk.rules.dump.schedule import Schedule
-from cbk.rules.durations import parse_duration
+from cbk.rules.text.durations import parse_duration
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")

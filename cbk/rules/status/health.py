@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from cbk.model import Brake, VersionState
 from cbk.rules.intake.reading import CAME_OR_WENT
-from cbk.rules.text import counted
+from cbk.rules.text.display import counted
 
 # A poll may be late by so many intervals, or by this time, whichever is longer, before it counts as missing.
 LATE_INTERVALS = 3

@@ -5,7 +5,7 @@ import random
 import pytest
 import sqlalchemy as sa
 
-from cbk.edges.catalog.schema import versions
+from cbk.edges.catalog.database.schema import versions
 from cbk.jobs.intake import rows
 from cbk.jobs.intake.rows import decide_files
 from cbk.rules.intake.version_selection import plan_versions

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from cbk.edges.catalog.schema import mirror_copies, mirror_disks
+from cbk.edges.catalog.database.schema import mirror_copies, mirror_disks
 from cbk.errors import MirrorError
 from cbk.jobs.mirror.run import run_pass
 from tests.integration.mirror.remotes import crypt_over, rclone, write_config

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from cbk.cli.main import cli
-from cbk.edges.catalog.schema import dump_versions
+from cbk.edges.catalog.database.schema import dump_versions
 from cbk.errors import CopyCorrupt
 from cbk.jobs.admin.rebuild import rebuild
 from cbk.jobs.dump.drill import drill_dump

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from cbk.edges.catalog.schema import metadata
+from cbk.edges.catalog.database.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

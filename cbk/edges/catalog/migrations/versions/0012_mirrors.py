@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from cbk.edges.catalog.schema import AnyText, Hex, Identity, Instant
+from cbk.edges.catalog.database.schema import AnyText, Hex, Identity, Instant
 
 revision = "0012"
 down_revision = "0010"

@@ -1,0 +1,1 @@
+"""Commands that slow or pause the backup."""

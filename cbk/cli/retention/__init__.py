@@ -1,0 +1,1 @@
+"""Commands about what goes and what is held."""

@@ -1,0 +1,1 @@
+"""What the commands share: opening the kit, printing, progress."""

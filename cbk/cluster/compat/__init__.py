@@ -1,0 +1,1 @@
+"""What is made different from Celery's own, each with the reason."""

@@ -1,0 +1,1 @@
+"""A worker's own process: its context, its health, and what it tells the service manager."""

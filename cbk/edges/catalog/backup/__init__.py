@@ -1,0 +1,1 @@
+"""Work on versions, and what it needs to know of hashes and links."""

@@ -1,0 +1,1 @@
+"""What the rows and the inventories said."""

@@ -1,0 +1,1 @@
+"""What is to go, what is to stay, and what went."""

@@ -1,0 +1,1 @@
+"""What the application's database, the catalog and the dumped databases have in common."""

@@ -1,1 +1,0 @@
-"""What the buckets hold, compared with what the catalog knows."""

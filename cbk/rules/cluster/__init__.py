@@ -1,0 +1,1 @@
+"""The worker, Redis and the messages between them."""

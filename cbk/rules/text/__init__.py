@@ -1,0 +1,1 @@
+"""Values as they are written: how a setting is read, and how a value is shown."""
