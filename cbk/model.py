@@ -276,7 +276,7 @@ class Removal:
     `delete_id` and `row_id` are the delete-log row's Id and its FileId; `through` is the version that it names, `keeps_newer` the
     highest live one above that, which it does not cover. `file_id` and `due_at` are None where no row that the kit knows is meant.
     `poll` numbers the poll that noted it. `covered` are the ids of the versions that it is about, where they were asked for.
-    `braked` is whether a brake holds it.
+    `braked` is whether a brake holds it. `beside` are other open deletes that cover rows of these versions, with the version's id.
     """
 
     id: int
@@ -298,6 +298,7 @@ class Removal:
     brake_id: int | None = None
     braked: bool = False
     covered: frozenset[int] = frozenset()
+    beside: tuple[tuple[int, Removal], ...] = ()
 
     def covers(self, version: Version) -> bool:
         """Whether this removal is about that version."""

@@ -202,6 +202,8 @@ class Laws:
             began = self.meaning.grace_began(content)
             if content in live or began is None or self._rounds_of(content.file) < ROUNDS or content.file in self.ever_held:
                 continue
+            if any(content in self.meaning.stand_ins(other) for other in live):
+                continue  # a live row without a hash may mean it
             # The grace runs from the poll that saw the delete, and ends before the last round began.
             over = max(began, self.calm_since[content.file]) + self.grace
             if self.rounds_since(over) < ROUNDS:

@@ -361,8 +361,8 @@ class Meaning:
         return [other for other in of_number if other != content and not deleted.issuperset(self.bearers[other])]
 
     def _deleted_before(self, poll):
-        """What the deletes are about that an earlier poll saw, and that are still there."""
-        seen = (delete for delete, sight in self._log_sights.items() if self.log.get(delete.id) is delete and sight.poll < poll)
+        """What the deletes are about that this poll saw, or an earlier one, and that are still there."""
+        seen = (delete for delete, sight in self._log_sights.items() if self.log.get(delete.id) is delete and sight.poll <= poll)
         return set().union(*(delete.covers for delete in seen))
 
     def proof_of(self, content):

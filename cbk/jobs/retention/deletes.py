@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cbk.edges.catalog import NewDelete
 from cbk.jobs.context import Context
@@ -44,7 +44,20 @@ def record_deletes(context: Context, rows: Sequence[DeleteRow], poll: int) -> in
     ]
     settle_files(context, context.catalog.removals.record(deletes, context.settings.grace_period, poll))
     context.catalog.intake.clear_deleted(names)
+    _ask_anew(context, coverages.values(), poll)
     return len(fresh)
+
+
+def _ask_anew(context: Context, coverages: Iterable[Coverage], poll: int) -> None:
+    """Rows without a Hash that came in the poll that sees these deletes were taken for what is deleted now: take them in again.
+
+    They may have been written after the delete, and then the bytes of what was deleted are not theirs.
+    """
+    covered = {row_id for coverage in coverages for row_id in coverage.rows}
+    silent = context.catalog.rows.silent_beside(covered, poll) if covered else {}
+    if silent:
+        settle_files(context, context.catalog.rows.take_out(silent))
+        record_rows_of(context, sorted(silent.values()))
 
 
 def _covered_before(context: Context, fresh: Sequence[DeleteRow]) -> dict[str, frozenset[int]]:

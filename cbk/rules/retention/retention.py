@@ -62,6 +62,10 @@ def decide(  # noqa: PLR0911 - one answer after the other, in their order
         return Keep(reason="a worker is at it", until=version.claimed_until)
     others = [other for other in versions if other.id != version.id]
     if removal.kind is RemovalKind.DELETED:
+        waits = next((each for version_id, each in removal.beside if version_id == version.id and _waits(each, now, grace)), None)
+        if waits is not None:
+            until = None if waits.braked else when_due(waits, grace)
+            return Keep(reason=f"another delete of it waits (delete-log row {waits.delete_id})", until=until)
         return _decide_deleted(version, removal, others)
     return _decide_replaced(version, others, keep_versions)
 
@@ -72,6 +76,12 @@ def when_due(removal: Removal, grace: timedelta) -> datetime | None:
     None: it has not begun.
     """
     return None if removal.due_at is None else max(removal.due_at, removal.first_seen_at + grace)
+
+
+def _waits(removal: Removal, now: datetime, grace: timedelta) -> bool:
+    """Whether a delete is not to be carried out yet: a row that it covers may turn out to be live."""
+    due_at = when_due(removal, grace)
+    return removal.braked or due_at is None or now < due_at
 
 
 def _decide_deleted(version: Version, removal: Removal, others: list[Version]) -> Decision:

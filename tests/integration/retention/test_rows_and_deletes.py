@@ -343,6 +343,38 @@ def test_delete_does_not_go_to_the_row_before_because_the_date_of_the_last_one_i
     assert story.has("b.png")
 
 
+@only_numbers
+def test_version_with_two_rows_stays_while_a_person_is_asked_about_the_delete_of_one_of_them(story):
+    row = story.upload("a.png")
+    story.rounds()
+    story.app.delete(row.id + 1)  # a row that is not there
+    story.rounds()
+    story.upload("a.png")  # a row that appears only after its delete: in doubt
+    story.rounds()
+    story.delete(row)
+
+    story.pass_grace()
+
+    assert story.has("a.png")
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_row_without_a_hash_that_comes_with_the_delete_of_its_version_brings_its_own_bytes(tell, is_stored):
+    story = tell(columns={"hashes": "mixed"})
+    row = story.upload("a.png")
+    if is_stored:
+        story.rounds()
+    story.delete(row)
+    story.upload("a.png", 1, 1, proof="first_seen")
+
+    story.rounds()
+    assert story.has("a.png", 1, 1)
+    story.pass_grace()
+    assert story.has("a.png", 1, 1)
+    assert not story.has("a.png", 1, 0)
+    assert story.problems() == ""
+
+
 def test_new_version_that_cannot_be_fetched_is_red_though_the_old_one_is_stored(story):
     story.upload("a.png", 1)
     story.rounds()

@@ -162,6 +162,29 @@ class Rows:
                 changed |= mark_gone(self._database, connection, batch)
         return changed
 
+    def take_out(self, entry_ids: Iterable[int]) -> set[int]:
+        """Rows that are to be taken in anew, as if they had not been read; returns the files whose versions that changes."""
+        changed: set[int] = set()
+        with self._database.writing() as connection:
+            for batch in in_batches(sorted(entry_ids)):
+                changed |= mark_gone(self._database, connection, batch)
+                touched = set(connection.scalars(sa.select(rows.c.version_id).where(rows.c.id.in_(batch))))
+                connection.execute(sa.delete(rows).where(rows.c.id.in_(batch)))
+                changed |= refresh_versions(self._database, connection, touched)
+        return changed
+
+    def silent_beside(self, entry_ids: Iterable[int], poll: int) -> dict[int, str]:
+        """Ids by entry: rows without a Hash, not deleted, that `poll` saw first and that speak of a version of one of these."""
+        found: dict[int, str] = {}
+        with self._database.reading() as connection:
+            for batch in in_batches(sorted(entry_ids)):
+                versions_of = sa.select(rows.c.version_id).where(rows.c.id.in_(batch))
+                uncovered = ~sa.exists().where(covers.c.row_id == rows.c.id)
+                silent = (rows.c.claim == "", rows.c.poll == poll, rows.c.gone_at.is_(None), uncovered)
+                query = sa.select(rows.c.id, rows.c.source_id).where(rows.c.version_id.in_(versions_of), *silent)
+                found |= {row.id: row.source_id for row in connection.execute(query)}
+        return found
+
     def counters(self, stream: str) -> Counters:
         """What was read of a table and is there, counted."""
         with self._database.reading() as connection:

@@ -101,6 +101,14 @@ def with_covered(connection: sa.Connection, listed: Sequence[Removal]) -> list[R
     return [replace(removal, covered=frozenset(covered[removal.id])) for removal in listed]
 
 
+def _with_beside(connection: sa.Connection, removal: Removal) -> Removal:
+    """The removal with the other open deletes that cover rows of its versions."""
+    query = select_removals().add_columns(rows.c.version_id.label("of_version"))
+    query = query.join(covers, covers.c.removal_id == removals.c.id).join(rows, rows.c.id == covers.c.row_id)
+    query = query.where(removals.c.open.is_(True), removals.c.id != removal.id, rows.c.version_id.in_(removal.covered))
+    return replace(removal, beside=tuple((row.of_version, removal_of(row)) for row in connection.execute(query.distinct())))
+
+
 class Removals:
     """Every question about what is to go."""
 
@@ -406,7 +414,7 @@ class Removals:
             row = connection.execute(select_removals().where(ours)).first()
             if row is None or not row.open:
                 return None
-            removal = with_covered(connection, [removal_of(row)])[0]
+            removal = _with_beside(connection, with_covered(connection, [removal_of(row)])[0])
             now = connection.scalar(sa.select(self._database.now_sql))
             assert isinstance(now, datetime)
             query = select_versions().where(versions.c.file_id == removal.file_id).with_for_update(of=versions)
