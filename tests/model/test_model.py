@@ -6,7 +6,6 @@ from tests.model.__main__ import on_server
 from tests.model.machine import Histories, run
 from tests.model.tables import MariaDB, PostgreSQL
 
-
 # The same histories in every run, so that what fails is what was changed; `scripts/test-model` and the nights take new ones.
 SEED = 1
 
