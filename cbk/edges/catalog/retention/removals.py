@@ -105,8 +105,12 @@ def _with_beside(connection: sa.Connection, removal: Removal) -> Removal:
     """The removal with the other open deletes that cover rows of its versions."""
     query = select_removals().add_columns(rows.c.version_id.label("of_version"))
     query = query.join(covers, covers.c.removal_id == removals.c.id).join(rows, rows.c.id == covers.c.row_id)
-    query = query.where(removals.c.open.is_(True), removals.c.id != removal.id, rows.c.version_id.in_(removal.covered))
-    return replace(removal, beside=tuple((row.of_version, removal_of(row)) for row in connection.execute(query.distinct())))
+    query = query.where(removals.c.open.is_(True), removals.c.id != removal.id).distinct()
+    beside: list[tuple[int, Removal]] = []
+    for batch in in_batches(sorted(removal.covered)):
+        found = connection.execute(query.where(rows.c.version_id.in_(batch)))
+        beside += [(row.of_version, removal_of(row)) for row in found]
+    return replace(removal, beside=tuple(beside))
 
 
 class Removals:
